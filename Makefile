@@ -1,0 +1,67 @@
+.POSIX:
+.SUFFIXES:
+
+GO = go
+VERSION != git describe --tags --always --dirty 2>/dev/null || echo devel
+FUZZTIME = 30s
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## build bin/worker
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/worker ./cmd/worker
+
+.PHONY: test
+test: ## run the tests
+	$(GO) test ./...
+
+.PHONY: race
+race: ## run the tests with the race detector
+	$(GO) test -race ./...
+
+.PHONY: cover
+cover: ## run the tests and write coverage.html
+	$(GO) test -coverpkg=./internal/...,./cmd/worker/... -coverprofile=coverage.out ./...
+	$(GO) tool cover -html=coverage.out -o coverage.html
+	$(GO) tool cover -func=coverage.out | tail -n 1
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (30s)
+	tools/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: ## measure the worker against its floors
+	$(GO) run ./cmd/sandbox bench
+
+.PHONY: sandbox
+sandbox: ## play a day of requests against a simulated Graph
+	$(GO) run ./cmd/sandbox
+
+.PHONY: lint
+lint: bin/golangci-lint ## check the style and the direction of imports
+	bin/golangci-lint run ./...
+
+.PHONY: vuln
+vuln: bin/govulncheck ## look for known vulnerabilities (needs the network)
+	bin/govulncheck ./...
+
+.PHONY: tidy-check
+tidy-check: ## check that go.mod and go.sum are tidy
+	$(GO) mod tidy -diff
+	cd tools && $(GO) mod tidy -diff
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist coverage.out coverage.html
+
+# The development tools are a module of their own, so that the program's go.mod
+# names only what the program needs.
+bin/golangci-lint: tools/go.mod tools/go.sum
+	$(GO) build -C tools -o ../bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+bin/govulncheck: tools/go.mod tools/go.sum
+	$(GO) build -C tools -o ../bin/ golang.org/x/vuln/cmd/govulncheck
+	@touch $@
