@@ -1,0 +1,206 @@
+// Package request says what a request is: it decodes and checks a publisher's message and gives
+// the request its id and key. It does no I/O and keeps no state.
+package request
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxBytes is the longest body that Decode reads.
+const MaxBytes = 64 << 10
+
+// Source is a message as it came from the stream. Decode neither changes nor keeps any of it.
+type Source struct {
+	// Data is the body. Nil or empty is an invalid request.
+	Data []byte
+	// Header holds the headers; nats.Header converts to it. Names are matched without regard to
+	// case. Nil means none.
+	Header map[string][]string
+	// Stream and Sequence say where the message lies in JetStream. They are trusted, and make the
+	// id of a request that has no other.
+	Stream   string
+	Sequence uint64
+}
+
+// Request is one request to reset the passcode of one device.
+//
+// Every text but DeviceID, AppID and Traceparent may hold bytes that are special in a URL, a header
+// or a log line, and is to be escaped there.
+type Request struct {
+	// ID is the publisher's id, else the header Nats-Msg-Id, else "<stream>-<sequence>"; it is never
+	// empty. The first two have 1 to 256 bytes and no control characters.
+	ID string
+	// IDGiven is false when ID is the fallback "<stream>-<sequence>", which a later message can bear
+	// again once the stream was created anew.
+	IDGiven bool
+	// DeviceID is the Intune device id, a GUID in lower case.
+	DeviceID string
+	// UserID is a GUID in lower case or a UPN as it was written; empty means absent.
+	UserID string
+	// AppID is the id of the detected app, of [A-Za-z0-9_-]; empty means absent.
+	AppID string
+	// NotAfter is the moment, in UTC, after which a reset is unwanted; zero means none.
+	NotAfter time.Time
+	// RequestedBy and Reason are free text of at most 256 bytes of valid UTF-8; what was longer has
+	// been cut. Empty means absent or empty.
+	RequestedBy, Reason string
+	// Traceparent is the header of that name, of the form that W3C Trace Context gives it; empty
+	// where it is absent or of another form.
+	Traceparent string
+}
+
+// Key returns the id as one token of a subject or of a key-value key.
+func (r Request) Key() string { return EscapeID(r.ID) }
+
+// Invalid is the error of Decode. Both texts come from a closed list and hold no byte of what the
+// publisher sent, so they are safe in a header and in a log line.
+type Invalid struct {
+	// Field is a field's name, "Nats-Msg-Id", or "body" when the body as a whole cannot be read.
+	Field string
+	// Problem says what is wrong with it.
+	Problem string
+}
+
+// Error returns the field and its problem, as in "managedDeviceId: missing".
+func (e *Invalid) Error() string { return e.Field + ": " + e.Problem }
+
+// Decode reads and checks the request in a message.
+//
+// The error is always an *Invalid. Where several things are wrong it names the body, else the first
+// field in the order managedDeviceId, userId, detectedAppId, id (or Nats-Msg-Id), notAfter,
+// requestedBy, reason. The Request returned with an error serves to report it: ID and IDGiven are
+// set as far as a valid id was found, RequestedBy, Reason and Traceparent as far as they could be
+// read, DeviceID if it was valid, and nothing else.
+func Decode(src Source) (Request, error) {
+	var d decoder
+	d.split(src.Data)
+
+	var r Request
+	r.DeviceID = d.device()
+	r.UserID = d.user()
+	r.AppID = d.app()
+	r.ID, r.IDGiven = d.identify(src)
+	r.NotAfter = d.deadline()
+	r.RequestedBy = d.note(fieldRequestedBy)
+	r.Reason = d.note(fieldReason)
+	if tp := header(src.Header, "traceparent"); isTraceparent(tp) {
+		r.Traceparent = tp
+	}
+	if d.bad != nil {
+		// Half of a request must not look like a whole one with fewer fields: that is another route,
+		// or a reset without its deadline.
+		r.UserID, r.AppID, r.NotAfter = "", "", time.Time{}
+		return r, d.bad
+	}
+	return r, nil
+}
+
+// decoder holds one body taken apart, and the first thing found wrong with it.
+type decoder struct {
+	fields [numFields]field
+	bad    *Invalid
+}
+
+func (d *decoder) refuse(name, problem string) {
+	if d.bad == nil {
+		d.bad = &Invalid{Field: name, Problem: problem}
+	}
+}
+
+func (d *decoder) device() string {
+	s, ok := d.text(fieldDevice)
+	switch {
+	case !ok:
+		// Keeps a problem that text has reported.
+		d.refuse(fieldNames[fieldDevice], problemMissing)
+		return ""
+	case !isGUID(s):
+		d.refuse(fieldNames[fieldDevice], problemGUID)
+		return ""
+	}
+	return strings.ToLower(s)
+}
+
+func (d *decoder) user() string {
+	s, ok := d.text(fieldUser)
+	switch {
+	case !ok:
+		return ""
+	case isGUID(s):
+		return strings.ToLower(s)
+	case !isUPN(s):
+		d.refuse(fieldNames[fieldUser], problemUser)
+		return ""
+	}
+	return s
+}
+
+func (d *decoder) app() string {
+	s, ok := d.text(fieldApp)
+	if ok && !isAppID(s) {
+		d.refuse(fieldNames[fieldApp], problemApp)
+		return ""
+	}
+	return s
+}
+
+// identify always returns an id, for a refused request needs one as well: its record and its dead
+// letter are found by it.
+func (d *decoder) identify(src Source) (id string, given bool) {
+	if s, _ := d.text(fieldID); s != "" {
+		problem := idProblem(s)
+		if problem == "" {
+			return s, true
+		}
+		d.refuse(fieldNames[fieldID], problem)
+	}
+	if s := header(src.Header, headerMsgID); s != "" {
+		problem := idProblem(s)
+		if problem == "" {
+			return s, true
+		}
+		d.refuse(headerMsgID, problem)
+	}
+	return src.Stream + "-" + strconv.FormatUint(src.Sequence, 10), false
+}
+
+func (d *decoder) deadline() time.Time {
+	s, ok := d.text(fieldNotAfter)
+	if !ok {
+		return time.Time{}
+	}
+	t, ok := parseTime(s)
+	if !ok {
+		d.refuse(fieldNames[fieldNotAfter], problemTime)
+	}
+	return t
+}
+
+func (d *decoder) note(i int) string {
+	s, _ := d.text(i)
+	return cut(s, maxNote)
+}
+
+const headerMsgID = "Nats-Msg-Id"
+
+// header returns the first value of a header, or "". A message may bear the name in several
+// spellings: the usual one comes first, then the others in the order of their bytes, so that every
+// delivery of the message is read alike.
+func header(h map[string][]string, name string) string {
+	if v := h[name]; len(v) > 0 {
+		return v[0]
+	}
+	best, value := "", ""
+	for k, v := range h {
+		// With the lengths equal, EqualFold can only fold ASCII.
+		if len(v) == 0 || len(k) != len(name) || !strings.EqualFold(k, name) {
+			continue
+		}
+		if best == "" || k < best {
+			best, value = k, v[0]
+		}
+	}
+	return value
+}

@@ -1,0 +1,213 @@
+package request
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"unicode/utf8"
+)
+
+// The known fields, in the order in which problems are reported.
+const (
+	fieldDevice = iota
+	fieldUser
+	fieldApp
+	fieldID
+	fieldNotAfter
+	fieldRequestedBy
+	fieldReason
+	numFields
+)
+
+var fieldNames = [numFields]string{
+	"managedDeviceId", "userId", "detectedAppId", "id", "notAfter", "requestedBy", "reason",
+}
+
+// The problems with a body as a whole.
+const (
+	problemEmpty     = "empty"
+	problemTooLong   = "longer than 65536 bytes"
+	problemUTF8      = "not valid UTF-8"
+	problemJSON      = "not valid JSON, or nested too deeply"
+	problemTrailing  = "more after the JSON value"
+	problemNotObject = "not a JSON object"
+)
+
+// The problems with a field that are found before its value is looked at.
+const (
+	problemMissing = "missing"
+	problemTwice   = "given more than once"
+	problemString  = "not a string"
+)
+
+// field is one member of the object as it stands in the body.
+type field struct {
+	raw   []byte // nil means absent
+	twice bool
+}
+
+// split finds the known fields of the body, or refuses it.
+//
+// encoding/json checks the syntax, and this code only walks over what it has passed. Decoding into a
+// struct would take "ID" for "id" and the last of two values for the only one; a publisher and the
+// worker could then each read another device in the same body.
+func (d *decoder) split(data []byte) {
+	if problem := bodyProblem(data); problem != "" {
+		d.refuse("body", problem)
+		return
+	}
+	for i := skipSpace(data, 0) + 1; ; {
+		i = skipSpace(data, i)
+		switch data[i] {
+		case '}':
+			return
+		case ',':
+			i = skipSpace(data, i+1)
+		}
+		keyEnd := skipString(data, i)
+		key := data[i:keyEnd]
+		start := skipSpace(data, skipSpace(data, keyEnd)+1) // past the colon
+		i = skipValue(data, start)
+		if n := known(key); n >= 0 {
+			f := &d.fields[n]
+			f.twice = f.twice || f.raw != nil
+			f.raw = data[start:i]
+		}
+	}
+}
+
+func bodyProblem(data []byte) string {
+	switch {
+	case len(data) == 0:
+		return problemEmpty
+	case len(data) > MaxBytes:
+		return problemTooLong
+	case !utf8.Valid(data):
+		// encoding/json would replace the bad bytes, and so make two different ids one.
+		return problemUTF8
+	case !json.Valid(data):
+		var first json.RawMessage
+		if json.NewDecoder(bytes.NewReader(data)).Decode(&first) == nil {
+			return problemTrailing
+		}
+		return problemJSON
+	case data[skipSpace(data, 0)] != '{':
+		return problemNotObject
+	}
+	return ""
+}
+
+// text returns the string in a field, and false where it is absent or refused.
+func (d *decoder) text(i int) (string, bool) {
+	f := d.fields[i]
+	switch {
+	case f.raw == nil:
+		return "", false
+	case f.twice:
+		d.refuse(fieldNames[i], problemTwice)
+		return "", false
+	case f.raw[0] == 'n': // null
+		return "", false
+	case f.raw[0] != '"':
+		d.refuse(fieldNames[i], problemString)
+		return "", false
+	}
+	return unquote(f.raw), true
+}
+
+// known returns the field that a key, still in its quotes, names, or -1.
+func known(key []byte) int {
+	key = key[1 : len(key)-1]
+	escaped := bytes.IndexByte(key, '\\') >= 0
+	for i, name := range fieldNames {
+		if string(key) == name || escaped && unescapesTo(key, name) {
+			return i
+		}
+	}
+	return -1
+}
+
+// unescapesTo reports whether a key with escapes stands for name, which has letters only. A body can
+// hold thousands of such keys, and decoding each of them would take milliseconds.
+func unescapesTo(key []byte, name string) bool {
+	for len(key) > 0 && name != "" {
+		c, n := uint64(key[0]), 1
+		if c == '\\' {
+			if key[1] != 'u' {
+				return false // the short escapes are no letters
+			}
+			c, _ = strconv.ParseUint(string(key[2:6]), 16, 16)
+			n = 6
+		}
+		if c != uint64(name[0]) {
+			return false
+		}
+		key, name = key[n:], name[1:]
+	}
+	return len(key) == 0 && name == ""
+}
+
+// unquote returns the text of a valid JSON string.
+func unquote(raw []byte) string {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1])
+	}
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		return "" // cannot be: the body was valid
+	}
+	return s
+}
+
+// The skip functions take valid JSON and return the index after what they skip.
+
+func skipSpace(data []byte, i int) int {
+	for data[i] == ' ' || data[i] == '\n' || data[i] == '\t' || data[i] == '\r' {
+		i++
+	}
+	return i
+}
+
+func skipString(data []byte, i int) int {
+	for i++; data[i] != '"'; i++ {
+		if data[i] == '\\' {
+			i++
+		}
+	}
+	return i + 1
+}
+
+// skipValue does not recurse, so that depth costs nothing.
+func skipValue(data []byte, i int) int {
+	for depth := 0; ; {
+		switch data[i] {
+		case '"':
+			i = skipString(data, i)
+		case '{', '[':
+			depth++
+			i++
+		case '}', ']':
+			depth--
+			i++
+		case ',', ':', ' ', '\n', '\t', '\r':
+			i++
+			continue
+		default:
+			i = skipWord(data, i)
+		}
+		if depth == 0 {
+			return i
+		}
+	}
+}
+
+// skipWord skips a number, true, false or null inside an object, where one of these always follows.
+func skipWord(data []byte, i int) int {
+	for {
+		switch data[i] {
+		case ',', '}', ']', ' ', '\n', '\t', '\r':
+			return i
+		}
+		i++
+	}
+}
