@@ -1,0 +1,149 @@
+package metrics
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// stopTimeout is what Serve waits for answers under way once it is told to
+// stop. A scrape takes milliseconds, and the worker's own stop has a budget.
+const stopTimeout = 2 * time.Second
+
+// index is the page at /.
+const index = `passcode-worker
+
+/metrics  Prometheus metrics
+/livez    200 while the process works
+/readyz   200 while requests can be worked on, else 503; the state as JSON
+`
+
+// State is the worker's state at one moment: the JSON of /readyz.
+type State struct {
+	Ready   bool          `json:"ready"` // filled in by Handler, with the rule of Ready
+	NATS    NATSState     `json:"nats"`
+	Tenants []TenantState `json:"tenants"`
+}
+
+// NATSState is the state of the connection to NATS.
+type NATSState struct {
+	Connected bool      `json:"connected"`
+	Server    string    `json:"server,omitempty"` // the one connected to, without credentials
+	Error     string    `json:"error,omitempty"`  // the last one reported, though it may be over
+	Since     time.Time `json:"since,omitzero"`   // when Connected last changed
+}
+
+// TenantState is the state of one tenant on this replica.
+type TenantState struct {
+	Tenant      string     `json:"tenant"`
+	Active      bool       `json:"active"` // this replica works on it; false on a standby
+	Bound       bool       `json:"bound"`  // its stream and consumer were found
+	Error       string     `json:"error,omitempty"`
+	PausedUntil *time.Time `json:"pausedUntil,omitempty"` // nil = no pause asked for by Graph
+	Holds       []Hold     `json:"holds"`
+}
+
+// Hold is one cause for which a tenant's queue stands still.
+type Hold struct {
+	Cause     Cause     `json:"cause"`
+	Since     time.Time `json:"since,omitzero"`
+	Detail    string    `json:"detail,omitempty"`
+	NextProbe time.Time `json:"nextProbe,omitzero"` // zero = ends without a probe
+}
+
+// Ready tells whether the worker can do its job, now or as a standby: NATS is
+// connected and at least one tenant is bound and not held, where a pause by an
+// operator does not count as held. A worker without any tenant is not ready.
+func Ready(s State) bool {
+	return s.NATS.Connected && slices.ContainsFunc(s.Tenants, usable)
+}
+
+func usable(t TenantState) bool {
+	return t.Bound && !slices.ContainsFunc(t.Holds, func(h Hold) bool { return h.Cause != CausePaused })
+}
+
+// Handler serves /metrics, /livez, /readyz and an index at /. It calls state
+// for each request to /readyz, from many goroutines at once.
+func Handler(m *Metrics, state func() State) http.Handler {
+	// A pattern with GET also takes HEAD, and the mux answers any other method
+	// on it with 405 and Allow.
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.Registry(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { text(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { readyz(w, state()) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { text(w, index) })
+
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// readyz answers with the state as JSON. Lists are never null there, which
+// spares every reader a case.
+func readyz(w http.ResponseWriter, s State) {
+	s.Ready = Ready(s)
+	tenants := make([]TenantState, 0, len(s.Tenants)) // the caller's own slice stays as it is
+	for _, t := range s.Tenants {
+		if t.Holds == nil {
+			t.Holds = []Hold{}
+		}
+		tenants = append(tenants, t)
+	}
+	s.Tenants = tenants
+
+	w.Header().Set("Cache-Control", "no-store")
+	body, err := json.MarshalIndent(s, "", "  ")
+	if err != nil { // only a time beyond the year 9999 does this
+		http.Error(w, "state: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if !s.Ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_, _ = w.Write(append(body, '\n')) // a client that left is nobody's problem
+}
+
+func text(w http.ResponseWriter, body string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = io.WriteString(w, body)
+}
+
+// Serve serves h on ln until ctx ends, then lets answers under way finish for
+// a short time and returns nil. It closes ln, and returns an error only where
+// serving ended by itself.
+func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
+	srv := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second, // no request has a body
+		WriteTimeout:      30 * time.Second, // the metrics of hundreds of tenants over a slow line
+		IdleTimeout:       2 * time.Minute,  // longer than the usual time between scrapes
+		MaxHeaderBytes:    16 << 10,
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+
+	select {
+	case err := <-served:
+		_ = srv.Close() // connections accepted before would live on
+		return fmt.Errorf("serve http: %w", err)
+	case <-ctx.Done():
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if srv.Shutdown(stopCtx) != nil {
+		_ = srv.Close()
+	}
+	<-served
+	return nil
+}

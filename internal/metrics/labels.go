@@ -1,0 +1,130 @@
+package metrics
+
+// A label value comes from one of the closed lists below and from nowhere
+// else, so the number of series is known before the first request. Each list
+// function returns a new slice, in the order in which people read it.
+
+// Outcome is how a message ended.
+type Outcome string
+
+// The outcomes. Every accepted request ends in one of the last two or, where
+// its id had ended already, in OutcomeDuplicate.
+const (
+	OutcomeAccepted  Outcome = "accepted"
+	OutcomeDuplicate Outcome = "duplicate"
+	OutcomeDead      Outcome = "dead"
+)
+
+// Outcomes lists every Outcome.
+func Outcomes() []Outcome {
+	return []Outcome{OutcomeAccepted, OutcomeDuplicate, OutcomeDead}
+}
+
+// Reason is why a request became a dead letter.
+type Reason string
+
+// The reasons, as they stand in the header Dead-Letter-Reason.
+const (
+	ReasonInvalidRequest    Reason = "invalid_request"
+	ReasonExpired           Reason = "expired"
+	ReasonNotFound          Reason = "not_found"
+	ReasonForbidden         Reason = "forbidden"
+	ReasonUnauthorized      Reason = "unauthorized"
+	ReasonConflict          Reason = "conflict"
+	ReasonRejected          Reason = "rejected"
+	ReasonAttemptsExhausted Reason = "attempts_exhausted"
+	ReasonOutcomeUnknown    Reason = "outcome_unknown"
+	ReasonUndeliverable     Reason = "undeliverable"
+	ReasonCooldown          Reason = "cooldown"
+)
+
+// Reasons lists every Reason.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonInvalidRequest, ReasonExpired, ReasonNotFound, ReasonForbidden, ReasonUnauthorized, ReasonConflict,
+		ReasonRejected, ReasonAttemptsExhausted, ReasonOutcomeUnknown, ReasonUndeliverable, ReasonCooldown,
+	}
+}
+
+// Result is how one reset call to Graph ended.
+type Result string
+
+// The results of an attempt.
+const (
+	ResultAccepted     Result = "accepted"     // 204
+	ResultThrottled    Result = "throttled"    // 429
+	ResultUnavailable  Result = "unavailable"  // 503, or never sent
+	ResultUnknown      Result = "unknown"      // sent, and nobody knows what it did
+	ResultRefused      Result = "refused"      // another 4xx, but not 408
+	ResultUnauthorized Result = "unauthorized" // 401 or 403
+)
+
+// Results lists every Result.
+func Results() []Result {
+	return []Result{
+		ResultAccepted, ResultThrottled, ResultUnavailable, ResultUnknown, ResultRefused, ResultUnauthorized,
+	}
+}
+
+// Verification is what a look at the device told about an unknown outcome.
+type Verification string
+
+// The results of a verification.
+const (
+	VerificationExecuted     Verification = "executed"
+	VerificationNotExecuted  Verification = "not_executed"
+	VerificationNotPermitted Verification = "not_permitted"
+	VerificationFailed       Verification = "failed"
+)
+
+// Verifications lists every Verification.
+func Verifications() []Verification {
+	return []Verification{
+		VerificationExecuted, VerificationNotExecuted, VerificationNotPermitted, VerificationFailed,
+	}
+}
+
+// TokenResult is how one request to the token endpoint ended.
+type TokenResult string
+
+// The results of a token request.
+const (
+	TokenOK          TokenResult = "ok"
+	TokenRefused     TokenResult = "refused"
+	TokenUnavailable TokenResult = "unavailable"
+)
+
+// TokenResults lists every TokenResult.
+func TokenResults() []TokenResult {
+	return []TokenResult{TokenOK, TokenRefused, TokenUnavailable}
+}
+
+// Cause is why a tenant's queue stands still.
+type Cause string
+
+// The causes of a hold. CausePaused is the only one that an operator chose,
+// and the only one that leaves the worker ready.
+const (
+	CauseCredentials      Cause = "credentials"
+	CausePermission       Cause = "permission"
+	CauseGraphUnavailable Cause = "graph_unavailable"
+	CausePaused           Cause = "paused"
+	CauseFuse             Cause = "fuse"
+)
+
+// Causes lists every Cause.
+func Causes() []Cause {
+	return []Cause{CauseCredentials, CausePermission, CauseGraphUnavailable, CausePaused, CauseFuse}
+}
+
+// noCode is the code label of a call that brought no usable status.
+const noCode = "none"
+
+// methods lists the HTTP methods that the worker uses towards Graph.
+func methods() []string { return []string{"POST", "GET"} }
+
+// codes lists the statuses whose series exist from the start. Others appear
+// when Graph sends them.
+func codes() []int {
+	return []int{200, 204, 400, 401, 403, 404, 405, 408, 409, 410, 422, 429, 500, 502, 503, 504}
+}

@@ -1,0 +1,59 @@
+package metrics
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"slices"
+	"strconv"
+	"testing"
+)
+
+// A constant that is not in its list would panic the worker when it is used
+// the first time, which may be weeks after its release.
+func TestListsHoldEveryConstant(t *testing.T) {
+	lists := map[string][]string{
+		"Outcome":      values(Outcomes()),
+		"Reason":       values(Reasons()),
+		"Result":       values(Results()),
+		"Verification": values(Verifications()),
+		"TokenResult":  values(TokenResults()),
+		"Cause":        values(Causes()),
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), "labels.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := make(map[string][]string)
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || spec.Type == nil {
+			return true
+		}
+		for _, v := range spec.Values {
+			value, err := strconv.Unquote(v.(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kind := spec.Type.(*ast.Ident).Name
+			declared[kind] = append(declared[kind], value)
+		}
+		return true
+	})
+	if len(declared) != len(lists) {
+		t.Errorf("%d types have constants, %d have a list", len(declared), len(lists))
+	}
+	for kind, want := range declared {
+		if !slices.Equal(lists[kind], want) {
+			t.Errorf("%s: list %q, constants %q", kind, lists[kind], want)
+		}
+	}
+}
+
+func values[K ~string](list []K) []string {
+	var s []string
+	for _, v := range list {
+		s = append(s, string(v))
+	}
+	return s
+}

@@ -1,0 +1,175 @@
+// Package metrics holds every Prometheus series of the worker and the HTTP
+// endpoints that show them.
+//
+// All names live here, all label values come from the closed lists in this
+// package, and every series exists from the start: a rate over a counter that
+// appears with its first event misses that event. testdata/metrics.golden
+// shows what a new worker exposes.
+package metrics
+
+import (
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Namespace is the prefix of every series, without the underscore after it.
+const Namespace = "passcode_reset"
+
+// Build says which program this is. All fields may be empty.
+type Build struct{ Version, Revision, GoVersion string }
+
+// Metrics holds the series of one worker process. Its methods are safe for
+// concurrent use.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	graphRequests    *prometheus.CounterVec
+	graphByCode      map[string]map[int]prometheus.Counter // by method; never written after New
+	graphNoCode      map[string]prometheus.Counter         // the same
+	graphDurations   map[string]prometheus.Observer        // the same
+	natsConnected    prometheus.Gauge
+	natsReconnects   prometheus.Counter
+	tenantCollectors tenantCollectors
+
+	mu      sync.Mutex // guards tenants, and keeps creation and removal of their series apart
+	tenants map[string]*Tenant
+}
+
+// New makes the series of a worker in a registry of its own, beside those of
+// the Go runtime and of the process. Tenants are added with Tenant.
+func New(b Build) *Metrics {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	f := promauto.With(reg)
+
+	m := &Metrics{
+		registry: reg,
+		graphRequests: newCounterVec(f, "graph_requests_total",
+			"HTTP calls to Microsoft Graph, by method and status code; code none: no usable answer came.",
+			"method", "code"),
+		graphByCode:    make(map[string]map[int]prometheus.Counter),
+		graphNoCode:    make(map[string]prometheus.Counter),
+		graphDurations: make(map[string]prometheus.Observer),
+		natsConnected: f.NewGauge(prometheus.GaugeOpts{Namespace: Namespace, Name: "nats_connected",
+			Help: "1 while connected to NATS, 0 while not."}),
+		natsReconnects: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "nats_reconnects_total",
+			Help: "Connections to NATS that were made again after a loss."}),
+		tenantCollectors: newTenantCollectors(f),
+		tenants:          make(map[string]*Tenant),
+	}
+
+	durations := newHistogramVec(f, "graph_request_duration_seconds",
+		"Seconds from sending a call to Microsoft Graph to its answer or its failure.",
+		[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30}, "method")
+	for _, method := range methods() {
+		m.graphDurations[method] = durations.WithLabelValues(method)
+		m.graphNoCode[method] = m.graphRequests.WithLabelValues(method, noCode)
+		m.graphByCode[method] = make(map[int]prometheus.Counter)
+		for _, code := range codes() {
+			m.graphByCode[method][code] = m.graphRequests.WithLabelValues(method, strconv.Itoa(code))
+		}
+	}
+
+	newGaugeVec(f, "build_info",
+		"Always 1; the labels say which build of the worker runs.",
+		"version", "revision", "goversion",
+	).WithLabelValues(b.Version, b.Revision, b.GoVersion).Set(1)
+	return m
+}
+
+// Registry returns the registry that holds every series.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+
+// Tenant returns the series of one tenant, and creates all of them the first
+// time. The name is the tenant's subject token and must be valid UTF-8.
+func (m *Metrics) Tenant(name string) *Tenant {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t, ok := m.tenants[name]
+	if !ok {
+		t = m.tenantCollectors.tenant(name)
+		m.tenants[name] = t
+	}
+	return t
+}
+
+// RemoveTenant removes all series of a tenant. What a *Tenant handed out
+// before counts afterwards is shown nowhere, so stop its users first.
+func (m *Metrics) RemoveTenant(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.tenants, name)
+	m.tenantCollectors.remove(name)
+}
+
+// GraphRequest counts one HTTP call to Graph and how long it took. The method
+// is POST or GET; status 0 means that no answer came.
+func (m *Metrics) GraphRequest(method string, status int, d time.Duration) {
+	pick(m.graphDurations, method, "method").Observe(seconds(d))
+	if c, ok := m.graphByCode[method][status]; ok {
+		c.Inc()
+		return
+	}
+	if status < 100 || status > 599 {
+		// A broken proxy must not be able to invent label values.
+		m.graphNoCode[method].Inc()
+		return
+	}
+	m.graphRequests.WithLabelValues(method, strconv.Itoa(status)).Inc()
+}
+
+// SetConnected says whether the worker is connected to NATS.
+func (m *Metrics) SetConnected(connected bool) { m.natsConnected.Set(oneIf(connected)) }
+
+// Reconnected counts a connection to NATS that was made again after a loss.
+func (m *Metrics) Reconnected() { m.natsReconnects.Inc() }
+
+func newCounterVec(f promauto.Factory, name, help string, labels ...string) *prometheus.CounterVec {
+	return f.NewCounterVec(prometheus.CounterOpts{Namespace: Namespace, Name: name, Help: help}, labels)
+}
+
+func newGaugeVec(f promauto.Factory, name, help string, labels ...string) *prometheus.GaugeVec {
+	return f.NewGaugeVec(prometheus.GaugeOpts{Namespace: Namespace, Name: name, Help: help}, labels)
+}
+
+// newHistogramVec makes a histogram that is native for servers that scrape
+// those, and classic with the given buckets for the others.
+func newHistogramVec(f promauto.Factory, name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return f.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: Namespace, Name: name, Help: help,
+		Buckets:                         buckets,
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	}, labels)
+}
+
+// pick looks a label value up. One that is not in its closed list is a mistake
+// in this program, and a silently wrong number would hide it.
+func pick[K ~string, V any](m map[K]V, key K, label string) V {
+	v, ok := m[key]
+	if !ok {
+		panic(fmt.Sprintf("metrics: %q is no known %s", string(key), label))
+	}
+	return v
+}
+
+// seconds converts a measured duration. Two machines' clocks can make one
+// negative, which would make a sum fall.
+func seconds(d time.Duration) float64 { return max(d, 0).Seconds() }
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
