@@ -1,0 +1,207 @@
+package graphsim
+
+import (
+	"net/http"
+	"slices"
+	"time"
+)
+
+// ending is how a call ends.
+type ending int
+
+const (
+	endAnswer ending = iota
+	endCut
+	endSilence
+)
+
+// reply is what one Graph call gets. The zero value is no reply.
+type reply struct {
+	status     int // 0 if it never gets one
+	ending     ending
+	streamOnly bool // a cut of the HTTP/2 stream, not of the connection
+	execute    bool // do the reset, whatever is answered
+	redirect   bool // with a Location
+	delay      time.Duration
+	retry      retryAfter
+	auth       authHeader
+	form       bodyForm
+	code       string // of the error; empty: the usual one of the status
+	message    string // of the error; empty: the usual one of the status
+	nested     bool   // Intune's JSON document inside the message
+	results    []action
+}
+
+// refusal is a reply that says why.
+func refusal(status int, code, message string) reply {
+	return reply{status: status, code: code, message: message}
+}
+
+func (s *Sim) serveGraph(w http.ResponseWriter, r *http.Request) {
+	rt := parseRoute(r)
+	x := examine(r, rt)
+
+	s.mu.Lock()
+	now := time.Now()
+	tk := s.tokens[x.auth]
+	tn := s.first
+	if tk != nil {
+		tn = tk.tenant
+	}
+	early := tn.graph.covers(now)
+	a := s.settle(rt, tk, tn, now)
+	if a.execute {
+		s.execute(rt.device, now)
+	}
+	s.requests++
+	m := meta{request: s.requestID(s.requests), client: x.id, device: rt.device}
+	m.date = s.date.at(now.Add(s.cfg.ClockOffset))
+	s.examineIDs(r, x, tn, now)
+	slot := s.record(r, x, rt, a, tn, now, early, m.request)
+	s.mu.Unlock()
+
+	switch a.ending {
+	case endCut:
+		s.hangUp(r, a.streamOnly)
+	case endSilence:
+		s.silence(r)
+	}
+	if wait := a.delay + s.cfg.Latency; wait > 0 {
+		if s.wait(r, wait) != nil {
+			s.unanswered(slot)
+			panic(http.ErrAbortHandler)
+		}
+		s.mu.Lock()
+		now = time.Now()
+		m.date = s.date.at(now.Add(s.cfg.ClockOffset))
+		s.mu.Unlock()
+	}
+	if a.retry.style != None {
+		s.mu.Lock()
+		now = time.Now()
+		text, wait := a.retry.header(now.Add(s.cfg.ClockOffset))
+		tn.graph.add(now, wait)
+		s.mu.Unlock()
+		w.Header()["Retry-After"] = []string{text}
+	}
+	s.answer(w, r, rt, a, m, now.Add(s.cfg.ClockOffset))
+}
+
+// settle decides what becomes of a call. Call with mu held.
+func (s *Sim) settle(rt route, tk *token, tn *tenant, now time.Time) reply {
+	outage := s.outageOf(tn)
+	switch outage {
+	case OutageRefuse:
+		return reply{ending: endCut}
+	case OutageSilence:
+		return reply{ending: endSilence}
+	case Outage500:
+		return reply{status: http.StatusInternalServerError, nested: true}
+	case Outage503:
+		return reply{status: http.StatusServiceUnavailable}
+	case Outage503RetryAfter:
+		return reply{status: http.StatusServiceUnavailable, retry: retryAfter{Seconds, outageWait}}
+	case OutageThrottle:
+		return reply{status: http.StatusTooManyRequests, retry: retryAfter{Seconds, outageWait}}
+	}
+	switch {
+	case rt.status == http.StatusMethodNotAllowed:
+		return refusal(rt.status, "", "The HTTP method is not allowed for this resource.")
+	case rt.status != 0:
+		return refusal(rt.status, "BadRequest", "Resource not found for the segment, or malformed request.")
+	case tk == nil:
+		a := refusal(http.StatusUnauthorized, "InvalidAuthenticationToken", "Access token is empty or not known.")
+		a.auth = authPlain
+		return a
+	case tk.revoked && tk.challenge:
+		return challenge()
+	case tk.revoked:
+		a := refusal(http.StatusUnauthorized, "InvalidAuthenticationToken", "Access token has been revoked.")
+		a.auth = authPlain
+		return a
+	case !now.Before(tk.expires):
+		a := refusal(http.StatusUnauthorized, "InvalidAuthenticationToken", "Lifetime validation failed, the token is expired.")
+		a.auth = authPlain
+		return a
+	}
+	if !rt.reset {
+		return s.settleGet(rt, tk)
+	}
+	if !tk.reset || outage == OutagePermission {
+		return forbidden(RoleReset)
+	}
+	return s.settlePost(rt, tn, now)
+}
+
+// settlePost decides on a reset that authorization lets through.
+func (s *Sim) settlePost(rt route, tn *tenant, now time.Time) reply {
+	if q := tn.limit; q.n != 0 {
+		if n := tn.arrive(now); q.n > 0 && n > q.n && !s.cfg.QuotaUnknown {
+			s.log.violate("quota: more than the quota's POSTs in its window")
+		}
+		if ok, wait := tn.take(now, s.cfg.CountThrottled); !ok {
+			// The latency passes before the answer is written.
+			wait = max(0, wait-s.cfg.Latency)
+			return reply{status: http.StatusTooManyRequests, retry: retryAfter{s.cfg.RetryAfter, wait}}
+		}
+	}
+	if f, ok := parseFault(rt.device); ok {
+		if d := s.device(rt.device); f.due(d) {
+			d.faulted++
+			return f.reply()
+		}
+	}
+	return reply{status: http.StatusNoContent, execute: true}
+}
+
+// settleGet decides on a read of a device.
+func (s *Sim) settleGet(rt route, tk *token) reply {
+	if !tk.read {
+		return forbidden(RoleRead + ", " + RoleReadWrite)
+	}
+	d := s.devices[rt.device]
+	if f, ok := parseFault(rt.device); ok && f.code == http.StatusNotFound {
+		if d == nil || f.due(d) {
+			return f.reply()
+		}
+	}
+	a := reply{status: http.StatusOK}
+	if d != nil {
+		a.results = slices.Clone(d.actions)
+	}
+	return a
+}
+
+// forbidden is the answer to a token without a role.
+func forbidden(roles string) reply {
+	a := refusal(http.StatusForbidden, "Forbidden",
+		"Application is not authorized to perform this operation. Application must have one of the following scopes: "+roles)
+	a.nested = true
+	return a
+}
+
+// challenge is the answer of continuous access evaluation to a revoked token.
+func challenge() reply {
+	a := refusal(http.StatusUnauthorized, "InvalidAuthenticationToken",
+		"Continuous access evaluation resulted in challenge with result: InteractionRequired and code: TokenIssuedBeforeRevocationTimestamp")
+	a.auth = authChallenge
+	return a
+}
+
+func (s *Sim) device(g guid) *device {
+	d := s.devices[g]
+	if d == nil {
+		d = new(device)
+		d.actions = d.one[:0]
+		s.devices[g] = d
+	}
+	return d
+}
+
+// execute resets the device's passcode.
+func (s *Sim) execute(g guid, now time.Time) {
+	s.passcodes++
+	s.log.executed++
+	d := s.device(g)
+	d.actions = append(d.actions, action{number: s.passcodes, started: now.Add(s.cfg.ClockOffset)})
+}
