@@ -1,0 +1,295 @@
+package graph
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	msalerrors "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
+
+	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
+	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/managedidentity"
+)
+
+// Cloud is one of Microsoft's clouds.
+// Source: Microsoft Graph "national cloud deployments".
+type Cloud struct{ Endpoint, Authority, Scope string }
+
+// Clouds are the clouds by the name that configuration uses.
+func Clouds() map[string]Cloud {
+	return map[string]Cloud{
+		"global": {"https://graph.microsoft.com", "https://login.microsoftonline.com", "https://graph.microsoft.com/.default"},
+		"usgov":  {"https://graph.microsoft.us", "https://login.microsoftonline.us", "https://graph.microsoft.us/.default"},
+		"dod":    {"https://dod-graph.microsoft.us", "https://login.microsoftonline.us", "https://dod-graph.microsoft.us/.default"},
+		"china": {"https://microsoftgraph.chinacloudapi.cn", "https://login.partner.microsoftonline.cn",
+			"https://microsoftgraph.chinacloudapi.cn/.default"},
+	}
+}
+
+// Credential is how the application proves who it is: exactly one of Secret,
+// SecretFile, CertificatePath, FederatedTokenFile and ManagedIdentity. Files
+// are read again for each token, so that a rotated one is used without a restart.
+type Credential struct {
+	// Authority is the token service's root, for example
+	// https://login.microsoftonline.com. TenantID and ClientID are the
+	// directory's and the application's ids.
+	Authority, TenantID, ClientID string
+	// Scope is Graph's .default scope in the cloud.
+	Scope string
+
+	Secret             string
+	SecretFile         string
+	CertificatePath    string // PEM: certificate chain and RSA key
+	FederatedTokenFile string
+	// ManagedIdentity uses the machine's identity; a ClientID then chooses a
+	// user-assigned one.
+	ManagedIdentity bool
+
+	// RootCAs are trusted for TLS; nil means the system's.
+	RootCAs *x509.CertPool
+}
+
+// Kind names the sort of credential; empty where none is given.
+func (c Credential) Kind() string {
+	switch {
+	case c.ManagedIdentity:
+		return "managed identity"
+	case c.FederatedTokenFile != "":
+		return "federated token"
+	case c.CertificatePath != "":
+		return "certificate"
+	case c.SecretFile != "":
+		return "client secret from a file"
+	case c.Secret != "":
+		return "client secret"
+	}
+	return ""
+}
+
+// Check reads what the credential is made of, and says what is wrong with it.
+func (c Credential) Check() error {
+	if c.ManagedIdentity {
+		return nil
+	}
+	_, _, err := c.read()
+	return err
+}
+
+// Acquire returns the function that gets tokens by this credential.
+func (c Credential) Acquire() (Acquire, error) {
+	client := &http.Client{
+		Timeout: acquireTimeout,
+		Transport: &limitedTransport{&http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			ForceAttemptHTTP2:   true,
+			TLSClientConfig:     &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout: dialTimeout,
+			IdleConnTimeout:     time.Minute,
+		}},
+	}
+	if c.ManagedIdentity {
+		return c.managed(client)
+	}
+	u, err := url.Parse(strings.TrimRight(c.Authority, "/"))
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%q is not the address of a token service: write it like https://login.microsoftonline.com", c.Authority)
+	}
+	authority := u.String() + "/" + url.PathEscape(c.TenantID)
+	// Only Microsoft's own hosts are known to instance discovery; for any
+	// other, the library would ask login.microsoftonline.com about it.
+	discovery := isMicrosoft(u.Hostname())
+	return func(ctx context.Context, claims string, _ bool) (string, time.Time, time.Time, error) {
+		cred, secret, err := c.read()
+		if err != nil {
+			return "", time.Time{}, time.Time{}, &Error{Kind: TokenRefused, Err: err}
+		}
+		// A client for each request: its cache would give a rejected token
+		// again, and a rotated credential could not be put into it.
+		app, err := confidential.New(authority, c.ClientID, cred,
+			confidential.WithHTTPClient(client),
+			confidential.WithInstanceDiscovery(discovery),
+			confidential.WithClientCapabilities([]string{"CP1"}))
+		if err != nil {
+			return "", time.Time{}, time.Time{}, &Error{Kind: TokenRefused, Message: redact(err.Error(), secret)}
+		}
+		var opts []confidential.AcquireByCredentialOption
+		if claims != "" {
+			opts = append(opts, confidential.WithClaims(claims))
+		}
+		r, err := app.AcquireTokenByCredential(ctx, []string{c.Scope}, opts...)
+		if err != nil {
+			return "", time.Time{}, time.Time{}, tokenError(err, secret)
+		}
+		return r.AccessToken, r.ExpiresOn, r.Metadata.RefreshOn, nil
+	}, nil
+}
+
+func (c Credential) managed(client *http.Client) (Acquire, error) {
+	id := managedidentity.SystemAssigned()
+	if c.ClientID != "" {
+		id = managedidentity.UserAssignedClientID(c.ClientID)
+	}
+	app, err := managedidentity.New(id, managedidentity.WithHTTPClient(client), managedidentity.WithRetryPolicyDisabled())
+	if err != nil {
+		return nil, fmt.Errorf("managed identity: %w", err)
+	}
+	return func(ctx context.Context, claims string, fresh bool) (string, time.Time, time.Time, error) {
+		var opts []managedidentity.AcquireTokenOption
+		if fresh && claims == "" {
+			// Claims are not sent for a managed identity; they make the
+			// library pass its cache by.
+			claims = `{"access_token":{}}`
+		}
+		if claims != "" {
+			opts = append(opts, managedidentity.WithClaims(claims))
+		}
+		r, err := app.AcquireToken(ctx, c.Scope, opts...)
+		if err != nil {
+			return "", time.Time{}, time.Time{}, tokenError(err, "")
+		}
+		return r.AccessToken, r.ExpiresOn, r.Metadata.RefreshOn, nil
+	}, nil
+}
+
+// read makes the library's credential, and returns the secret in it so that it
+// can be kept out of error texts.
+func (c Credential) read() (confidential.Credential, string, error) {
+	none := confidential.Credential{}
+	switch {
+	case c.FederatedTokenFile != "":
+		token, err := readSecret(c.FederatedTokenFile)
+		if err != nil {
+			return none, "", fmt.Errorf("AZURE_FEDERATED_TOKEN_FILE: %w", err)
+		}
+		return confidential.NewCredFromAssertionCallback(
+			func(context.Context, confidential.AssertionRequestOptions) (string, error) { return token, nil }), token, nil
+	case c.CertificatePath != "":
+		pem, err := os.ReadFile(c.CertificatePath)
+		if err != nil {
+			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %w", err)
+		}
+		certs, key, err := confidential.CertFromPEM(pem, "")
+		if err != nil {
+			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %s is not a PEM file with a certificate and its unencrypted RSA key", c.CertificatePath)
+		}
+		cred, err := confidential.NewCredFromCert(certs, key)
+		if err != nil {
+			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %s: %w", c.CertificatePath, err)
+		}
+		return cred, "", nil
+	case c.SecretFile != "":
+		secret, err := readSecret(c.SecretFile)
+		if err != nil {
+			return none, "", fmt.Errorf("AZURE_CLIENT_SECRET_FILE: %w", err)
+		}
+		cred, err := confidential.NewCredFromSecret(secret)
+		return cred, secret, err
+	}
+	cred, err := confidential.NewCredFromSecret(c.Secret)
+	return cred, c.Secret, err
+}
+
+func readSecret(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	s := strings.TrimSpace(string(b))
+	if s == "" {
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	return s, nil
+}
+
+// tokenError classifies a failure of the token service. The library's error
+// holds the request with the secret and the whole answer: only the parts that
+// help are taken.
+func tokenError(err error, secret string) error {
+	var call msalerrors.CallErr
+	if !errors.As(err, &call) || call.Resp == nil {
+		kind := TokenUnavailable
+		var parse msalerrors.InvalidJsonErr
+		if errors.As(err, &parse) {
+			return &Error{Kind: kind, Message: "the token service's answer is not JSON"}
+		}
+		return &Error{Kind: kind, Message: redact(transportText(err), secret)}
+	}
+	e := &Error{Kind: TokenRefused, Status: call.Resp.StatusCode,
+		RetryAfter: retryAfter(call.Resp.Header, time.Now())}
+	if e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout || e.Status >= 500 || e.Status < 400 {
+		e.Kind = TokenUnavailable
+	}
+	var doc struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	if call.Resp.Body != nil {
+		body, _ := io.ReadAll(io.LimitReader(call.Resp.Body, maxErrorBody)) // what could be read has to do
+		if json.Unmarshal(body, &doc) == nil {
+			// After the first line come trace ids and a time stamp.
+			first, _, _ := strings.Cut(doc.Description, "\n")
+			first, _, _ = strings.Cut(first, " Trace ID:")
+			e.Code, e.Message = clean(redact(doc.Error, secret), 64), clean(redact(first, secret), maxText)
+		}
+	}
+	return e
+}
+
+// transportText is the innermost part of a failure to reach the service: the
+// outer ones hold whole addresses and nothing else of use.
+func transportText(err error) string {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err.Error()
+	}
+	return err.Error()
+}
+
+func redact(s, secret string) string {
+	if secret == "" {
+		return s
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(s, secret, "[secret]"), url.QueryEscape(secret), "[secret]")
+}
+
+// isMicrosoft tells whether a host is one of Microsoft's token services.
+func isMicrosoft(host string) bool {
+	for _, d := range []string{"microsoftonline.com", "microsoftonline.us", "microsoftonline.cn", "chinacloudapi.cn",
+		"login.microsoft.com", "sts.windows.net", "login.windows.net", "usgovcloudapi.net"} {
+		if host == d || strings.HasSuffix(host, "."+d) {
+			return true
+		}
+	}
+	return false
+}
+
+// limitedTransport keeps a token service from filling the memory: the library
+// reads answers without a bound.
+type limitedTransport struct{ next *http.Transport }
+
+func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDeviceBody))
+	_ = resp.Body.Close() // all of it that counts has been read
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
+}
+
+// CloseIdleConnections is what [http.Client] calls.
+func (t *limitedTransport) CloseIdleConnections() { t.next.CloseIdleConnections() }

@@ -1,0 +1,220 @@
+package graph
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Token is an access token for Graph. It has no exported content and prints as
+// nothing, so that it cannot end in a log.
+type Token struct {
+	value     string
+	expires   time.Time
+	refreshOn time.Time // zero: shortly before it expires
+	// Generation numbers the tokens of one [Tokens], from 1.
+	Generation int
+}
+
+// String hides the token.
+func (t Token) String() string { return "[token]" }
+
+// GoString hides the token.
+func (t Token) GoString() string { return "[token]" }
+
+// Permission is what a token says of a permission.
+type Permission int
+
+const (
+	// PermissionUnknown means that the token could not be read; tokens are
+	// opaque to clients and may be encrypted one day.
+	PermissionUnknown Permission = iota
+	// PermissionMissing means that the roles claim lacks it.
+	PermissionMissing
+	// PermissionGranted means that the roles claim names it.
+	PermissionGranted
+)
+
+// ResetPermission is the application permission that resetPasscode needs.
+const ResetPermission = "DeviceManagementManagedDevices.PrivilegedOperations.All"
+
+// Has tells whether the token's roles claim names a permission. It serves to
+// explain a refusal, never to decide anything.
+func (t Token) Has(permission string) Permission {
+	parts := strings.Split(t.value, ".")
+	if len(parts) != 3 {
+		return PermissionUnknown
+	}
+	payload, err := decodeBase64(parts[1])
+	if err != nil {
+		return PermissionUnknown
+	}
+	var claims struct {
+		Roles []string `json:"roles"`
+	}
+	if json.Unmarshal(payload, &claims) != nil {
+		return PermissionUnknown
+	}
+	if slices.Contains(claims.Roles, permission) {
+		return PermissionGranted
+	}
+	return PermissionMissing
+}
+
+func decodeBase64(s string) ([]byte, error) {
+	s = strings.TrimRight(s, "=")
+	if strings.ContainsAny(s, "-_") {
+		return base64.RawURLEncoding.DecodeString(s)
+	}
+	return base64.RawStdEncoding.DecodeString(s)
+}
+
+// Times of the token cache.
+const (
+	// acquireTimeout bounds one request to the token endpoint with all it needs.
+	acquireTimeout = 30 * time.Second
+	// refreshAhead is how long before its end a token is replaced.
+	refreshAhead = 5 * time.Minute
+	// refreshPause is the least time between two tries to replace a token that
+	// is still good.
+	refreshPause = 30 * time.Second
+	// refusalPause is the least time between a failure and the next request.
+	// The caller's own back-off is longer; this only keeps a crowd that failed
+	// together from asking again at once.
+	refusalPause = 500 * time.Millisecond
+)
+
+// Acquire gets one new token. claims is the decoded challenge of a 401, empty
+// where there is none. fresh asks for a token that is not from any cache.
+// Failures are of type [*Error].
+type Acquire func(ctx context.Context, claims string, fresh bool) (value string, expires, refreshOn time.Time, err error)
+
+// Tokens keeps one tenant's token and makes sure that, however many wait, one
+// request at a time goes to the token endpoint.
+type Tokens struct {
+	acquire Acquire
+	observe func(error)
+
+	mu       sync.Mutex
+	current  Token
+	claims   string    // challenge to be met by the next token
+	fetch    *fetch    // under way, or nil
+	lastErr  error     // of the last request; nil after a success
+	notUntil time.Time // no request before this
+}
+
+type fetch struct {
+	done chan struct{}
+	err  error // read after done
+}
+
+// NewTokens makes an empty cache. observe, if not nil, is told the end of each
+// request to the token endpoint.
+func NewTokens(acquire Acquire, observe func(err error)) *Tokens {
+	if observe == nil {
+		observe = func(error) {}
+	}
+	return &Tokens{acquire: acquire, observe: observe}
+}
+
+// Get returns a token that is good for a while yet, asking for one where it
+// must. A token that is about to end is replaced in the background.
+func (t *Tokens) Get(ctx context.Context) (Token, error) {
+	return t.get(ctx, -1, "")
+}
+
+// Renew returns a token other than the rejected one. claims is the decoded
+// challenge that came with the rejection, or empty.
+func (t *Tokens) Renew(ctx context.Context, rejected Token, claims string) (Token, error) {
+	return t.get(ctx, rejected.Generation, claims)
+}
+
+func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, error) {
+	for {
+		t.mu.Lock()
+		now := time.Now()
+		usable := t.current.Generation > 0 && t.current.Generation != rejected && now.Before(t.current.expires)
+		if usable && now.Before(t.current.refreshOn) {
+			defer t.mu.Unlock()
+			return t.current, nil
+		}
+		if claims != "" && t.current.Generation == rejected {
+			t.claims = claims
+		}
+		if t.fetch == nil && !now.Before(t.notUntil) {
+			t.fetch = &fetch{done: make(chan struct{})}
+			// The request outlives a caller that goes away: others wait for it.
+			go t.run(context.WithoutCancel(ctx), t.fetch, t.claims, t.current.Generation > 0, usable)
+		}
+		f := t.fetch
+		if usable {
+			defer t.mu.Unlock()
+			return t.current, nil
+		}
+		if f == nil {
+			defer t.mu.Unlock()
+			return Token{}, waitFor(t.lastErr, t.notUntil.Sub(now))
+		}
+		t.mu.Unlock()
+		select {
+		case <-f.done:
+			if f.err != nil {
+				return Token{}, f.err
+			}
+		case <-ctx.Done():
+			return Token{}, &Error{Kind: TokenUnavailable, Err: context.Cause(ctx)}
+		}
+	}
+}
+
+// waitFor is the last failure, with how long it still stands.
+func waitFor(err error, wait time.Duration) error {
+	if e := (*Error)(nil); errors.As(err, &e) {
+		again := *e
+		again.RetryAfter = wait
+		return &again
+	}
+	return &Error{Kind: TokenUnavailable, RetryAfter: wait, Err: err}
+}
+
+// run makes one request. ahead tells that the token which is to be replaced is
+// still good, so that a failure is no reason to hurry.
+func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead bool) {
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	value, expires, refreshOn, err := t.acquire(ctx, claims, fresh)
+	t.observe(err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if err == nil {
+		if refreshOn.IsZero() || refreshOn.After(expires) {
+			// A life shorter than the usual hour is used for its larger part.
+			refreshOn = expires.Add(-min(refreshAhead, expires.Sub(now)/5))
+		}
+		t.current = Token{value: value, expires: expires, refreshOn: refreshOn, Generation: t.current.Generation + 1}
+		t.claims, t.lastErr = "", nil
+		t.notUntil = time.Time{}
+		if !now.Before(refreshOn) {
+			t.notUntil = now.Add(refreshPause) // a cache beneath gave the old one again
+		}
+	} else {
+		t.lastErr = err
+		pause := refusalPause
+		if ahead {
+			pause = refreshPause
+		}
+		if e := (*Error)(nil); errors.As(err, &e) {
+			pause = max(pause, e.RetryAfter)
+		}
+		t.notUntil = now.Add(pause)
+	}
+	f.err = err
+	t.fetch = nil
+	close(f.done)
+}
