@@ -1,0 +1,246 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Names are the names on NATS of one tenant's queue.
+type Names struct {
+	Tenant      string
+	Stream      string
+	Subject     string // without the tenant
+	DeadStream  string
+	DeadSubject string // without the tenant
+	Bucket      string
+}
+
+// Filter is the subject of the tenant's requests.
+func (n Names) Filter() string { return n.Subject + "." + n.Tenant }
+
+// Dead is the subject of the tenant's dead letters.
+func (n Names) Dead() string { return n.DeadSubject + "." + n.Tenant }
+
+// Consumer is the name of the tenant's durable consumer.
+func (n Names) Consumer() string { return "worker-" + n.Tenant }
+
+// Layout is how what [Setup] makes is stored.
+type Layout struct {
+	// Replicas of streams and bucket; 0 means three where the server is part
+	// of a cluster that can hold them, else one.
+	Replicas int
+	Memory   bool // memory instead of files: for tests only, a restart loses all
+	// Retention of dead letters and records; 0 means 90 days.
+	Retention time.Duration
+	// MaxBytes of the request stream; 0 means no limit. A publisher is told
+	// when it is full.
+	MaxBytes int64
+	// Update changes what exists already to what it should be.
+	Update bool
+}
+
+const (
+	ackWait       = 30 * time.Second
+	maxAckPending = 1000
+	dedupeWindow  = 10 * time.Minute
+	retention     = 90 * 24 * time.Hour
+	history       = 16
+	maxReplicas   = 3
+)
+
+func (l Layout) replicas() int {
+	if l.Replicas == 0 {
+		return maxReplicas
+	}
+	return l.Replicas
+}
+
+func (l Layout) storage() jetstream.StorageType {
+	if l.Memory {
+		return jetstream.MemoryStorage
+	}
+	return jetstream.FileStorage
+}
+
+func (l Layout) retention() time.Duration {
+	if l.Retention == 0 {
+		return retention
+	}
+	return l.Retention
+}
+
+func (l Layout) maxBytes() int64 {
+	if l.MaxBytes == 0 {
+		return -1
+	}
+	return l.MaxBytes
+}
+
+// Requests is the configuration of the request stream. It never drops a
+// request to make room, and forgets none by age.
+func (l Layout) Requests(n Names) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        n.Stream,
+		Description: "passcode resets to be done",
+		Subjects:    []string{n.Subject + ".*"},
+		Retention:   jetstream.WorkQueuePolicy,
+		Discard:     jetstream.DiscardNew,
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+		Duplicates:  dedupeWindow,
+		MaxBytes:    l.maxBytes(),
+		AllowDirect: true,
+	}
+}
+
+// Letters is the configuration of the dead-letter stream.
+func (l Layout) Letters(n Names) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        n.DeadStream,
+		Description: "passcode resets that could not be done",
+		Subjects:    []string{n.DeadSubject + ".*"},
+		Retention:   jetstream.LimitsPolicy,
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+		MaxAge:      l.retention(),
+		Duplicates:  min(dedupeWindow, l.retention()),
+		AllowDirect: true,
+	}
+}
+
+// Records is the configuration of the bucket.
+func (l Layout) Records(n Names) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket:      n.Bucket,
+		Description: "one record per passcode reset",
+		History:     history,
+		TTL:         l.retention(),
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+		RePublish:   &jetstream.RePublish{Source: "$KV." + n.Bucket + ".>", Destination: statusSubject + ".>"},
+	}
+}
+
+// statusSubject is where each change of a record is published again.
+const statusSubject = "passcode.reset.status"
+
+// Worker is the configuration of the tenant's consumer. Waiting, holds and
+// drains raise a message's delivery count without any fault of its own, so
+// there is no limit of deliveries.
+func (l Layout) Worker(n Names) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       n.Consumer(),
+		Description:   "worker of the tenant " + n.Tenant,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxDeliver:    -1,
+		MaxAckPending: maxAckPending,
+		FilterSubject: n.Filter(),
+	}
+}
+
+// Done is what [Setup] did about one thing.
+type Done struct {
+	What   string // "stream PASSCODE_RESETS"
+	Action string // "created", "exists", "updated"
+}
+
+// Setup creates the streams, the bucket and the consumer that are missing. It
+// changes nothing that exists, unless Layout.Update says so.
+func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
+	var done []Done
+	add := func(what, action string, err error) error {
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		done = append(done, Done{what, action})
+		return nil
+	}
+	for _, cfg := range []jetstream.StreamConfig{l.Requests(n), l.Letters(n)} {
+		action, err := ensureStream(ctx, js, cfg, l)
+		if err := add("stream "+cfg.Name, action, err); err != nil {
+			return done, err
+		}
+	}
+	action, err := ensureBucket(ctx, js, l.Records(n), l)
+	if err := add("key-value bucket "+n.Bucket, action, err); err != nil {
+		return done, err
+	}
+	action, err = ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
+	return done, add("consumer "+n.Consumer(), action, err)
+}
+
+func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, l Layout) (string, error) {
+	existing, err := js.Stream(ctx, cfg.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return create(l, &cfg.Replicas, func() error {
+			_, err := js.CreateStream(ctx, cfg)
+			return err
+		})
+	}
+	if err != nil || !l.Update {
+		return "exists", err
+	}
+	cfg.Replicas = l.keepReplicas(existing.CachedInfo().Config.Replicas)
+	_, err = js.UpdateStream(ctx, cfg)
+	return "updated", err
+}
+
+func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, l Layout) (string, error) {
+	existing, err := js.Stream(ctx, "KV_"+cfg.Bucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return create(l, &cfg.Replicas, func() error {
+			_, err := js.CreateKeyValue(ctx, cfg)
+			return err
+		})
+	}
+	if err != nil || !l.Update {
+		return "exists", err
+	}
+	cfg.Replicas = l.keepReplicas(existing.CachedInfo().Config.Replicas)
+	_, err = js.UpdateKeyValue(ctx, cfg)
+	return "updated", err
+}
+
+func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, l Layout) (string, error) {
+	_, err := js.Consumer(ctx, stream, cfg.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		_, err = js.CreateConsumer(ctx, stream, cfg)
+		return "created", err
+	}
+	if err != nil || !l.Update {
+		return "exists", err
+	}
+	_, err = js.UpdateConsumer(ctx, stream, cfg)
+	return "updated", err
+}
+
+func (l Layout) keepReplicas(existing int) int {
+	if l.Replicas == 0 {
+		return existing
+	}
+	return l.Replicas
+}
+
+// create tries three replicas where none were asked for, and falls to one on a
+// server that cannot hold more.
+func create(l Layout, replicas *int, try func() error) (string, error) {
+	err := try()
+	var api *jetstream.APIError
+	if l.Replicas == 0 && errors.As(err, &api) && (api.ErrorCode == errNoReplicas || api.ErrorCode == errNoPeers) {
+		*replicas = 1
+		err = try()
+	}
+	return "created", err
+}
+
+// Error codes of a server that cannot place replicas: it is not clustered, or
+// has too few peers. Source: nats-server, server/errors.json.
+const (
+	errNoReplicas jetstream.ErrorCode = 10074
+	errNoPeers    jetstream.ErrorCode = 10005
+)

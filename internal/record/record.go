@@ -1,0 +1,100 @@
+// Package record keeps one record per request, in a JetStream key-value bucket.
+// Every change is a compare-and-set on the revision that was read, so that two
+// workers can never both believe that they may go on with a request.
+package record
+
+import (
+	"slices"
+	"time"
+)
+
+// State is where a request stands.
+type State string
+
+const (
+	// None is the state of a request that has no record yet.
+	None State = ""
+	// Attempting is written before a call is sent: from here on the call may
+	// have had its effect.
+	Attempting State = "attempting"
+	// Retrying means that the last call had no effect, and another will follow.
+	Retrying State = "retrying"
+	// Verifying means that the outcome of the last call is unknown and will be
+	// read from Graph.
+	Verifying State = "verifying"
+	// Accepted means that Graph took the reset. It is final.
+	Accepted State = "accepted"
+	// Dead means that the request is on the dead-letter stream. Only a new
+	// message for the same id leads out of it.
+	Dead State = "dead"
+)
+
+// next lists the states that may follow a state.
+var next = map[State][]State{
+	None:       {Attempting, Retrying, Dead},
+	Attempting: {Accepted, Retrying, Verifying, Dead},
+	Retrying:   {Attempting, Accepted, Retrying, Dead},
+	Verifying:  {Attempting, Accepted, Verifying, Dead},
+	Dead:       {Attempting, Accepted, Retrying, Dead},
+	Accepted:   {},
+}
+
+// CanBecome tells whether a record in state s may be written in state t.
+func (s State) CanBecome(t State) bool { return slices.Contains(next[s], t) }
+
+// InProgress tells whether a request in this state will be worked on again.
+func (s State) InProgress() bool { return s == Attempting || s == Retrying || s == Verifying }
+
+// Record is the value in the bucket. Its JSON form is a contract with whoever
+// watches the bucket.
+type Record struct {
+	ID              string `json:"id"`
+	Tenant          string `json:"tenant"`
+	ManagedDeviceID string `json:"managedDeviceId"`
+	State           State  `json:"state"`
+	// Attempts counts the calls that may have had an effect, or were refused
+	// for the request's own sake.
+	Attempts int `json:"attempts"`
+	// HeldAttempts is how many of these were made while the whole tenant was
+	// held. They do not count towards the limit of attempts.
+	HeldAttempts int `json:"heldAttempts,omitzero"`
+	// Panics counts how often the handling of the request panicked.
+	Panics int `json:"panics,omitzero"`
+	// ReceivedAt is when the stream stored the request's message. With Stream
+	// and Sequence it identifies the message.
+	ReceivedAt time.Time `json:"receivedAt"`
+	// AttemptedAt is just before the last call was sent; absent before the first.
+	AttemptedAt time.Time `json:"attemptedAt,omitzero"`
+	// NextAt is when the request is looked at again; absent where that is at
+	// once, or never.
+	NextAt time.Time `json:"nextAt,omitzero"`
+	// FinishedAt is when the request came to its end; absent before.
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
+	Stream     string    `json:"stream"`
+	Sequence   uint64    `json:"sequence"`
+	// Worker is the host name of the worker that wrote the record.
+	Worker string `json:"worker"`
+	// ClientRequestID names the last call, and so the attempt.
+	ClientRequestID string `json:"clientRequestId"`
+	GraphRequestID  string `json:"graphRequestId"`
+	// Status is the HTTP status of the last answer to a call; 0 where there was none.
+	Status int `json:"status"`
+	// Reason is the reason of a dead letter; before that, of the wait.
+	Reason string `json:"reason"`
+	Detail string `json:"detail"`
+	// Verified tells that Accepted was found out by reading the device's actions.
+	Verified bool `json:"verified"`
+	// RequestedBy and RequestReason are the requester's own words.
+	RequestedBy   string `json:"requestedBy"`
+	RequestReason string `json:"requestReason,omitzero"`
+	Traceparent   string `json:"traceparent"`
+}
+
+// Same tells whether two records are about the same message. The instant is
+// part of it because sequences begin anew when a stream is made anew.
+func (r Record) Same(o Record) bool {
+	return r.Stream == o.Stream && r.Sequence == o.Sequence && r.ReceivedAt.Equal(o.ReceivedAt)
+}
+
+// Key is the key of a request's record: the tenant and the escaped id.
+func Key(tenant, escapedID string) string { return tenant + "." + escapedID }
