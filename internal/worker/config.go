@@ -1,0 +1,81 @@
+// Package worker is the service: it takes requests from the queue, keeps their
+// records, calls Graph, and decides what becomes of each.
+package worker
+
+import (
+	"crypto/x509"
+	"time"
+
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/pace"
+)
+
+// NATS says how to reach the server and who the worker is there. Everything
+// but URL is optional.
+type NATS struct {
+	URL            string // comma-separated addresses; empty: nats://127.0.0.1:4222
+	Creds          string // file
+	NKey           string // file with the seed
+	User, Password string
+	Token          string
+	CA, Cert, Key  string // PEM files
+}
+
+// OnUnknown says what becomes of a request whose outcome cannot be found out,
+// because the application may not read devices.
+type OnUnknown string
+
+const (
+	// UnknownDeadLetter gives it to a person: no device is reset twice.
+	UnknownDeadLetter OnUnknown = "dead-letter"
+	// UnknownRetry repeats the call: a device may be reset twice.
+	UnknownRetry OnUnknown = "retry"
+)
+
+// Config is everything that [Run] needs. Zero durations and counts are not
+// replaced by defaults: the command line has these.
+type Config struct {
+	NATS  NATS
+	Names consume.Names
+	// Setup creates missing streams, bucket and consumer, laid out as Layout says.
+	Setup  bool
+	Layout consume.Layout
+
+	Credential graph.Credential
+	// Endpoint is Graph's root without a version.
+	Endpoint string
+	// RootCAs are trusted for TLS to Graph and the token service; nil means
+	// the system's.
+	RootCAs *x509.CertPool
+
+	Policy Policy
+	// Concurrency is how many requests are worked on at a time.
+	Concurrency int
+	Rate        pace.Rate
+	// MaxPause caps a pause that Graph asks for; 0 means no cap.
+	MaxPause time.Duration
+
+	// HTTPAddr serves metrics and health; empty: none.
+	HTTPAddr string
+	// DrainTimeout is how long calls in flight may take to finish once the
+	// worker is told to stop.
+	DrainTimeout time.Duration
+
+	Build metrics.Build
+	Log   *zap.Logger
+}
+
+// Policy is what the verdicts depend on.
+type Policy struct {
+	RequestTimeout         time.Duration // of one call
+	MaxAttempts            int
+	BackoffMin, BackoffMax time.Duration
+	// MaxAge is how old a request may be to be worked on; 0 means any age.
+	MaxAge      time.Duration
+	VerifyAfter time.Duration
+	OnUnknown   OnUnknown
+}

@@ -1,0 +1,276 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testTime bounds every test that waits for something.
+const testTime = 60 * time.Second
+
+// rig is a real NATS server, a simulated Graph and the worker between them.
+type rig struct {
+	t     *testing.T
+	nats  *natstest.Server
+	sim   *graphsim.Sim
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	cfg   Config
+	log   *lines
+	addr  string
+	names consume.Names
+}
+
+// lines keeps a log.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func newRig(t *testing.T, sim graphsim.Config, change func(*Config)) *rig {
+	t.Helper()
+	s, err := graphsim.Start(sim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	n, err := natstest.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Stop)
+	nc, err := nats.Connect(n.URL(), nats.MaxReconnects(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, nats: n, sim: s, nc: nc, js: js, log: &lines{}, addr: freeAddr(t)}
+	r.names = consume.Names{Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
+		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets"}
+	enc := zap.NewProductionEncoderConfig()
+	r.cfg = Config{
+		NATS:  NATS{URL: n.URL()},
+		Names: r.names,
+		Setup: true,
+		Credential: graph.Credential{Authority: s.URL(), TenantID: graphsim.DefaultTenantID, ClientID: graphsim.DefaultClientID,
+			Scope: "https://graph.microsoft.com/.default", Secret: graphsim.DefaultClientSecret, RootCAs: s.CAs()},
+		Endpoint:    s.URL(),
+		RootCAs:     s.CAs(),
+		Concurrency: 32,
+		MaxPause:    5 * time.Second,
+		Rate:        pace.Rate{},
+		Policy: Policy{RequestTimeout: 2 * time.Second, MaxAttempts: 4, BackoffMin: 50 * time.Millisecond,
+			BackoffMax: 500 * time.Millisecond, MaxAge: time.Hour, VerifyAfter: 300 * time.Millisecond, OnUnknown: UnknownDeadLetter},
+		HTTPAddr:     r.addr,
+		DrainTimeout: 10 * time.Second,
+		Build:        metrics.Build{Version: "test"},
+		Log:          zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.AddSync(r.log), zap.DebugLevel)),
+	}
+	if change != nil {
+		change(&r.cfg)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the worker:\n%s", tail(r.log.String(), 20000))
+		}
+	})
+	return r
+}
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start runs the worker; the returned function stops it and waits.
+func (r *rig) start() (stop func()) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, r.cfg) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				r.t.Errorf("Run: %v", err)
+			}
+		case <-time.After(testTime):
+			r.t.Error("the worker did not stop")
+		}
+	}
+	r.t.Cleanup(stop)
+	r.await("readiness", func() bool { code, _ := r.get("/readyz"); return code == http.StatusOK })
+	return stop
+}
+
+// await waits until a condition holds.
+func (r *rig) await(what string, ok func() bool) {
+	r.t.Helper()
+	await(r.t, what, ok)
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(testTime)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("waited in vain for: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func (r *rig) get(path string) (int, string) {
+	resp, err := http.Get("http://" + r.addr + path)
+	if err != nil {
+		return 0, ""
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(resp.Body)
+	http.DefaultClient.CloseIdleConnections()
+	return resp.StatusCode, b.String()
+}
+
+// metric reads one series; 0 if it is not there.
+func (r *rig) metric(series string) float64 {
+	_, body := r.get("/metrics")
+	for line := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(line, "passcode_reset_"+series+" "); ok {
+			var f float64
+			_, _ = fmt.Sscan(rest, &f)
+			return f
+		}
+	}
+	return 0
+}
+
+// publish puts a request on the stream and returns its sequence.
+func (r *rig) publish(body string, header nats.Header) uint64 {
+	r.t.Helper()
+	ack, err := r.js.PublishMsg(context.Background(), &nats.Msg{Subject: r.names.Filter(), Data: []byte(body), Header: header})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ack.Sequence
+}
+
+func reset(id, device string) string {
+	return fmt.Sprintf(`{"id":%q,"managedDeviceId":%q}`, id, device)
+}
+
+// record reads the record of an id.
+func (r *rig) record(key string) record.Record {
+	r.t.Helper()
+	kv, err := r.js.KeyValue(context.Background(), r.names.Bucket)
+	if err != nil {
+		return record.Record{}
+	}
+	e, err := kv.Get(context.Background(), "default."+key)
+	if err != nil {
+		return record.Record{}
+	}
+	var rec record.Record
+	if err := json.Unmarshal(e.Value(), &rec); err != nil {
+		r.t.Fatal(err)
+	}
+	return rec
+}
+
+func (r *rig) awaitState(id string, s record.State) record.Record {
+	r.t.Helper()
+	r.await(fmt.Sprintf("%s to be %s", id, s), func() bool { return r.record(id).State == s })
+	return r.record(id)
+}
+
+// letters reads all dead letters by sequence of the request.
+func (r *rig) letters() map[string]*jetstream.RawStreamMsg {
+	r.t.Helper()
+	out := map[string]*jetstream.RawStreamMsg{}
+	s, err := r.js.Stream(context.Background(), r.names.DeadStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for seq := s.CachedInfo().State.FirstSeq; seq > 0 && seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(context.Background(), seq)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		key := m.Header.Get(consume.HeaderSequence)
+		if out[key] != nil {
+			r.t.Errorf("two dead letters for sequence %s", key)
+		}
+		out[key] = m
+	}
+	return out
+}
+
+// waiting is how many messages the request stream holds.
+func (r *rig) waiting() uint64 {
+	s, err := r.js.Stream(context.Background(), r.names.Stream)
+	if err != nil {
+		return 1 << 60
+	}
+	return s.CachedInfo().State.Msgs
+}
+
+func (r *rig) awaitEmpty() {
+	r.t.Helper()
+	r.await("the stream to be empty", func() bool { return r.waiting() == 0 })
+}

@@ -1,0 +1,204 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"passcode-worker/internal/metrics"
+)
+
+// Limits of the hold.
+const (
+	probeMin = time.Second
+	probeMax = time.Minute
+	// graceForOthers is how long a due probe waits for a request that has not
+	// been tried in this round, before one that has is tried again.
+	graceForOthers = 250 * time.Millisecond
+	// outageRow is how many different requests in a row must find Graph
+	// unreachable or failing before that counts as an outage.
+	outageRow = 5
+	// refusalRow is how many different requests in a row must be refused by
+	// 401 or 403 before it counts as everybody's fault, although Graph
+	// accepted something not long ago.
+	refusalRow = 20
+	// whileProbing is how long a request stays away while another one is the
+	// probe: its call may take a while.
+	whileProbing = 3 * time.Second
+	// proofFor is how long an accepted request proves that the credentials and
+	// the permission are good.
+	proofFor = 10 * time.Minute
+)
+
+// hold is what one tenant knows about faults that are everybody's. While it is
+// held, one request at a time is let through as a probe, a different one each
+// time; the first success lets the rest go. It is pure in time.
+type hold struct {
+	mu sync.Mutex
+	// cause is empty while nothing is held.
+	cause  metrics.Cause
+	detail string
+	since  time.Time
+	step   time.Duration
+	// probeAt is when the next probe may go; probing is the message that is
+	// the probe now, 0 for none.
+	probeAt time.Time
+	probing uint64
+	// tried are the messages that were probes in this round.
+	tried map[uint64]struct{}
+
+	// outage counts, per message, the calls in a row that found Graph
+	// unreachable or failing; any real answer clears it.
+	outage map[uint64]int
+	// refused are the messages refused by 401 or 403 since the last acceptance.
+	refused map[uint64]struct{}
+	// acceptedAt and acceptedBy tell when Graph last accepted something, and
+	// under which token.
+	acceptedAt time.Time
+	acceptedBy int
+}
+
+func newHold() *hold {
+	return &hold{tried: map[uint64]struct{}{}, outage: map[uint64]int{}, refused: map[uint64]struct{}{}}
+}
+
+// pass lets a request through.
+type pass struct {
+	// Probe tells that the tenant is held and this request tries whether it
+	// still has to be.
+	Probe bool
+	// Cause is what holds the tenant, if it is a probe.
+	Cause metrics.Cause
+}
+
+// admit lets a message through, or tells when it should come again.
+func (h *hold) admit(sequence uint64, now time.Time) (pass, time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cause == "" {
+		return pass{}, time.Time{}
+	}
+	if h.probing != 0 {
+		return pass{}, now.Add(whileProbing)
+	}
+	if now.Before(h.probeAt) {
+		return pass{}, h.probeAt
+	}
+	if _, again := h.tried[sequence]; again {
+		if fallback := h.probeAt.Add(graceForOthers); now.Before(fallback) {
+			return pass{}, fallback
+		}
+		clear(h.tried) // nothing else is waiting: a new round
+	}
+	h.probing = sequence
+	h.tried[sequence] = struct{}{}
+	return pass{Probe: true, Cause: h.cause}, time.Time{}
+}
+
+// open tells whether a message that was let through may still make its call:
+// a hold may have begun since.
+func (h *hold) open(sequence uint64) (ok bool, until time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cause == "" || h.probing == sequence, h.probeAt
+}
+
+// end tells that a probe is over. It must be called for every probe; where it
+// decided nothing, the next may go at once.
+func (h *hold) end(sequence uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.probing == sequence {
+		h.probing = 0
+	}
+}
+
+// fail records that everybody is concerned. It begins a hold, or, after a
+// failed probe, makes it wait longer. wait is the least time until the next
+// probe, 0 where the service named none. It returns when that will be, and
+// whether this failure was news: not so for a call that was under way when the
+// hold began.
+func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait time.Duration, now time.Time) (at time.Time, news bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.cause == "":
+		h.since = now
+		h.step = probeMin
+		clear(h.tried)
+	case h.probing == sequence:
+		h.probing = 0
+		h.step = min(2*h.step, probeMax)
+	default:
+		h.tried[sequence] = struct{}{}
+		return h.probeAt, false
+	}
+	h.cause, h.detail = cause, detail
+	h.tried[sequence] = struct{}{}
+	h.probeAt = now.Add(max(h.step, wait))
+	return h.probeAt, true
+}
+
+// outageSign records a call that found Graph unreachable or failing. It
+// returns how often in a row that happened to this message, and whether it is
+// an outage: now the tenant is to be held.
+func (h *hold) outageSign(sequence uint64) (times int, isOutage bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.outage[sequence]++
+	return h.outage[sequence], len(h.outage) >= outageRow || h.cause != "" && h.probing == sequence
+}
+
+// answered records that Graph gave a real answer: it is there, and an outage
+// is over. tokenTaken tells that the answer also needed a good token; then a
+// hold for credentials is over too.
+func (h *hold) answered(tokenTaken bool) (ended metrics.Cause) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.outage)
+	if h.cause == metrics.CauseGraphUnavailable || tokenTaken && h.cause == metrics.CauseCredentials {
+		return h.release()
+	}
+	return ""
+}
+
+// accepted records that Graph took a request, or was found to have taken it
+// (token 0): whatever held the tenant is over.
+func (h *hold) accepted(token int, now time.Time) (ended metrics.Cause) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.outage)
+	clear(h.refused)
+	if token > 0 {
+		h.acceptedAt, h.acceptedBy = now, token
+	}
+	return h.release()
+}
+
+func (h *hold) release() metrics.Cause {
+	ended := h.cause
+	h.cause, h.detail, h.since, h.probeAt, h.probing = "", "", time.Time{}, time.Time{}, 0
+	clear(h.tried)
+	return ended
+}
+
+// ownFault tells whether a refusal by 401 or 403 is the request's own fault:
+// Graph accepted something not long ago. token is the one that was used, 0
+// where an acceptance under any token counts.
+func (h *hold) ownFault(sequence uint64, token int, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refused[sequence] = struct{}{}
+	if h.acceptedAt.IsZero() || now.Sub(h.acceptedAt) > proofFor || len(h.refused) > refusalRow {
+		return false
+	}
+	// What an application may do is written into its token when it is issued:
+	// an acceptance under an older one proves nothing about this one.
+	return token == 0 || token == h.acceptedBy
+}
+
+// state is the hold as others see it; an empty cause means none.
+func (h *hold) state() (cause metrics.Cause, detail string, since, probeAt time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cause, h.detail, h.since, h.probeAt
+}

@@ -1,0 +1,326 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/request"
+)
+
+// job is one delivery of one request. It is used by one goroutine.
+type job struct {
+	*tenant
+	store   *record.Store
+	m       consume.Message
+	req     request.Request
+	key     string
+	started time.Time
+
+	// known tells that rec and rev are what the bucket says; on a first
+	// delivery they are guessed to be nothing, which the first write proves.
+	known bool
+	rec   record.Record
+	rev   uint64
+	// renewed tells that a token was rejected and replaced in this delivery.
+	renewed bool
+}
+
+// Bounds of one delivery.
+const (
+	// maxTurns bounds how often a delivery starts over because the record was
+	// changed by another, or the token replaced.
+	maxTurns = 6
+	// writeBefore bounds the record write before a call. After a call there is
+	// no bound but the end of the process: what happened must be written down.
+	writeBefore = 30 * time.Second
+	// troubleWait is the wait after a failure of NATS itself.
+	troubleWait = 5 * time.Second
+)
+
+// run works on the request until its message can be given back or acknowledged.
+func (j *job) run(intake, work context.Context, invalid error) consume.Disposition {
+	if j.store == nil {
+		return consume.Back(troubleWait)
+	}
+	if invalid != nil {
+		return j.buryInvalid(work, invalid)
+	}
+	for range maxTurns {
+		if intake.Err() != nil {
+			return consume.Back(0)
+		}
+		if !j.known && j.m.Delivered > 1 {
+			if err := j.load(work); err != nil {
+				return j.trouble(err)
+			}
+		}
+		now := time.Now()
+		expired := j.expiry(now) != ""
+		p := planFor(j.rec, j.origin(), j.req.IDGiven, expired, j.policy, now)
+		if p.step == stepExpire && !j.known {
+			// A dead letter is published before its record: it must be certain
+			// that the request was not accepted by an earlier message.
+			if err := j.load(work); err != nil {
+				return j.trouble(err)
+			}
+			continue
+		}
+		switch p.step {
+		case stepAck:
+			return consume.Ack()
+		case stepDuplicate:
+			j.metrics.Request(metrics.OutcomeDuplicate, time.Since(j.m.Published))
+			j.verdict("duplicate: the request was accepted before", j.rec)
+			return consume.Ack()
+		case stepWait:
+			return j.backAt(p.until, j.rec.Same(j.origin()))
+		case stepExpire:
+			return j.bury(work, metrics.ReasonExpired, j.expiredDetail(now))
+		case stepOrphan:
+			at := j.policy.verifyAt(j.rec.AttemptedAt)
+			if err := j.update(work, func(r *record.Record) {
+				r.State, r.NextAt = record.Verifying, at
+				r.Detail = "the worker that made the call is gone, so its outcome is unknown"
+			}); err != nil && !errors.Is(err, record.ErrConflict) {
+				return j.trouble(err)
+			}
+		case stepVerify:
+			if d, done := j.verify(intake, work, expired); done {
+				return d
+			}
+		case stepAttempt:
+			if d, done := j.attempt(intake, work, pass{}); done {
+				return d
+			}
+		}
+	}
+	return j.backAt(time.Now().Add(otherMin), false)
+}
+
+// origin is what the record of this very message says of where it came from.
+func (j *job) origin() record.Record {
+	return record.Record{Stream: j.m.Stream, Sequence: j.m.Sequence, ReceivedAt: j.m.Published.UTC()}
+}
+
+// begun is the record of this request as it is before its first attempt.
+func (j *job) begun() record.Record {
+	r := j.origin()
+	r.ID, r.Tenant, r.ManagedDeviceID = j.req.ID, j.name, j.req.DeviceID
+	r.Worker = j.host
+	r.RequestedBy, r.RequestReason, r.Traceparent = j.req.RequestedBy, j.req.Reason, j.req.Traceparent
+	return r
+}
+
+// base is the record to go on from: the present one, or a new one where that
+// is about an earlier message.
+func (j *job) base() record.Record {
+	if j.rec.State != record.None && j.rec.Same(j.origin()) {
+		return j.rec
+	}
+	return j.begun()
+}
+
+func (j *job) load(ctx context.Context) error {
+	r, rev, err := j.store.Get(ctx, j.key)
+	if err != nil {
+		return err
+	}
+	j.rec, j.rev, j.known = r, rev, true
+	return nil
+}
+
+// put writes the record as the next revision.
+func (j *job) put(ctx context.Context, r record.Record) error {
+	before := j.rec.State
+	if !j.rec.Same(r) && before != record.Dead {
+		before = record.None // another request under an old name
+	}
+	if !before.CanBecome(r.State) {
+		return fmt.Errorf("a record cannot go from %q to %q", before, r.State)
+	}
+	r.Worker = j.host
+	rev, err := j.store.Put(ctx, j.key, r, j.rev)
+	if errors.Is(err, record.ErrConflict) {
+		j.known = false
+		j.rec, j.rev = record.Record{}, 0
+		if loadErr := j.load(ctx); loadErr != nil {
+			return loadErr
+		}
+		return record.ErrConflict
+	}
+	if err != nil {
+		return err
+	}
+	j.rec, j.rev, j.known = r, rev, true
+	return nil
+}
+
+// update changes the present record.
+func (j *job) update(ctx context.Context, change func(*record.Record)) error {
+	r := j.rec
+	change(&r)
+	return j.put(ctx, r)
+}
+
+// settle writes down what became of the attempt that this job has made. Should
+// another worker have touched the record meanwhile, what was seen here still
+// counts as long as the record is about the same attempt.
+func (j *job) settle(ctx context.Context, change func(*record.Record)) error {
+	attempt := j.rec.ClientRequestID
+	for {
+		err := j.update(ctx, change)
+		if !errors.Is(err, record.ErrConflict) {
+			return err
+		}
+		if j.rec.ClientRequestID != attempt || !j.rec.State.InProgress() {
+			return record.ErrConflict
+		}
+	}
+}
+
+// expiry says why the request is too old, or nothing.
+func (j *job) expiry(now time.Time) string {
+	switch {
+	case !j.req.NotAfter.IsZero() && now.After(j.req.NotAfter):
+		return "notAfter " + j.req.NotAfter.Format(time.RFC3339) + " is over"
+	case j.policy.MaxAge > 0 && now.Sub(j.m.Published) > j.policy.MaxAge:
+		return fmt.Sprintf("published %s ago, more than %s", now.Sub(j.m.Published).Round(time.Second), j.policy.MaxAge)
+	}
+	return ""
+}
+
+// expiredDetail also tells what kept the request waiting.
+func (j *job) expiredDetail(now time.Time) string {
+	detail := j.expiry(now)
+	if j.rec.Same(j.origin()) && j.rec.Detail != "" {
+		detail += "; last: " + j.rec.Detail
+	}
+	return detail
+}
+
+// ready brings together what a call needs: leave of the hold, a token, a slot
+// of the pacer. A request that is the probe already brings its pass p along. If
+// it fails, d is what becomes of the message.
+func (j *job) ready(intake context.Context, p pass) (c ready, d consume.Disposition, ok bool) {
+	if !p.Probe {
+		var until time.Time
+		if p, until = j.hold.admit(j.m.Sequence, time.Now()); !until.IsZero() {
+			return c, j.backAt(until, false), false
+		}
+	}
+	c.pass = p
+	token, err := j.tokens.Get(intake)
+	if err == nil && p.Probe && p.Cause == metrics.CausePermission {
+		// A permission granted since is only in a token issued since.
+		token, err = j.tokens.Renew(intake, token, "")
+	}
+	if intake.Err() != nil {
+		j.hold.end(j.m.Sequence)
+		return c, consume.Back(0), false
+	}
+	if err != nil {
+		return c, j.tokenFailed(err), false
+	}
+	slot, err := j.pacer.Reserve(intake)
+	if err != nil {
+		j.hold.end(j.m.Sequence)
+		if wait := (*pace.Wait)(nil); errors.As(err, &wait) {
+			return c, j.backAt(wait.Until, false), false
+		}
+		return c, consume.Back(0), false
+	}
+	c.slot = slot
+	c.call = graph.Call{Token: token, ClientRequestID: uuid.NewString()}
+	return c, d, true
+}
+
+type ready struct {
+	pass pass
+	slot *pace.Slot
+	call graph.Call
+}
+
+// closed tells, as the last thing before a call, whether it may not be sent
+// after all, and when the request should come again.
+func (j *job) closed(intake context.Context) (until time.Time, closed bool) {
+	if intake.Err() != nil {
+		return time.Time{}, true
+	}
+	if until := j.pacer.Paused(); !until.IsZero() {
+		return until, true
+	}
+	if open, until := j.hold.open(j.m.Sequence); !open {
+		return until, true
+	}
+	return time.Time{}, false
+}
+
+// tokenFailed begins a hold: without a token nothing can be called.
+func (j *job) tokenFailed(err error) consume.Disposition {
+	var wait time.Duration
+	if e := (*graph.Error)(nil); errors.As(err, &e) {
+		wait = e.RetryAfter
+	}
+	return j.backAt(j.begin(j.m, metrics.CauseCredentials, err, wait), false)
+}
+
+// renew replaces a rejected token, once per delivery. ok tells that there is
+// another to try with.
+func (j *job) renew(work context.Context, token graph.Token, e *graph.Error) (ok bool, err error) {
+	if j.renewed {
+		return false, nil
+	}
+	j.renewed = true
+	_, err = j.tokens.Renew(work, token, e.Claims)
+	return err == nil, err
+}
+
+// backAt gives the message back until an instant. retrying tells that it will
+// be tried again then, rather than waits for its first turn.
+func (j *job) backAt(at time.Time, retrying bool) consume.Disposition {
+	j.wait(j.m.Sequence, retrying)
+	return consume.Back(time.Until(at))
+}
+
+// trouble gives the message back after a failure of NATS.
+func (j *job) trouble(err error) consume.Disposition {
+	j.log.Error("the request was given back: its record could not be read or written",
+		zap.String("request_id", j.req.ID), zap.String("device", j.req.DeviceID), zap.Error(err))
+	return consume.Back(troubleWait)
+}
+
+// verdict logs one line about the request as its record now stands.
+func (j *job) verdict(what string, r record.Record) {
+	level := zap.InfoLevel
+	if r.State == record.Dead {
+		level = zap.WarnLevel
+	}
+	fields := []zap.Field{
+		zap.String("request_id", j.req.ID),
+		zap.String("device", j.req.DeviceID),
+		zap.Int("attempt", r.Attempts),
+		zap.Int("status", r.Status),
+		zap.String("reason", r.Reason),
+		zap.String("graph_request_id", r.GraphRequestID),
+		zap.String("client_request_id", r.ClientRequestID),
+		zap.Duration("duration", time.Since(j.started)),
+	}
+	for name, value := range map[string]string{
+		"detail": r.Detail, "requested_by": j.req.RequestedBy, "request_reason": j.req.Reason, "traceparent": j.req.Traceparent,
+	} {
+		if value != "" {
+			fields = append(fields, zap.String(name, value))
+		}
+	}
+	j.log.Log(level, what, fields...)
+}

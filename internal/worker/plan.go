@@ -1,0 +1,125 @@
+package worker
+
+import (
+	"hash/fnv"
+	"math"
+	"time"
+
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/record"
+)
+
+// step is what is to be done next about a delivered message.
+type step int
+
+const (
+	// stepAttempt calls Graph.
+	stepAttempt step = iota + 1
+	// stepVerify reads what became of the last call.
+	stepVerify
+	// stepOrphan notes that the outcome of a call whose worker is gone is unknown.
+	stepOrphan
+	// stepWait gives the message back until plan.until.
+	stepWait
+	// stepAck acknowledges: the message has come to its end before.
+	stepAck
+	// stepDuplicate acknowledges: the request was accepted by another message.
+	stepDuplicate
+	// stepExpire makes a dead letter without a call.
+	stepExpire
+)
+
+type plan struct {
+	step  step
+	until time.Time // of stepWait
+}
+
+// How long a message waits for another one with the same id.
+const (
+	otherMin = time.Second
+	otherMax = 30 * time.Second
+)
+
+// planFor decides, from the record of the request and from this delivery, what
+// comes next. self is what the record of this message would say of its
+// origin; idGiven tells that the publisher named the request itself.
+func planFor(r, self record.Record, idGiven, expired bool, p Policy, now time.Time) plan {
+	same := r.Same(self)
+	if !same && r.State != record.None && !idGiven {
+		// The id is <stream>-<sequence> and the stream was made anew: this is
+		// another request under an old name.
+		r, same = record.Record{}, true
+	}
+	switch r.State {
+	case record.Accepted:
+		if same {
+			return plan{step: stepAck}
+		}
+		return plan{step: stepDuplicate}
+	case record.Dead:
+		switch {
+		case same:
+			return plan{step: stepAck}
+		case r.Reason == string(metrics.ReasonOutcomeUnknown):
+			// It may have been reset; find out before anything else.
+			return plan{step: stepVerify}
+		}
+		return fresh(expired)
+	case record.None:
+		return fresh(expired)
+	}
+	if !same {
+		return plan{stepWait, now.Add(min(max(r.NextAt.Sub(now)+otherMin/2, otherMin), otherMax))}
+	}
+	switch {
+	case r.State == record.Attempting:
+		return plan{step: stepOrphan}
+	case r.State == record.Verifying && now.Before(r.NextAt):
+		return plan{stepWait, r.NextAt}
+	case r.State == record.Verifying:
+		return plan{step: stepVerify}
+	case expired:
+		return plan{step: stepExpire}
+	case now.Before(r.NextAt):
+		return plan{stepWait, r.NextAt}
+	}
+	return plan{step: stepAttempt}
+}
+
+func fresh(expired bool) plan {
+	if expired {
+		return plan{step: stepExpire}
+	}
+	return plan{step: stepAttempt}
+}
+
+// verifyAt is when the outcome of a call whose worker is gone may be read: that
+// worker may have sent it until the request's time-out was over, and Graph may
+// have been at work on it for a while after.
+func (p Policy) verifyAt(attempted time.Time) time.Time {
+	return attempted.Add(p.RequestTimeout + p.VerifyAfter)
+}
+
+// backoff is the wait before the n-th repetition: exponential, with full
+// jitter between the least and the greatest. The jitter comes from the seed,
+// so that the same wait is found again after a restart.
+func (p Policy) backoff(n int, seed string) time.Duration {
+	top := float64(p.BackoffMin) * math.Pow(2, float64(min(max(n, 1), 60)))
+	top = min(top, float64(p.BackoffMax))
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(seed)) // a hash takes every write
+	_, _ = h.Write([]byte{byte(n), byte(n >> 8)})
+	// FNV's high bits vary little between similar short seeds.
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	jitter := float64(x>>11) / (1 << 53)
+	return p.BackoffMin + time.Duration(jitter*max(0, top-float64(p.BackoffMin)))
+}
+
+// exhausted tells whether a request has had all its attempts. Those made while
+// the tenant was held do not count.
+func (p Policy) exhausted(r record.Record) bool {
+	return r.Attempts-r.HeldAttempts >= p.MaxAttempts
+}
