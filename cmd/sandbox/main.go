@@ -1,0 +1,55 @@
+// Command sandbox shows the worker at its job without an account anywhere: one
+// process with a real NATS JetStream server, a simulated Microsoft Entra and
+// Graph, and the worker, unchanged, between them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+type cli struct {
+	Day   dayCmd   `cmd:"" default:"withargs" help:"Play a mixed day of requests and check that every promise held (default)."`
+	Bench benchCmd `cmd:"" help:"Measure the worker beside bare loops that do the same steps."`
+}
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+// errBroken means that the sandbox worked, and what it was to show is not so.
+var errBroken = errors.New("a promise was broken")
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	exited := -1
+	var c cli
+	parser, err := kong.New(&c, kong.Name("sandbox"),
+		kong.Description("A real NATS server, a simulated Graph and the worker in one process."),
+		kong.Exit(func(code int) { exited = code }),
+		kong.BindTo(ctx, (*context.Context)(nil)))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sandbox:", err)
+		return 1
+	}
+	command, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sandbox: %v\nTry: sandbox --help\n", err)
+		return 2
+	}
+	if err := command.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "sandbox:", err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/pace"
+)
+
+// serve stays up until it is told to stop.
+func (c dayCmd) serve(ctx context.Context) error {
+	port, graphAddr, httpAddr, quota := c.NATSPort, c.GraphAddr, c.HTTPAddr, c.Quota
+	if port == 0 {
+		port = 4222
+	}
+	if graphAddr == "" {
+		graphAddr = "127.0.0.1:8443"
+	}
+	if httpAddr == "" {
+		httpAddr = "127.0.0.1:9090"
+	}
+	if quota == "" {
+		quota = "200/20s"
+	}
+	rate, err := pace.ParseRate(quota)
+	if err != nil {
+		return fmt.Errorf("--quota: %w", err)
+	}
+	outage, err := graphsim.ParseOutage(c.Outage)
+	if err != nil {
+		return fmt.Errorf("--outage: %w", err)
+	}
+	w, err := newWorld(port, graphsim.Config{Quota: rate.N, Window: rate.W, RetryAfter: graphsim.Seconds,
+		Latency: c.Latency, Addr: graphAddr, NoCallLog: true})
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	ca := filepath.Join(w.dir, "ca.pem")
+	if err := os.WriteFile(ca, w.sim.CAPEM(), 0o600); err != nil {
+		return err
+	}
+	w.sim.SetOutage(outage)
+
+	fmt.Printf(`The sandbox is up. End it with Ctrl-C; it forgets everything then.
+
+  NATS                 %s
+  Entra and Graph      %s   (simulated; %s/_sim/status)
+  metrics and health   http://%s/
+
+A worker of your own would be started with:
+
+  export NATS_URL=%s
+  export AZURE_TENANT_ID=%s AZURE_CLIENT_ID=%s
+  export AZURE_CLIENT_SECRET=%s
+  export AZURE_AUTHORITY_HOST=%s GRAPH_ENDPOINT=%s
+  export SSL_CERT_FILE=%s
+
+Publish to %s, for example with the nats tool:
+
+  nats req %s '{"id":"INC1","managedDeviceId":"%s"}'
+
+A device id like %s gets a 404; see the README for the others.
+
+`, w.nats.URL(), w.sim.URL(), w.sim.URL(), httpAddr,
+		w.nats.URL(), graphsim.DefaultTenantID, graphsim.DefaultClientID, graphsim.DefaultClientSecret,
+		w.sim.URL(), w.sim.URL(), ca, w.names.Filter(), w.names.Filter(), graphsim.GoodDevice(1), graphsim.FaultDevice(404, 0, 0, 1))
+
+	if !c.Worker {
+		<-ctx.Done()
+		return nil
+	}
+	cfg := zap.NewDevelopmentConfig()
+	cfg.EncoderConfig.EncodeLevel = zapcore.CapitalLevelEncoder
+	cfg.Level = zap.NewAtomicLevelAt(zap.InfoLevel)
+	cfg.DisableStacktrace = true
+	cfg.DisableCaller = true
+	log, err := cfg.Build()
+	if err != nil {
+		return err
+	}
+	stop := w.run(w.config(rate, httpAddr, log))
+	<-ctx.Done()
+	return stop()
+}

@@ -1,0 +1,135 @@
+// Command worker resets the passcodes of devices: it takes requests from NATS
+// JetStream and calls Microsoft Graph for them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"passcode-worker/internal/metrics"
+)
+
+// version is set by the linker for a release.
+var version = "dev"
+
+// Exit statuses.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitKilled = 130 // a second signal ended it
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// cli is the command line.
+type cli struct {
+	Run     runCmd     `cmd:"" help:"Work on requests until told to stop."`
+	Setup   setupCmd   `cmd:"" help:"Create the streams, the bucket and the consumer on NATS; change nothing that exists."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+// streams are where a command writes.
+type streams struct{ out, err io.Writer }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signals(stderr)
+	defer stop()
+	exited := -1
+	var c cli
+	parser, err := kong.New(&c,
+		kong.Name("worker"),
+		kong.Description("Resets the passcodes of Intune devices: takes requests from NATS JetStream, calls Microsoft Graph, "+
+			"loses none and resets none twice."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exited = code }),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ExplicitGroups(groups),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(streams{stdout, stderr}),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "worker:", err)
+		return exitFailed
+	}
+	command, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited // --help was asked for, and has been printed
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "worker: %v\nTry: worker --help\n", err)
+		return exitUsage
+	}
+	err = command.Run()
+	var wrong *usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &wrong):
+		fmt.Fprintf(stderr, "worker: the configuration is not usable:\n%s\nTry: worker %s --help\n", wrong, command.Command())
+		return exitUsage
+	}
+	fmt.Fprintln(stderr, "worker:", err)
+	return exitFailed
+}
+
+// signals returns a context that ends with the first SIGTERM or SIGINT. The
+// second one ends the process at once.
+func signals(stderr io.Writer) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, syscall.SIGTERM, os.Interrupt)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-c:
+			cancel()
+		case <-done:
+			return
+		}
+		select {
+		case <-c:
+			fmt.Fprintln(stderr, "worker: a second signal: ended at once")
+			os.Exit(exitKilled)
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(c)
+		close(done)
+		cancel()
+	}
+}
+
+type versionCmd struct{}
+
+// Run prints the version.
+func (versionCmd) Run(s streams) error {
+	b := build()
+	_, err := fmt.Fprintf(s.out, "worker %s, revision %s, %s\n", b.Version, b.Revision, b.GoVersion)
+	return err
+}
+
+func build() metrics.Build {
+	b := metrics.Build{Version: version, Revision: "unknown", GoVersion: runtime.Version()}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				b.Revision = s.Value
+			}
+		}
+	}
+	return b
+}
