@@ -4,20 +4,18 @@
 package graph
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -47,7 +45,7 @@ type Client struct {
 // New makes a client; it connects at the first call.
 func New(cfg Config) (*Client, error) {
 	u, err := url.Parse(strings.TrimRight(cfg.Endpoint, "/"))
-	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if err != nil || u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.User != nil {
 		return nil, fmt.Errorf("%q is not the address of Graph: write it like https://graph.microsoft.com", cfg.Endpoint)
 	}
 	if strings.HasSuffix(u.Path, "/v1.0") || strings.HasSuffix(u.Path, "/beta") {
@@ -119,6 +117,9 @@ type Call struct {
 	ClientRequestID string
 	// Deadline ends the call; nothing is sent after it.
 	Deadline time.Time
+	// May, if not nil, is asked as the last thing before the request is sent,
+	// when a connection is there: false sends nothing.
+	May func() bool
 }
 
 // Reset calls resetPasscode once. A nil error means 204: Graph has taken the
@@ -139,7 +140,8 @@ type Actions struct {
 	Answer
 	Resets []Action
 	// Ahead is how far Graph's clock is ahead of ours, taken from the Date
-	// header, which is cut to whole seconds; 0 where the header is missing.
+	// header, which is cut to whole seconds: the least that it can be. 0 where
+	// the header is missing.
 	Ahead time.Duration
 }
 
@@ -150,31 +152,46 @@ type Actions struct {
 // Least permission: DeviceManagementManagedDevices.Read.All.
 func (c *Client) Actions(ctx context.Context, device string, call Call) (Actions, error) {
 	u := c.root + "/deviceManagement/managedDevices/" + url.PathEscape(device) + "?$select=id,deviceActionResults"
-	sent := time.Now()
 	r, err := c.do(ctx, http.MethodGet, u, call, http.StatusOK, maxDeviceBody)
 	if err != nil {
+		if e := (*Error)(nil); errors.As(err, &e) {
+			e.Message = "" // the one part that could repeat what the device holds
+		}
 		return Actions{}, err
 	}
-	out := Actions{Answer: r.Answer}
-	if !r.date.IsZero() {
-		out.Ahead = r.date.Sub(sent.Add(time.Since(sent) / 2))
+	out := Actions{Answer: r.Answer, Ahead: r.ahead}
+	if out.Resets, err = resets(r.body, device); err != nil {
+		return Actions{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: err}
 	}
-	var device1 struct {
+	return out, nil
+}
+
+// resets reads the resetPasscode actions of a device. What leaves a doubt is an
+// error, because a device without a reset may be reset once more. The decoder's
+// errors may quote the answer: they are not passed on.
+func resets(body []byte, id string) ([]Action, error) {
+	var device struct {
+		ID      string `json:"id"`
 		Results []struct {
-			Type    string    `json:"@odata.type"`
-			Name    string    `json:"actionName"`
-			Started time.Time `json:"startDateTime"`
+			Type    string          `json:"@odata.type"`
+			Name    string          `json:"actionName"`
+			Started json.RawMessage `json:"startDateTime"`
 		} `json:"deviceActionResults"`
 	}
-	// The decoder's error may quote the answer: it is not passed on.
-	if json.Unmarshal(r.body, &device1) != nil {
-		return Actions{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID,
-			Message: "the answer is not the device that was asked for"}
+	if json.Unmarshal(body, &device) != nil || device.ID != "" && !strings.EqualFold(device.ID, id) || device.Results == nil {
+		return nil, errNoDevice
 	}
-	for _, a := range device1.Results {
-		if strings.EqualFold(a.Name, "resetPasscode") || strings.EqualFold(a.Type, "#microsoft.graph.resetPasscodeActionResult") {
-			out.Resets = append(out.Resets, Action{Started: a.Started})
+	var out []Action
+	for _, a := range device.Results {
+		unnamed := a.Name == "" && a.Type == ""
+		if !unnamed && !strings.EqualFold(a.Name, "resetPasscode") && !strings.EqualFold(a.Type, "#microsoft.graph.resetPasscodeActionResult") {
+			continue // what is odd about another action does not matter
 		}
+		var started time.Time
+		if json.Unmarshal(a.Started, &started) != nil || started.IsZero() || unnamed {
+			return nil, errNoStart // it may be the one that is looked for
+		}
+		out = append(out, Action{Started: started})
 	}
 	return out, nil
 }
@@ -186,14 +203,17 @@ const (
 
 type reply struct {
 	Answer
-	date time.Time
-	body []byte
+	ahead time.Duration // of Graph's clock; 0 where it did not say
+	body  []byte
 }
 
 // do sends one request at most once.
 func (c *Client) do(ctx context.Context, method, address string, call Call, success, maxBody int) (reply, error) {
 	start := time.Now()
 	r, err := c.try(ctx, method, address, call, success, maxBody)
+	if errors.Is(err, ErrHeldBack) {
+		return r, err // nothing was tried
+	}
 	status := r.Status
 	if e := (*Error)(nil); errors.As(err, &e) {
 		status = e.Status
@@ -206,13 +226,17 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 	ctx, cancel := context.WithDeadlineCause(ctx, call.Deadline, errDeadline)
 	defer cancel()
 	var wrote atomic.Bool
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }})
+	written := func() {}
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { wrote.Store(true) },
+		WroteRequest: func(httptrace.WroteRequestInfo) { written() },
+	})
 	req, err := http.NewRequestWithContext(traced, method, address, http.NoBody)
 	if err != nil {
 		return reply{}, &Error{Kind: NotSent, Err: err}
 	}
 	req.Header["Accept"] = []string{"application/json"}
-	req.Header["Authorization"] = []string{"Bearer " + call.Token.value}
+	req.Header["Authorization"] = []string{"Bearer " + call.Token.text()}
 	req.Header["User-Agent"] = []string{c.userAgent}
 	req.Header["Client-Request-Id"] = []string{call.ClientRequestID}
 
@@ -225,164 +249,81 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 	// clock may not have moved. Others count on nothing being sent any more.
 	if !time.Now().Round(0).Before(call.Deadline.Round(0)) || ctx.Err() != nil {
 		conn.cc.Release()
-		return reply{}, &Error{Kind: NotSent, Err: errDeadline}
+		return reply{}, &Error{Kind: NotSent, Err: fmt.Errorf("%w: %w", ErrHeldBack, errDeadline)}
+	}
+	if call.May != nil && !call.May() {
+		conn.cc.Release()
+		return reply{}, &Error{Kind: NotSent, Err: ErrHeldBack}
+	}
+	done := sync.OnceFunc(conn.net.expect(call.Deadline))
+	defer func() {
+		if wrote.Load() || ctx.Err() == nil {
+			done() // else net/http may be about to write what was given up
+		}
+	}()
+	if conn.http2 {
+		written = done // over HTTP/1 the request is in a buffer yet when this is called
 	}
 	before := conn.net.written.Load()
+	sent := time.Now()
 	resp, err := conn.cc.RoundTrip(req)
 	if err != nil {
-		kind := Unknown
-		// A call that was cancelled may be written by net/http just after
-		// RoundTrip has returned, so for such a call nothing is certain.
-		if ctx.Err() == nil &&
-			(!wrote.Load() || conn.net.written.Load() == before || refusedUnprocessed(err)) {
-			kind = NotSent
-		}
 		// A connection that lets a call fail is not trusted with the next one:
 		// it may be one whose other end has gone without a word.
 		c.conns.retire(conn)
-		return reply{}, &Error{Kind: kind, Err: cause(ctx, err)}
+		// A call that was cancelled may be written by net/http just after
+		// RoundTrip has returned, so for such a call nothing is certain.
+		if ctx.Err() != nil {
+			return reply{}, &Error{Kind: Unknown, Err: context.Cause(ctx)}
+		}
+		if !wrote.Load() || conn.net.written.Load() == before || refusedUnprocessed(err) {
+			return reply{}, &Error{Kind: NotSent, Err: err}
+		}
+		return reply{}, &Error{Kind: Unknown, Err: told(err)}
 	}
 	defer func() { _ = resp.Body.Close() }() // nothing is left to learn from it
-	if resp.ProtoMajor == 1 {
-		c.conns.http1.Store(true)
-	}
-	r := reply{Answer: Answer{Status: resp.StatusCode, RequestID: clean(resp.Header.Get("request-id"), 64)}}
+	took := time.Since(sent)
+	r := reply{Answer: Answer{Status: resp.StatusCode, RequestID: clean(resp.Header.Get("request-id"), maxCode, call.Token.text())}}
 	if d, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		r.date = d
+		// Graph says when it began to answer, which was before the answer was
+		// here, however long it took. The least that its clock can be ahead
+		// counts: by it an action seems later, never earlier than it was.
+		r.ahead = d.Sub(sent.Add(took))
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(maxBody)+1))
-	if resp.StatusCode == success {
-		if success == http.StatusNoContent {
-			return r, nil // the status says it all, whatever became of the body
-		}
-		if err != nil || len(body) > maxBody {
-			c.conns.retire(conn)
-			return reply{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID,
-				Message: "the answer was cut off or is too large"}
-		}
-		r.body = body
-		return r, nil
-	}
-	if resp.StatusCode == http.StatusServiceUnavailable {
+	switch r.Status {
+	case http.StatusSwitchingProtocols:
+		// The body is the bare connection, which no deadline ends.
+		return reply{}, refusal(resp.Header, r, nil, call.Token.text())
+	case http.StatusServiceUnavailable:
 		// "Always make new retry requests over a new HTTP connection":
 		// Microsoft Graph best practices.
 		c.conns.retire(conn)
-	}
-	return reply{}, c.refusal(resp, r, body, call)
-}
-
-var errDeadline = errors.New("the time allowed for the call is over")
-
-func cause(ctx context.Context, err error) error {
-	if c := context.Cause(ctx); c != nil {
-		return c
-	}
-	return err
-}
-
-// refusedUnprocessed tells whether the server said that it did not process a
-// request whose headers were written: RFC 9113 sections 6.8 and 8.7.
-func refusedUnprocessed(err error) bool {
-	// The shape of golang.org/x/net/http2.StreamError, which net/http's own
-	// error can be turned into.
-	var stream struct {
-		StreamID uint32
-		Code     uint32
-		Cause    error
-	}
-	const refusedStream = 0x7
-	if as, ok := err.(interface{ As(any) bool }); ok && as.As(&stream) {
-		return stream.Code == refusedStream
-	}
-	// net/http has no exported error for a request above a GOAWAY's last
-	// stream. Should its text change, the outcome counts as unknown, which is
-	// slower but safe; TestTransportFailures would show it.
-	return err.Error() == "http2: Transport received Server's graceful shutdown GOAWAY"
-}
-
-// refusal turns an answer that is not the success of its call into an error.
-func (c *Client) refusal(resp *http.Response, r reply, body []byte, call Call) error {
-	e := &Error{Kind: classify(r.Status), Status: r.Status, RequestID: r.RequestID}
-	e.Code, e.Message = errorText(body)
-	for _, s := range []*string{&e.Code, &e.Message} {
-		*s = strings.ReplaceAll(*s, call.Token.value, "[token]")
-	}
-	switch e.Kind {
-	case Throttled, Unavailable:
-		e.RetryAfter = retryAfter(resp.Header, time.Now())
-	case Unauthorized:
-		e.Claims = claimsChallenge(resp.Header.Values("WWW-Authenticate"))
-	}
-	return e
-}
-
-// errorText reads Graph's error body. Intune puts a JSON document of its own
-// into the message; its Message is then the text. A body that is not JSON,
-// such as a gateway's page, is left out: it says nothing about the request.
-func errorText(body []byte) (code, message string) {
-	var doc struct {
-		Error struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"error"`
-	}
-	if json.Unmarshal(body, &doc) != nil {
-		return "", ""
-	}
-	message = doc.Error.Message
-	if strings.HasPrefix(strings.TrimSpace(message), "{") {
-		var inner struct {
-			Message string `json:"Message"`
-		}
-		if json.Unmarshal([]byte(message), &inner) == nil && inner.Message != "" {
-			message = inner.Message
+	case http.StatusNoContent:
+		if success == http.StatusNoContent {
+			return r, nil // the status says it all, whatever becomes of the body
 		}
 	}
-	return clean(doc.Error.Code, 64), clean(message, maxText)
-}
-
-// retryAfter reads the header in its three forms: seconds, decimals of seconds
-// (Graph's documentation showed 2.128), HTTP date. It rounds up to a
-// millisecond. 0 means that nothing usable was said.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	s := strings.TrimSpace(h.Get("Retry-After"))
-	if f, err := strconv.ParseFloat(s, 64); err == nil {
-		const most = 365 * 24 * time.Hour
-		switch {
-		case math.IsNaN(f) || f <= 0:
-			return 0
-		case f > most.Seconds():
-			return most
-		}
-		return time.Duration(math.Ceil(f*1000)) * time.Millisecond
-	}
-	at, err := http.ParseTime(s)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(maxBody)+1))
 	if err != nil {
-		return 0
+		c.conns.retire(conn)
 	}
-	// Both dates are by the server's clock, so ours does not matter.
-	if date, err := http.ParseTime(h.Get("Date")); err == nil {
-		now = date
+	if r.Status != success {
+		return reply{}, refusal(resp.Header, r, body, call.Token.text())
 	}
-	return max(0, at.Sub(now))
+	if err != nil || len(body) > maxBody {
+		return reply{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: errCutOff}
+	}
+	r.body = body
+	return r, nil
 }
 
-// claimsChallenge finds the claims of a Continuous Access Evaluation challenge
-// and decodes them; empty where there is none.
-func claimsChallenge(headers []string) string {
-	for _, h := range headers {
-		_, after, ok := strings.Cut(h, `claims="`)
-		if !ok {
-			continue
-		}
-		value, _, ok := strings.Cut(after, `"`)
-		if !ok || len(value) > 8<<10 {
-			continue
-		}
-		decoded, err := decodeBase64(value)
-		if err == nil && json.Valid(decoded) && bytes.HasPrefix(bytes.TrimSpace(decoded), []byte("{")) {
-			return string(decoded)
-		}
-	}
-	return ""
-}
+var (
+	// ErrHeldBack is the failure of a call that was not made, because its
+	// deadline had passed or Call.May said no.
+	ErrHeldBack = errors.New("the call was held back")
+
+	errDeadline = errors.New("the time allowed for the call is over")
+	errCutOff   = errors.New("the answer was cut off or is too large")
+	errNoDevice = errors.New("the answer is not the device that was asked for")
+	errNoStart  = errors.New("the answer does not say of each action what it is and when it began")
+)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ const (
 	pingAfter    = 15 * time.Second
 	pingTimeout  = 10 * time.Second
 	idleHTTP1    = 30 * time.Second
+	idleHTTP2    = 5 * time.Minute // what only a burst needed is closed then
 	maxHeaderLen = 64 << 10
 )
 
@@ -34,34 +36,78 @@ const (
 type conns struct {
 	transport    *http.Transport
 	scheme, addr string
-	http1        atomic.Bool // the server was seen to speak HTTP/1: a connection carries one call at a time
+	http1        atomic.Bool // the last connection is HTTP/1: it carries one call at a time
 
 	mu      sync.Mutex
-	open    []*conn
-	dialing *dial // not nil while a connection is being made that others may share
+	open    []*conn // retired ones too, until they are closed
+	dialing *dial   // not nil while a connection is being made that others may share
 	closed  bool
 }
 
 type conn struct {
 	cc       *http.ClientConn
 	net      *countedConn
-	retired  atomic.Bool
-	lastUsed time.Time // owned by conns.mu
+	http2    bool
+	retired  atomic.Bool // it takes no new call; set with conns.mu held
+	lastUsed time.Time   // without its monotonic part; guarded by conns.mu
 }
 
 type dial struct {
 	done chan struct{}
-	err  error // read after done
+	err  error // read after done; nil also where only its caller was at fault
 }
 
 // countedConn counts what was written, so that a call that failed can be known
-// not to have been sent.
+// not to have been sent, and writes nothing for a call whose deadline has
+// passed: between the last look at the clock and the write, the process may have
+// been stopped for any length of time.
 type countedConn struct {
 	net.Conn
 	written atomic.Int64
+
+	mu     sync.Mutex
+	unsent map[*time.Time]struct{} // deadlines of the calls that are about to be written
+}
+
+// expect notes that a call with this deadline is about to be written; done
+// takes that back.
+func (c *countedConn) expect(deadline time.Time) (done func()) {
+	d := deadline.Round(0)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unsent == nil {
+		c.unsent = map[*time.Time]struct{}{}
+	}
+	c.unsent[&d] = struct{}{}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.unsent, &d)
+	}
+}
+
+func (c *countedConn) late() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.unsent) == 0 {
+		return false
+	}
+	now := time.Now().Round(0) // a monotonic clock stands still while the machine sleeps
+	for d := range c.unsent {
+		if !now.Before(*d) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *countedConn) Write(b []byte) (int, error) {
+	if c.late() {
+		// What is written may hold that call, or a part of another: the
+		// connection is of no more use.
+		_ = c.Conn.Close()
+		return 0, errDeadline
+	}
 	n, err := c.Conn.Write(b)
 	c.written.Add(int64(n))
 	return n, err
@@ -90,6 +136,7 @@ func newConns(scheme, addr string, roots *x509.CertPool) *conns {
 				return counted, nil
 			},
 			TLSHandshakeTimeout:    dialTimeout,
+			IdleConnTimeout:        idleHTTP2,
 			DisableCompression:     true,
 			MaxResponseHeaderBytes: maxHeaderLen,
 			HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
@@ -100,9 +147,12 @@ func newConns(scheme, addr string, roots *x509.CertPool) *conns {
 var errClosed = errors.New("the client is closed")
 
 // get returns a connection on which one call is reserved: exactly one
-// RoundTrip must follow.
+// RoundTrip or Release must follow.
 func (p *conns) get(ctx context.Context) (*conn, error) {
 	for {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		p.mu.Lock()
 		if p.closed {
 			p.mu.Unlock()
@@ -124,31 +174,38 @@ func (p *conns) get(ctx context.Context) (*conn, error) {
 		case <-d.done:
 			// A failed dial is everybody's: a queue of callers that each wait
 			// for a time-out of their own would take minutes to notice an outage.
-			if d.err != nil && !errors.Is(d.err, context.Canceled) {
+			if d.err != nil {
 				return nil, d.err
 			}
 		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 	}
 }
 
-// reserve finds a connection that can carry one more call. Call with mu held.
+// reserve finds a connection that can carry one more call, and drops those
+// that never will. Call with mu held.
 func (p *conns) reserve() *conn {
 	keep := p.open[:0]
 	var found *conn
+	now := time.Now().Round(0) // a monotonic clock stands still while the machine sleeps
 	for _, c := range p.open {
-		switch {
-		case c.cc.Err() != nil:
-			continue
-		case p.http1.Load() && c.cc.InFlight() == 0 && time.Since(c.lastUsed) > idleHTTP1:
-			_ = c.cc.Close() // idle: nothing is lost with it
+		if c.cc.Err() != nil {
 			continue
 		}
+		if c.cc.InFlight() == 0 {
+			// A connection to which the server has said GOAWAY takes no call,
+			// and is closed by net/http only at the end of a call.
+			useless := c.cc.Available() == 0
+			old := p.http1.Load() && now.Sub(c.lastUsed) > idleHTTP1
+			if useless || old {
+				_ = c.cc.Close() // idle: nothing is lost with it
+				continue
+			}
+		}
 		keep = append(keep, c)
-		if found == nil && c.cc.Reserve() == nil {
+		if found == nil && !c.retired.Load() && c.cc.Reserve() == nil {
 			found = c
-			c.lastUsed = time.Now()
+			c.lastUsed = now
 		}
 	}
 	clear(p.open[len(keep):])
@@ -158,14 +215,18 @@ func (p *conns) reserve() *conn {
 
 func (p *conns) dial(ctx context.Context, d *dial) (*conn, error) {
 	var raw *countedConn
-	cc, err := p.transport.NewClientConn(context.WithValue(ctx, dialedKey{}, &raw), p.scheme, p.addr)
+	var http2 bool
+	traced := httptrace.WithClientTrace(context.WithValue(ctx, dialedKey{}, &raw), &httptrace.ClientTrace{
+		TLSHandshakeDone: func(s tls.ConnectionState, _ error) { http2 = s.NegotiatedProtocol == "h2" },
+	})
+	cc, err := p.transport.NewClientConn(traced, p.scheme, p.addr)
 	if err == nil && raw == nil {
 		_ = cc.Close()
 		err = errors.New("the connection was made without its dialer")
 	}
 	var c *conn
 	if err == nil {
-		c = &conn{cc: cc, net: raw, lastUsed: time.Now()}
+		c = &conn{cc: cc, net: raw, http2: http2, lastUsed: time.Now().Round(0)}
 		cc.SetStateHook(func(cc *http.ClientConn) {
 			if c.retired.Load() && cc.InFlight() == 0 {
 				_ = cc.Close() // nothing uses it any more
@@ -181,33 +242,27 @@ func (p *conns) dial(ctx context.Context, d *dial) (*conn, error) {
 		_ = cc.Close()
 		err = errClosed
 	}
-	if err != nil {
-		err = fmt.Errorf("connect to %s: %w", p.addr, err)
-	} else {
-		p.open = append(p.open, c)
-	}
-	d.err = err
-	close(d.done)
 	if p.dialing == d {
 		p.dialing = nil
 	}
+	defer close(d.done)
 	if err != nil {
+		err = fmt.Errorf("connect to %s: %w", p.addr, err)
+		if ctx.Err() == nil {
+			d.err = err // else the caller's time was over, and the others try again
+		}
 		return nil, err
 	}
+	p.http1.Store(!http2)
+	p.open = append(p.open, c)
 	return c, nil
 }
 
 // retire takes a connection out of use; the calls under way on it may finish.
 func (p *conns) retire(c *conn) {
 	p.mu.Lock()
-	for i := range p.open {
-		if p.open[i] == c {
-			p.open = append(p.open[:i], p.open[i+1:]...)
-			break
-		}
-	}
-	p.mu.Unlock()
 	c.retired.Store(true)
+	p.mu.Unlock()
 	if c.cc.InFlight() == 0 {
 		_ = c.cc.Close() // nothing uses it
 	}

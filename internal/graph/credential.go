@@ -1,21 +1,15 @@
 package graph
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"time"
-
-	msalerrors "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/managedidentity"
@@ -88,20 +82,16 @@ func (c Credential) Check() error {
 // Acquire returns the function that gets tokens by this credential.
 func (c Credential) Acquire() (Acquire, error) {
 	client := &http.Client{
-		Timeout: acquireTimeout,
-		Transport: &limitedTransport{&http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
-			ForceAttemptHTTP2:   true,
-			TLSClientConfig:     &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout: dialTimeout,
-			IdleConnTimeout:     time.Minute,
-		}},
+		Timeout:   acquireTimeout,
+		Transport: c.transport(),
+		// A redirect would take the credential to another address.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	if c.ManagedIdentity {
 		return c.managed(client)
 	}
 	u, err := url.Parse(strings.TrimRight(c.Authority, "/"))
-	if err != nil || u.Scheme != "https" || u.Host == "" {
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" {
 		return nil, fmt.Errorf("%q is not the address of a token service: write it like https://login.microsoftonline.com", c.Authority)
 	}
 	authority := u.String() + "/" + url.PathEscape(c.TenantID)
@@ -113,14 +103,15 @@ func (c Credential) Acquire() (Acquire, error) {
 		if err != nil {
 			return "", time.Time{}, time.Time{}, &Error{Kind: TokenRefused, Err: err}
 		}
+		s := &session{http: client, secrets: []string{secret}}
 		// A client for each request: its cache would give a rejected token
 		// again, and a rotated credential could not be put into it.
 		app, err := confidential.New(authority, c.ClientID, cred,
-			confidential.WithHTTPClient(client),
+			confidential.WithHTTPClient(s),
 			confidential.WithInstanceDiscovery(discovery),
 			confidential.WithClientCapabilities([]string{"CP1"}))
 		if err != nil {
-			return "", time.Time{}, time.Time{}, &Error{Kind: TokenRefused, Message: redact(err.Error(), secret)}
+			return "", time.Time{}, time.Time{}, &Error{Kind: TokenRefused, Message: clean(err.Error(), maxText, secret)}
 		}
 		var opts []confidential.AcquireByCredentialOption
 		if claims != "" {
@@ -128,10 +119,25 @@ func (c Credential) Acquire() (Acquire, error) {
 		}
 		r, err := app.AcquireTokenByCredential(ctx, []string{c.Scope}, opts...)
 		if err != nil {
-			return "", time.Time{}, time.Time{}, tokenError(err, secret)
+			return "", time.Time{}, time.Time{}, s.failure(err)
 		}
 		return r.AccessToken, r.ExpiresOn, r.Metadata.RefreshOn, nil
 	}, nil
+}
+
+func (c Credential) transport() *http.Transport {
+	t := &http.Transport{
+		ForceAttemptHTTP2:   true,
+		TLSClientConfig:     &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout: dialTimeout,
+		IdleConnTimeout:     time.Minute,
+	}
+	if !c.ManagedIdentity {
+		// The service of a managed identity is part of this machine: a proxy
+		// would not reach it, or would reach its own.
+		t.Proxy = http.ProxyFromEnvironment
+	}
+	return t
 }
 
 func (c Credential) managed(client *http.Client) (Acquire, error) {
@@ -139,11 +145,18 @@ func (c Credential) managed(client *http.Client) (Acquire, error) {
 	if c.ClientID != "" {
 		id = managedidentity.UserAssignedClientID(c.ClientID)
 	}
-	app, err := managedidentity.New(id, managedidentity.WithHTTPClient(client), managedidentity.WithRetryPolicyDisabled())
-	if err != nil {
+	connect := func(s *session) (managedidentity.Client, error) {
+		return managedidentity.New(id, managedidentity.WithHTTPClient(s), managedidentity.WithRetryPolicyDisabled())
+	}
+	if _, err := connect(&session{http: client}); err != nil {
 		return nil, fmt.Errorf("managed identity: %w", err)
 	}
 	return func(ctx context.Context, claims string, fresh bool) (string, time.Time, time.Time, error) {
+		s := &session{http: client}
+		app, err := connect(s)
+		if err != nil {
+			return "", time.Time{}, time.Time{}, &Error{Kind: TokenRefused, Err: err}
+		}
 		var opts []managedidentity.AcquireTokenOption
 		if fresh && claims == "" {
 			// Claims are not sent for a managed identity; they make the
@@ -155,7 +168,7 @@ func (c Credential) managed(client *http.Client) (Acquire, error) {
 		}
 		r, err := app.AcquireToken(ctx, c.Scope, opts...)
 		if err != nil {
-			return "", time.Time{}, time.Time{}, tokenError(err, "")
+			return "", time.Time{}, time.Time{}, s.failure(err)
 		}
 		return r.AccessToken, r.ExpiresOn, r.Metadata.RefreshOn, nil
 	}, nil
@@ -211,57 +224,6 @@ func readSecret(path string) (string, error) {
 	return s, nil
 }
 
-// tokenError classifies a failure of the token service. The library's error
-// holds the request with the secret and the whole answer: only the parts that
-// help are taken.
-func tokenError(err error, secret string) error {
-	var call msalerrors.CallErr
-	if !errors.As(err, &call) || call.Resp == nil {
-		kind := TokenUnavailable
-		var parse msalerrors.InvalidJsonErr
-		if errors.As(err, &parse) {
-			return &Error{Kind: kind, Message: "the token service's answer is not JSON"}
-		}
-		return &Error{Kind: kind, Message: redact(transportText(err), secret)}
-	}
-	e := &Error{Kind: TokenRefused, Status: call.Resp.StatusCode,
-		RetryAfter: retryAfter(call.Resp.Header, time.Now())}
-	if e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout || e.Status >= 500 || e.Status < 400 {
-		e.Kind = TokenUnavailable
-	}
-	var doc struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-	}
-	if call.Resp.Body != nil {
-		body, _ := io.ReadAll(io.LimitReader(call.Resp.Body, maxErrorBody)) // what could be read has to do
-		if json.Unmarshal(body, &doc) == nil {
-			// After the first line come trace ids and a time stamp.
-			first, _, _ := strings.Cut(doc.Description, "\n")
-			first, _, _ = strings.Cut(first, " Trace ID:")
-			e.Code, e.Message = clean(redact(doc.Error, secret), 64), clean(redact(first, secret), maxText)
-		}
-	}
-	return e
-}
-
-// transportText is the innermost part of a failure to reach the service: the
-// outer ones hold whole addresses and nothing else of use.
-func transportText(err error) string {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err.Error()
-	}
-	return err.Error()
-}
-
-func redact(s, secret string) string {
-	if secret == "" {
-		return s
-	}
-	return strings.ReplaceAll(strings.ReplaceAll(s, secret, "[secret]"), url.QueryEscape(secret), "[secret]")
-}
-
 // isMicrosoft tells whether a host is one of Microsoft's token services.
 func isMicrosoft(host string) bool {
 	for _, d := range []string{"microsoftonline.com", "microsoftonline.us", "microsoftonline.cn", "chinacloudapi.cn",
@@ -272,24 +234,3 @@ func isMicrosoft(host string) bool {
 	}
 	return false
 }
-
-// limitedTransport keeps a token service from filling the memory: the library
-// reads answers without a bound.
-type limitedTransport struct{ next *http.Transport }
-
-func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := t.next.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDeviceBody))
-	_ = resp.Body.Close() // all of it that counts has been read
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp, nil
-}
-
-// CloseIdleConnections is what [http.Client] calls.
-func (t *limitedTransport) CloseIdleConnections() { t.next.CloseIdleConnections() }

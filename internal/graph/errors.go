@@ -2,6 +2,7 @@ package graph
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 	"unicode"
@@ -76,7 +77,7 @@ type Error struct {
 	RequestID string
 	// Claims is the decoded claims challenge of a 401; empty where there is none.
 	Claims string
-	// Err is the failure beneath, where there was no answer.
+	// Err is the failure beneath, where there was no answer or it was not usable.
 	Err error
 }
 
@@ -102,12 +103,33 @@ func (e *Error) Error() string {
 // Unwrap is the failure beneath.
 func (e *Error) Unwrap() error { return e.Err }
 
-// maxText is how much of a service's text an error carries, in bytes.
-const maxText = 300
+// How much of a service's text an error carries, in bytes.
+const (
+	maxText = 300
+	maxCode = 64
+)
 
 // clean makes text of a stranger fit for a log line or a header: one line, no
-// control or invisible characters, at most limit bytes.
-func clean(s string, limit int) string {
+// control or invisible characters, none of the secrets, at most limit bytes.
+func clean(s string, limit int, secrets ...string) string {
+	s = oneLine(s)
+	// Only now, when nothing is in between that could hide a secret, and not
+	// later, when it may have been cut in two.
+	for _, secret := range secrets {
+		for _, form := range []string{oneLine(secret), url.QueryEscape(secret)} {
+			if form != "" {
+				s = strings.ReplaceAll(s, form, "[secret]")
+			}
+		}
+	}
+	for len(s) > limit {
+		_, size := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-size]
+	}
+	return s
+}
+
+func oneLine(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case r == utf8.RuneError, unicode.Is(unicode.Cf, r):
@@ -116,13 +138,8 @@ func clean(s string, limit int) string {
 			return ' '
 		}
 		return r
-	}, s[:min(len(s), 8*limit)])
-	s = strings.Join(strings.Fields(s), " ")
-	for len(s) > limit {
-		_, size := utf8.DecodeLastRuneInString(s)
-		s = s[:len(s)-size]
-	}
-	return s
+	}, s)
+	return strings.Join(strings.Fields(s), " ")
 }
 
 // classify gives the kind of a status that is not the success of its call.

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -14,18 +16,33 @@ import (
 // Token is an access token for Graph. It has no exported content and prints as
 // nothing, so that it cannot end in a log.
 type Token struct {
-	value     string
+	// value is a pointer because fmt does not call the methods of an unexported
+	// field: within another value, only the address is printed.
+	value     *string
 	expires   time.Time
 	refreshOn time.Time // zero: shortly before it expires
 	// Generation numbers the tokens of one [Tokens], from 1.
 	Generation int
 }
 
-// String hides the token.
-func (t Token) String() string { return "[token]" }
+const hidden = "[token]"
 
-// GoString hides the token.
-func (t Token) GoString() string { return "[token]" }
+// text is the token itself, for a header.
+func (t Token) text() string {
+	if t.value == nil {
+		return ""
+	}
+	return *t.value
+}
+
+// String hides the token.
+func (t Token) String() string { return hidden }
+
+// Format hides the token, whatever the verb.
+func (t Token) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, hidden) } // as fmt does, a failed write is let be
+
+// MarshalText hides the token, in JSON too.
+func (t Token) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // Permission is what a token says of a permission.
 type Permission int
@@ -46,7 +63,7 @@ const ResetPermission = "DeviceManagementManagedDevices.PrivilegedOperations.All
 // Has tells whether the token's roles claim names a permission. It serves to
 // explain a refusal, never to decide anything.
 func (t Token) Has(permission string) Permission {
-	parts := strings.Split(t.value, ".")
+	parts := strings.Split(t.text(), ".")
 	if len(parts) != 3 {
 		return PermissionUnknown
 	}
@@ -104,7 +121,7 @@ type Tokens struct {
 	current  Token
 	claims   string    // challenge to be met by the next token
 	fetch    *fetch    // under way, or nil
-	lastErr  error     // of the last request; nil after a success
+	lastErr  error     // why there is no good token until notUntil
 	notUntil time.Time // no request before this
 }
 
@@ -172,6 +189,8 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 	}
 }
 
+var errEnding = errors.New("the token service gave a token that has ended, or is about to")
+
 // waitFor is the last failure, with how long it still stands.
 func waitFor(err error, wait time.Duration) error {
 	if e := (*Error)(nil); errors.As(err, &e) {
@@ -197,9 +216,11 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead 
 			// A life shorter than the usual hour is used for its larger part.
 			refreshOn = expires.Add(-min(refreshAhead, expires.Sub(now)/5))
 		}
-		t.current = Token{value: value, expires: expires, refreshOn: refreshOn, Generation: t.current.Generation + 1}
-		t.claims, t.lastErr = "", nil
-		t.notUntil = time.Time{}
+		t.current = Token{value: &value, expires: expires, refreshOn: refreshOn, Generation: t.current.Generation + 1}
+		if t.claims == claims {
+			t.claims = "" // else another challenge has come since
+		}
+		t.lastErr, t.notUntil = errEnding, time.Time{}
 		if !now.Before(refreshOn) {
 			t.notUntil = now.Add(refreshPause) // a cache beneath gave the old one again
 		}
