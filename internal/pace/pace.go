@@ -88,13 +88,12 @@ type Pacer struct {
 	taken int
 	// free holds, in order, the instants at which answered calls leave the window.
 	free []time.Time
-	// pausedUntil is when calls may go again; zero means never paused.
+	// pausedUntil is when calls may go again; zero means never paused. A call
+	// sent before it was under way when that pause was announced, however late
+	// it is answered: it belongs to the same throttling.
 	pausedUntil time.Time
-	// pausedAt is when that pause was last announced. A call sent before it
-	// belongs to the same throttling and does not make the back-off grow.
-	pausedAt time.Time
-	nextStep time.Duration
-	changed  chan struct{} // closed and replaced at each change that may let a waiter go
+	nextStep    time.Duration
+	changed     chan struct{} // closed and replaced at each change that may let a waiter go
 }
 
 // New makes a pacer. maxPause caps every pause; zero means no cap.
@@ -244,21 +243,21 @@ func (p *Pacer) wake() {
 // (503) of a call sent at the given instant. retryAfter is what the server
 // asked for; zero where it named nothing, then the pause grows from one second,
 // doubled each time up to the window. It returns the end of the pause, by how
-// much it is longer than before, and whether it was capped.
+// much it is longer than before, and whether what the server asked for was capped.
 func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	pause := retryAfter
-	if pause <= 0 {
-		if sent.Before(p.pausedAt) {
-			return p.pausedUntil, 0, false
-		}
-		pause = p.nextStep
+	switch {
+	case pause > 0:
+		pause = p.bounded(pause)
+		capped = pause < retryAfter
+	case sent.Before(p.pausedUntil):
+		return p.pausedUntil, 0, false
+	default:
+		pause = p.bounded(p.nextStep)
 		p.nextStep = min(2*p.nextStep, p.window())
-	}
-	if p.maxPause > 0 && pause > p.maxPause {
-		pause, capped = p.maxPause, true
 	}
 	until = now.Add(pause)
 	if !until.After(p.pausedUntil) {
@@ -268,9 +267,16 @@ func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.
 	if p.pausedUntil.After(now) {
 		added = until.Sub(p.pausedUntil)
 	}
-	p.pausedUntil, p.pausedAt = until, now
+	p.pausedUntil = until
 	p.wake()
 	return until, added, capped
+}
+
+func (p *Pacer) bounded(pause time.Duration) time.Duration {
+	if p.maxPause > 0 {
+		return min(pause, p.maxPause)
+	}
+	return pause
 }
 
 // Accepted tells that Graph took a call: the next pause without a Retry-After
@@ -278,6 +284,9 @@ func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.
 func (p *Pacer) Accepted() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.pausedUntil.After(time.Now()) {
+		return // the call was sent before the pause, so it tells nothing of the time after it
+	}
 	p.nextStep = firstPause
 }
 

@@ -12,7 +12,9 @@ const (
 	probeMin = time.Second
 	probeMax = time.Minute
 	// graceForOthers is how long a due probe waits for a request that has not
-	// been tried in this round, before one that has is tried again.
+	// been tried in this round, before one that has is tried again. The one
+	// that was tried last waits twice as long, so that it is a different one
+	// each time where two or more wait.
 	graceForOthers = 250 * time.Millisecond
 	// outageRow is how many different requests in a row must find Graph
 	// unreachable or failing before that counts as an outage.
@@ -24,6 +26,9 @@ const (
 	// whileProbing is how long a request stays away while another one is the
 	// probe: its call may take a while.
 	whileProbing = 3 * time.Second
+	// roundMost bounds a round. The consumer has no more messages out at a time
+	// (max ack pending); what else is noted has come to its end.
+	roundMost = 1000
 	// proofFor is how long an accepted request proves that the credentials and
 	// the permission are good.
 	proofFor = 10 * time.Minute
@@ -43,16 +48,28 @@ type hold struct {
 	// the probe now, 0 for none.
 	probeAt time.Time
 	probing uint64
-	// tried are the messages that were probes in this round.
+	// tried are the messages that were refused in this round; last is the one
+	// that was refused last.
 	tried map[uint64]struct{}
+	last  uint64
+	// othersBack is when all that were sent away while another one was the
+	// probe are back. fallback is when a message that was tried may go again,
+	// because no other has come; zero until it is asked for.
+	othersBack, fallback time.Time
+
+	// heard tells that Graph gave the present probe an answer of some use, to a
+	// reading: then it is worth while to try the next one soon.
+	heard bool
 
 	// outage counts, per message, the calls in a row that found Graph
-	// unreachable or failing; any real answer clears it.
+	// unreachable or failing; any real answer clears it. It holds no more
+	// messages than make a row.
 	outage map[uint64]int
-	// refused are the messages refused by 401 or 403 since the last acceptance.
+	// refused are the messages refused by 401 or 403 since the last acceptance,
+	// no more than make a row.
 	refused map[uint64]struct{}
-	// acceptedAt and acceptedBy tell when Graph last accepted something, and
-	// under which token.
+	// acceptedAt and acceptedBy tell when Graph last accepted something under
+	// the newest token that it has accepted, and which token that is.
 	acceptedAt time.Time
 	acceptedBy int
 }
@@ -78,19 +95,26 @@ func (h *hold) admit(sequence uint64, now time.Time) (pass, time.Time) {
 		return pass{}, time.Time{}
 	}
 	if h.probing != 0 {
-		return pass{}, now.Add(whileProbing)
+		h.othersBack = now.Add(whileProbing)
+		return pass{}, h.othersBack
 	}
 	if now.Before(h.probeAt) {
 		return pass{}, h.probeAt
 	}
 	if _, again := h.tried[sequence]; again {
-		if fallback := h.probeAt.Add(graceForOthers); now.Before(fallback) {
+		if h.fallback.IsZero() {
+			h.fallback = now.Add(max(0, h.othersBack.Sub(now)) + graceForOthers)
+		}
+		fallback := h.fallback
+		if sequence == h.last {
+			fallback = fallback.Add(graceForOthers)
+		}
+		if now.Before(fallback) {
 			return pass{}, fallback
 		}
 		clear(h.tried) // nothing else is waiting: a new round
 	}
-	h.probing = sequence
-	h.tried[sequence] = struct{}{}
+	h.probing, h.fallback, h.heard = sequence, time.Time{}, false
 	return pass{Probe: true, Cause: h.cause}, time.Time{}
 }
 
@@ -103,7 +127,8 @@ func (h *hold) open(sequence uint64) (ok bool, until time.Time) {
 }
 
 // end tells that a probe is over. It must be called for every probe; where it
-// decided nothing, the next may go at once.
+// decided nothing, the next may go at once, and it may be the same one: that
+// has not had its turn.
 func (h *hold) end(sequence uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -124,18 +149,32 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 	case h.cause == "":
 		h.since = now
 		h.step = probeMin
-		clear(h.tried)
+		// Those that made it a hold have had their turn.
+		for failed := range h.outage {
+			h.turn(failed)
+		}
 	case h.probing == sequence:
 		h.probing = 0
 		h.step = min(2*h.step, probeMax)
+		if h.heard {
+			h.step = probeMin
+		}
 	default:
-		h.tried[sequence] = struct{}{}
+		h.turn(sequence)
 		return h.probeAt, false
 	}
 	h.cause, h.detail = cause, detail
-	h.tried[sequence] = struct{}{}
+	h.turn(sequence)
 	h.probeAt = now.Add(max(h.step, wait))
 	return h.probeAt, true
+}
+
+// turn notes that a message has had its turn in this round.
+func (h *hold) turn(sequence uint64) {
+	if len(h.tried) >= roundMost {
+		clear(h.tried)
+	}
+	h.tried[sequence], h.last = struct{}{}, sequence
 }
 
 // outageSign records a call that found Graph unreachable or failing. It
@@ -144,8 +183,19 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 func (h *hold) outageSign(sequence uint64) (times int, isOutage bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.outage[sequence]++
-	return h.outage[sequence], len(h.outage) >= outageRow || h.cause != "" && h.probing == sequence
+	times = h.outage[sequence] + 1
+	if times > 1 || len(h.outage) < outageRow {
+		h.outage[sequence] = times
+	}
+	return times, len(h.outage) >= outageRow || h.cause != "" && h.probing == sequence
+}
+
+// read records that Graph answered a reading by the present probe. That is no
+// success: its next call will tell. But it is not silence either.
+func (h *hold) read(sequence uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.heard = h.heard || h.probing == sequence
 }
 
 // answered records that Graph gave a real answer: it is there, and an outage
@@ -168,7 +218,7 @@ func (h *hold) accepted(token int, now time.Time) (ended metrics.Cause) {
 	defer h.mu.Unlock()
 	clear(h.outage)
 	clear(h.refused)
-	if token > 0 {
+	if token > 0 && token >= h.acceptedBy { // a late success takes nothing from a newer token
 		h.acceptedAt, h.acceptedBy = now, token
 	}
 	return h.release()
@@ -176,7 +226,8 @@ func (h *hold) accepted(token int, now time.Time) (ended metrics.Cause) {
 
 func (h *hold) release() metrics.Cause {
 	ended := h.cause
-	h.cause, h.detail, h.since, h.probeAt, h.probing = "", "", time.Time{}, time.Time{}, 0
+	h.cause, h.detail, h.since = "", "", time.Time{}
+	h.probeAt, h.probing, h.fallback = time.Time{}, 0, time.Time{}
 	clear(h.tried)
 	return ended
 }
@@ -187,8 +238,10 @@ func (h *hold) release() metrics.Cause {
 func (h *hold) ownFault(sequence uint64, token int, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.refused[sequence] = struct{}{}
-	if h.acceptedAt.IsZero() || now.Sub(h.acceptedAt) > proofFor || len(h.refused) > refusalRow {
+	if len(h.refused) < refusalRow {
+		h.refused[sequence] = struct{}{}
+	}
+	if h.acceptedAt.IsZero() || now.Sub(h.acceptedAt) > proofFor || len(h.refused) >= refusalRow {
 		return false
 	}
 	// What an application may do is written into its token when it is issued:
