@@ -144,6 +144,6 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	if srv.Shutdown(stopCtx) != nil {
 		_ = srv.Close()
 	}
-	<-served
+	_ = <-served // that it is closed is known
 	return nil
 }

@@ -55,8 +55,8 @@ const (
 	ResultThrottled    Result = "throttled"    // 429
 	ResultUnavailable  Result = "unavailable"  // 503, or never sent
 	ResultUnknown      Result = "unknown"      // sent, and nobody knows what it did
-	ResultRefused      Result = "refused"      // another 4xx, but not 408
-	ResultUnauthorized Result = "unauthorized" // 401 or 403
+	ResultRefused      Result = "refused"      // 403 or another 4xx, but not 408
+	ResultUnauthorized Result = "unauthorized" // 401
 )
 
 // Results lists every Result.

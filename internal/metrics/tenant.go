@@ -30,7 +30,7 @@ type Tenant struct {
 
 // Queue is what the server tells about a tenant's queue.
 type Queue struct {
-	Messages    int           // waiting, not delivered yet
+	Messages    int           // all that wait, also those delivered and not acknowledged
 	AckPending  int           // delivered and not acknowledged yet
 	Redelivered int           // of those, delivered more than once
 	Oldest      time.Duration // age of the oldest; 0 = none waits
@@ -149,7 +149,7 @@ func newTenantCollectors(f promauto.Factory) tenantCollectors {
 		waitingRetry: newGaugeVec(f, "waiting_retry",
 			"Requests that wait for their next attempt or verification, without a worker slot; 0: none.", "tenant"),
 		messages: newGaugeVec(f, "queue_messages",
-			"Requests in the queue that were not delivered yet; 0: none, or not read yet.", "tenant"),
+			"Requests in the queue, also those being worked on; 0: none, or not read yet.", "tenant"),
 		ackPending: newGaugeVec(f, "queue_ack_pending",
 			"Requests delivered and not acknowledged yet; 0: none, or not read yet.", "tenant"),
 		redelivered: newGaugeVec(f, "queue_redelivered",

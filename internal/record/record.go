@@ -29,12 +29,16 @@ const (
 	Dead State = "dead"
 )
 
-// next lists the states that may follow a state.
+// next lists the states that may follow a state. Attempting, Retrying and
+// Verifying follow themselves when a detail changes. None is followed by the
+// end of an attempt where the record was lost while the attempt was made, and
+// Verifying by Retrying where another worker took an attempt for lost whose own
+// worker then saw it refused.
 var next = map[State][]State{
-	None:       {Attempting, Retrying, Dead},
-	Attempting: {Accepted, Retrying, Verifying, Dead},
+	None:       {Attempting, Accepted, Retrying, Verifying, Dead},
+	Attempting: {Attempting, Accepted, Retrying, Verifying, Dead},
 	Retrying:   {Attempting, Accepted, Retrying, Dead},
-	Verifying:  {Attempting, Accepted, Verifying, Dead},
+	Verifying:  {Attempting, Accepted, Retrying, Verifying, Dead},
 	Dead:       {Attempting, Accepted, Retrying, Dead},
 	Accepted:   {},
 }
@@ -46,7 +50,8 @@ func (s State) CanBecome(t State) bool { return slices.Contains(next[s], t) }
 func (s State) InProgress() bool { return s == Attempting || s == Retrying || s == Verifying }
 
 // Record is the value in the bucket. Its JSON form is a contract with whoever
-// watches the bucket.
+// watches the bucket. All instants are by the clock of the NATS server, because
+// workers on several machines read what each other wrote.
 type Record struct {
 	ID              string `json:"id"`
 	Tenant          string `json:"tenant"`
@@ -58,6 +63,10 @@ type Record struct {
 	// HeldAttempts is how many of these were made while the whole tenant was
 	// held. They do not count towards the limit of attempts.
 	HeldAttempts int `json:"heldAttempts,omitzero"`
+	// Burying tells that the request is as good as dead, for Reason: its dead
+	// letter is being published. It is written before the letter, so that no
+	// other end can come between.
+	Burying bool `json:"burying,omitzero"`
 	// Panics counts how often the handling of the request panicked.
 	Panics int `json:"panics,omitzero"`
 	// ReceivedAt is when the stream stored the request's message. With Stream

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -15,12 +17,23 @@ import (
 // given: somebody else has written it, and it must be read again.
 var ErrConflict = errors.New("the record was changed by another")
 
-// writeTimeout bounds the wait for the reply to one write. A reply later than
-// that is looked for by reading.
-const writeTimeout = 5 * time.Second
+const (
+	// replyTimeout bounds the wait for one reply. What became of a write whose
+	// reply is later than that is found out by reading.
+	replyTimeout = 5 * time.Second
+	// refusedTimeout is how long a revision is refused before that counts,
+	// though no newer one can be read: the record was removed.
+	refusedTimeout = 5 * time.Second
+	pauseMin       = 5 * time.Millisecond
+	pauseMax       = time.Second
+)
 
 // Store is the bucket.
-type Store struct{ kv jetstream.KeyValue }
+type Store struct {
+	kv jetstream.KeyValue
+	// Tests shorten these.
+	replyTimeout, refusedTimeout time.Duration
+}
 
 // Open binds to an existing bucket.
 func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, error) {
@@ -28,7 +41,7 @@ func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, e
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", bucket, err)
 	}
-	return &Store{kv}, nil
+	return &Store{kv: kv, replyTimeout: replyTimeout, refusedTimeout: refusedTimeout}, nil
 }
 
 // Get reads a record and its revision. Where there is none, the revision is 0.
@@ -47,7 +60,7 @@ func (s *Store) Get(ctx context.Context, key string) (Record, uint64, error) {
 
 // entry is nil where there is no record.
 func (s *Store) entry(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.replyTimeout)
 	defer cancel()
 	entry, err := s.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -66,47 +79,58 @@ func (s *Store) entry(ctx context.Context, key string) (jetstream.KeyValueEntry,
 // A write whose reply is lost may have been stored all the same. Put reads back
 // who wrote the record, and writes again where nobody did; it goes on until it
 // knows, or the context ends. Only then is the outcome of a write unknown.
+//
+// That the server refuses a write for its revision is no proof either. It does
+// so too while another write of the key is on its way through the cluster,
+// which may be an earlier one of ours or come to nothing, and when it has just
+// become the leader and does not know the last write yet.
 func (s *Store) Put(ctx context.Context, key string, r Record, revision uint64) (uint64, error) {
 	value, err := json.Marshal(r)
 	if err != nil {
 		return 0, fmt.Errorf("write record %s: %w", key, err)
 	}
-	inDoubt := false
-	pause := 20 * time.Millisecond
+	var why error         // the last failure that was not just the end of the context
+	var refused time.Time // since when the server refuses the revision
+	pause := pauseMin
 	for {
 		written, err := s.write(ctx, key, value, revision)
-		if err == nil {
+		switch {
+		case err == nil:
 			return written, nil
+		case isHopeless(err):
+			return 0, fmt.Errorf("write record %s: %w", key, err)
+		case !isConflict(err):
+			refused = time.Time{}
+		case refused.IsZero():
+			refused = time.Now()
 		}
-		conflict := isConflict(err)
-		if conflict && !inDoubt {
+		// A newer revision is of this very write if the value is ours to the
+		// byte: an attempt's client request id is in no other. A revision that
+		// is not newer may come from a replica that lags behind.
+		entry, readErr := s.entry(ctx, key)
+		if readErr == nil && entry != nil && entry.Revision() > revision {
+			if bytes.Equal(entry.Value(), value) {
+				return entry.Revision(), nil
+			}
 			return 0, ErrConflict
 		}
-		if conflict || ctx.Err() == nil {
-			// Somebody has written. It was this very write if the value is
-			// ours to the byte: an attempt's client request id is in no other.
-			entry, readErr := s.entry(ctx, key)
-			switch {
-			case readErr != nil:
-				err = readErr
-			case entry != nil && entry.Revision() != revision && bytes.Equal(entry.Value(), value):
-				return entry.Revision(), nil
-			case conflict && entry != nil && entry.Revision() != revision:
-				return 0, ErrConflict
-			}
+		if readErr == nil && !refused.IsZero() && time.Since(refused) > s.refusedTimeout {
+			return 0, ErrConflict
 		}
-		inDoubt = true
+		if why == nil || ctx.Err() == nil {
+			why = errors.Join(err, readErr)
+		}
 		select {
 		case <-ctx.Done():
-			return 0, fmt.Errorf("write record %s: %w", key, err)
+			return 0, fmt.Errorf("write record %s: %w: %w", key, context.Cause(ctx), why)
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, time.Second)
+		pause = min(2*pause, pauseMax)
 	}
 }
 
 func (s *Store) write(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.replyTimeout)
 	defer cancel()
 	if revision == 0 {
 		return s.kv.Create(ctx, key, value)
@@ -114,6 +138,25 @@ func (s *Store) write(ctx context.Context, key string, value []byte, revision ui
 	return s.kv.Update(ctx, key, value, revision)
 }
 
+// isConflict tells that the server refused a write for its revision. The
+// library does not translate each code at each place.
 func isConflict(err error) bool {
-	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) ||
+		hasCode(err, jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// isHopeless tells that a write would fail for ever: it was refused for its own
+// sake, or the connection is closed for good.
+func isHopeless(err error) bool {
+	return errors.Is(err, jetstream.ErrInvalidKey) || errors.Is(err, nats.ErrMaxPayload) ||
+		hasCode(err, errTooLarge) || errors.Is(err, nats.ErrConnectionClosed)
+}
+
+// errTooLarge is the error code for a message larger than its stream takes.
+// Source: nats-server, server/errors.json.
+const errTooLarge jetstream.ErrorCode = 10054
+
+func hasCode(err error, codes ...jetstream.ErrorCode) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode)
 }
