@@ -6,62 +6,83 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// lookWait bounds the readings of [Queue.Weaknesses]. What may not be read is
+// not answered at all, so each waits for itself.
+const lookWait = 2 * time.Second
+
 // Weaknesses tells what about the server, the streams and the consumer is
 // weaker than the worker's promises need. What may not be read is passed over.
 func (q *Queue) Weaknesses(ctx context.Context) []string {
-	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	var found []string
-	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	n := q.cfg.Names
-
-	if v := q.js.Conn().ConnectedServerVersion(); olderThan(v, 2, 12, 5) {
-		say("the NATS server is %s; versions before 2.12.5 can lose messages of a replicated work queue", v)
-	}
 	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket}
-	for _, name := range streams {
-		s, err := q.js.Stream(ctx, name)
-		if err != nil {
-			continue
-		}
-		cfg := s.CachedInfo().Config
-		if cfg.Replicas < maxReplicas {
-			say("stream %s has %d replica(s): losing one server can lose requests or their records; three survive it", name, cfg.Replicas)
-		}
-		if cfg.Storage != jetstream.FileStorage {
-			say("stream %s is kept in memory: a restart of the server loses it", name)
-		}
-		if name != n.Stream {
-			continue
-		}
-		if cfg.Retention != jetstream.WorkQueuePolicy {
-			say("stream %s has retention %s instead of work queue: requests stay in it after they are done", name, cfg.Retention)
-		}
-		if cfg.Discard != jetstream.DiscardNew {
-			say("stream %s discards old messages when it is full: requests can be lost without a word; use discard new", name)
-		}
-		if cfg.MaxAge != 0 {
-			say("stream %s drops requests after %s without a word; use no max age", name, cfg.MaxAge)
-		}
+	found := make([][]string, 2+len(streams))
+	if v := q.js.Conn().ConnectedServerVersion(); olderThan(v, 2, 12, 5) {
+		found[0] = []string{fmt.Sprintf("the NATS server is %s; versions before 2.12.5 can lose messages of a replicated work queue", v)}
 	}
-	if c, err := q.js.Consumer(ctx, n.Stream, n.Consumer()); err == nil {
-		cfg := c.CachedInfo().Config
-		if cfg.MaxDeliver > 0 {
-			say("consumer %s delivers a message at most %d times: waiting requests can be lost; use -1", cfg.Durable, cfg.MaxDeliver)
+	var readings sync.WaitGroup
+	for i, name := range streams {
+		readings.Go(func() {
+			if s, err := q.js.Stream(ctx, name); err == nil {
+				found[1+i] = streamWeaknesses(s.CachedInfo().Config, n)
+			}
+		})
+	}
+	readings.Go(func() {
+		if c, err := q.js.Consumer(ctx, n.Stream, n.Consumer()); err == nil {
+			found[1+len(streams)] = consumerWeaknesses(c.CachedInfo().Config, n)
 		}
-		if len(cfg.BackOff) > 0 {
-			say("consumer %s has a back-off list, which adds to every delay; remove it", cfg.Durable)
-		}
-		if cfg.AckPolicy != jetstream.AckExplicitPolicy {
-			say("consumer %s does not have explicit acks: requests can be lost", cfg.Durable)
-		}
-		if cfg.FilterSubject != n.Filter() {
-			say("consumer %s takes %q instead of %q", cfg.Durable, cfg.FilterSubject, n.Filter())
-		}
+	})
+	readings.Wait()
+	return slices.Concat(found...)
+}
+
+func streamWeaknesses(cfg jetstream.StreamConfig, n Names) (found []string) {
+	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	if cfg.Replicas < maxReplicas {
+		say("stream %s has %d replica(s): losing one server can lose requests or their records; three survive it", cfg.Name, cfg.Replicas)
+	}
+	if cfg.Storage != jetstream.FileStorage {
+		say("stream %s is kept in memory: a restart of the server loses it", cfg.Name)
+	}
+	if cfg.Name == n.DeadStream && cfg.Discard != jetstream.DiscardNew && (cfg.MaxBytes > 0 || cfg.MaxMsgs > 0) {
+		say("stream %s discards old dead letters when it is full; use discard new", cfg.Name)
+	}
+	if cfg.Name != n.Stream {
+		return found
+	}
+	if cfg.Retention != jetstream.WorkQueuePolicy {
+		say("stream %s has retention %s instead of work queue: requests stay in it after they are done", cfg.Name, cfg.Retention)
+	}
+	if cfg.Discard != jetstream.DiscardNew {
+		say("stream %s discards old messages when it is full: requests can be lost without a word; use discard new", cfg.Name)
+	}
+	if cfg.MaxAge != 0 {
+		say("stream %s drops requests after %s without a word; use no max age", cfg.Name, cfg.MaxAge)
+	}
+	if cfg.MaxMsgsPerSubject > 0 && !cfg.DiscardNewPerSubject {
+		say("stream %s keeps only %d requests of a tenant and drops older ones without a word; use no limit per subject", cfg.Name, cfg.MaxMsgsPerSubject)
+	}
+	return found
+}
+
+func consumerWeaknesses(cfg jetstream.ConsumerConfig, n Names) (found []string) {
+	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	if cfg.MaxDeliver > 0 {
+		say("consumer %s delivers a message at most %d times: waiting requests can be lost; use -1", cfg.Durable, cfg.MaxDeliver)
+	}
+	if len(cfg.BackOff) > 0 {
+		say("consumer %s has a back-off list, which adds to every delay; remove it", cfg.Durable)
+	}
+	if err := usable(cfg, n); err != nil {
+		say("consumer %s cannot be used: %v", cfg.Durable, err)
 	}
 	return found
 }
@@ -104,7 +125,9 @@ func (q *Queue) Unserved(ctx context.Context) ([]string, error) {
 // olderThan compares a version such as 2.15.2 or 2.12.0-RC.1. A version that
 // cannot be read is not older.
 func olderThan(version string, least ...int) bool {
-	version, _, _ = strings.Cut(version, "-")
+	if end := strings.IndexAny(version, "-+"); end >= 0 {
+		version = version[:end]
+	}
 	for i, part := range strings.Split(version, ".") {
 		n, err := strconv.Atoi(part)
 		if err != nil || i >= len(least) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -58,6 +59,9 @@ type Config struct {
 	Ready func(context.Context) error
 	// Handle works on one message. Its context ends when the process must.
 	Handle func(context.Context, Message) Disposition
+	// Clock, if not nil, is told how far the server's clock is ahead of ours,
+	// each time the queue is bound and its depth is read.
+	Clock func(ahead time.Duration)
 	// Bound is told when the queue is bound to its consumer (nil), and why it
 	// is not.
 	Bound func(error)
@@ -66,26 +70,29 @@ type Config struct {
 
 // Queue takes messages from one tenant's consumer.
 type Queue struct {
-	cfg Config
-	js  jetstream.JetStream
-	log *zap.Logger
+	cfg   Config
+	js    jetstream.JetStream
+	log   *zap.Logger
+	times times
+	// created is when the consumer was made that the queue is bound to.
+	created atomic.Int64
 }
 
 // New makes a queue; [Queue.Run] works on it.
 func New(js jetstream.JetStream, cfg Config) *Queue {
-	return &Queue{cfg: cfg, js: js, log: cfg.Log}
+	return &Queue{cfg: cfg, js: js, log: cfg.Log, times: usual}
 }
 
-// Times of binding and pulling.
+// Times of calls to the server.
 const (
-	rebindMin = 250 * time.Millisecond
-	rebindMax = 5 * time.Second
-	apiWait   = 5 * time.Second
-	// A pull is answered with a heartbeat this often, so that a server that
-	// has forgotten it is noticed within twice the time.
-	pullHeartbeat = 3 * time.Second
-	pullExpiry    = 30 * time.Second
-	ackTries      = 3
+	// exactEnough is how long a call may take by which the server's clock is read.
+	exactEnough = 500 * time.Millisecond
+	apiWait     = 5 * time.Second
+	// An ack is repeated until the server confirms it, for ackPatience. That is
+	// less than what is left of the ack wait since the last heartbeat.
+	ackPatience = 15 * time.Second
+	ackPauseMin = 50 * time.Millisecond
+	ackPauseMax = time.Second
 )
 
 // Run takes messages until intake ends, then waits for those in work, which
@@ -94,29 +101,36 @@ func (q *Queue) Run(intake, work context.Context) {
 	slots := make(chan struct{}, q.cfg.Slots)
 	var inWork sync.WaitGroup
 	defer inWork.Wait()
-	pause := rebindMin
+	pause := q.times.pauseMin
+	var last error
 	for intake.Err() == nil {
 		consumer, err := q.bind(intake)
 		if err == nil {
-			q.cfg.Bound(nil)
-			pause = rebindMin
-			err = q.pull(intake, work, consumer, slots, &inWork)
+			bound := sync.OnceFunc(func() {
+				q.cfg.Bound(nil)
+				pause = q.times.pauseMin
+			})
+			if !errors.Is(last, errSilent) {
+				bound()
+			}
+			err = q.pull(intake, work, consumer, bound, slots, &inWork)
 		}
 		if intake.Err() != nil {
 			return
 		}
 		q.cfg.Bound(err)
+		last = err
 		select {
 		case <-intake.Done():
 			return
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, rebindMax)
+		pause = min(2*pause, q.times.pauseMax)
 	}
 }
 
 func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*apiWait)
+	ctx, cancel := context.WithTimeout(ctx, 2*q.times.api)
 	defer cancel()
 	if q.cfg.Setup {
 		done, err := Setup(ctx, q.js, q.cfg.Names, q.cfg.Layout)
@@ -130,7 +144,10 @@ func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
 		}
 	}
 	n := q.cfg.Names
-	consumer, err := q.js.Consumer(ctx, n.Stream, n.Consumer())
+	consumer, err := q.consumer(ctx)
+	if err == nil {
+		err = usable(consumer.CachedInfo().Config, n)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("bind to consumer %s of stream %s: %w", n.Consumer(), n.Stream, err)
 	}
@@ -142,112 +159,135 @@ func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
 	return consumer, nil
 }
 
+// consumer looks the consumer up, and takes the time while it is there.
+func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
+	asked := time.Now()
+	consumer, err := q.js.Consumer(ctx, q.cfg.Names.Stream, q.cfg.Names.Consumer())
+	if err != nil {
+		return nil, err
+	}
+	took := time.Since(asked)
+	// When the server looked at its clock is known to half the time of the call.
+	if ts := consumer.CachedInfo().TimeStamp; q.cfg.Clock != nil && !ts.IsZero() && took < exactEnough {
+		q.cfg.Clock(ts.Sub(asked.Add(took / 2).Round(0)))
+	}
+	return consumer, nil
+}
+
+// usable refuses a consumer that would lose requests, or hand out another
+// tenant's: the tenant comes from the subject alone.
+func usable(cfg jetstream.ConsumerConfig, n Names) error {
+	if cfg.AckPolicy != jetstream.AckExplicitPolicy {
+		return fmt.Errorf("its ack policy is %s instead of explicit, so that requests would be lost", cfg.AckPolicy)
+	}
+	if f := filters(cfg); len(f) != 1 || f[0] != n.Filter() {
+		return fmt.Errorf("it takes %q instead of %q", f, n.Filter())
+	}
+	return nil
+}
+
+// filters are the subjects that a consumer takes, written either way.
+func filters(cfg jetstream.ConsumerConfig) []string {
+	if cfg.FilterSubject != "" {
+		return []string{cfg.FilterSubject}
+	}
+	return cfg.FilterSubjects
+}
+
 // pull hands out messages until intake ends (nil) or the consumer is lost.
 //
 // A slot is taken before a message is asked for, and one message is asked for
 // at a time: the server's ack wait begins when it sends a message, so a
 // message in a buffer would age there.
-func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, slots chan struct{}, inWork *sync.WaitGroup) error {
-	it, err := consumer.Messages(jetstream.PullMaxMessages(1),
-		jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
+func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, alive func(), slots chan struct{}, inWork *sync.WaitGroup) error {
+	p, err := newPuller(q.js, consumer, q.times, alive, func(m *nats.Msg) { q.nak(m, 0) })
 	if err != nil {
-		return fmt.Errorf("pull: %w", err)
+		return err
 	}
-	defer it.Stop()
-	// Drain ends a blocked Next, and hands out what is already here.
-	stop := context.AfterFunc(intake, it.Drain)
-	defer stop()
-	beat := consumer.CachedInfo().Config.AckWait / 3
+	defer p.stop()
+	info := consumer.CachedInfo()
+	q.created.Store(info.Created.UnixNano())
 	for {
 		select {
 		case slots <- struct{}{}:
 		case <-intake.Done():
-			return q.giveBack(it)
+			return nil
 		}
-		if q.cfg.Ready(intake) != nil {
+		if err := q.cfg.Ready(intake); err != nil {
 			<-slots
-			return q.giveBack(it)
+			return fmt.Errorf("wait for the next message: %w", err)
 		}
-		msg, err := it.Next()
+		msg, err := p.next(intake)
 		if err != nil {
 			<-slots
-			if intake.Err() != nil {
-				return nil
-			}
-			if err := q.lost(intake, consumer, err); err != nil {
-				return err
-			}
-			continue
+			return err
 		}
 		if intake.Err() != nil {
 			<-slots
 			q.nak(msg, 0)
-			return q.giveBack(it)
+			return nil
 		}
+		d := delivery{msg: msg, created: info.Created.UnixNano(), beat: info.Config.AckWait / 3}
 		inWork.Go(func() {
 			defer func() { <-slots }()
-			q.work(work, msg, beat)
+			q.work(work, d)
 		})
 	}
 }
 
-// giveBack returns at once what the server had sent already when intake ended.
-func (q *Queue) giveBack(it jetstream.MessagesContext) error {
-	it.Drain()
-	for {
-		msg, err := it.Next()
-		if err != nil {
-			return nil
-		}
-		q.nak(msg, 0)
-	}
-}
-
-// lost decides whether a failed pull means that the consumer is gone. nil: go
-// on pulling.
-func (q *Queue) lost(ctx context.Context, consumer jetstream.Consumer, err error) error {
-	if !errors.Is(err, jetstream.ErrNoHeartbeat) {
-		return fmt.Errorf("pull: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, apiWait)
-	defer cancel()
-	_, infoErr := consumer.Info(ctx)
-	if errors.Is(infoErr, jetstream.ErrConsumerNotFound) || errors.Is(infoErr, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("pull: %w", infoErr)
-	}
-	return nil
+// delivery is a message in work.
+type delivery struct {
+	msg     *nats.Msg
+	created int64 // when the consumer was made that delivered it
+	beat    time.Duration
 }
 
 // work runs the handler, keeps the message from being delivered to another
 // meanwhile, and carries out the verdict.
-func (q *Queue) work(ctx context.Context, msg jetstream.Msg, beat time.Duration) {
-	meta, err := msg.Metadata()
+func (q *Queue) work(ctx context.Context, d delivery) {
+	meta, err := d.msg.Metadata()
 	if err != nil {
 		// Not a delivery of a consumer: there is nothing to acknowledge.
 		q.log.Error("a message without JetStream metadata was left alone", zap.Error(err))
 		return
 	}
-	stopBeats := q.keepAlive(msg, beat)
-	d := q.cfg.Handle(ctx, Message{
-		Subject:   msg.Subject(),
-		Header:    msg.Headers(),
-		Data:      msg.Data(),
+	stopBeats := q.keepAlive(d.msg, d.beat)
+	verdict := q.cfg.Handle(ctx, Message{
+		Subject:   d.msg.Subject,
+		Header:    d.msg.Header,
+		Data:      d.msg.Data,
 		Stream:    meta.Stream,
 		Sequence:  meta.Sequence.Stream,
 		Delivered: meta.NumDelivered,
 		Published: meta.Timestamp,
 	})
 	stopBeats()
-	if !d.ack {
-		q.nak(msg, d.delay)
-		return
+	switch {
+	case q.outdated(d):
+		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",
+			zap.Uint64("sequence", meta.Sequence.Stream))
+	case verdict.ack:
+		q.ack(ctx, d, meta.Sequence.Stream)
+	default:
+		q.nak(d.msg, verdict.delay)
 	}
-	q.ack(ctx, msg, meta.Sequence.Stream)
 }
+
+// outdated tells that the consumer, and perhaps the stream, was made anew since
+// the delivery. Sequences then begin anew, and the server does not ask whose
+// they are: an ack could take away another message.
+func (q *Queue) outdated(d delivery) bool { return d.created != q.created.Load() }
+
+// What is said to the server about a message, on the subject of its ack.
+const (
+	sayAck        = "+ACK"
+	sayNak        = "-NAK"
+	sayInProgress = "+WPI"
+)
 
 // keepAlive tells the server every interval that the message is worked on,
 // until the function it returns is called.
-func (q *Queue) keepAlive(msg jetstream.Msg, interval time.Duration) (stop func()) {
+func (q *Queue) keepAlive(msg *nats.Msg, interval time.Duration) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	timer := time.AfterFunc(interval, func() {
 		defer close(ended)
@@ -256,7 +296,7 @@ func (q *Queue) keepAlive(msg jetstream.Msg, interval time.Duration) (stop func(
 		for {
 			// A lost heartbeat is no harm: the record keeps a second worker
 			// from repeating the call.
-			_ = msg.InProgress()
+			_ = q.js.Conn().Publish(msg.Reply, []byte(sayInProgress))
 			select {
 			case <-ticker.C:
 			case <-end:
@@ -272,27 +312,37 @@ func (q *Queue) keepAlive(msg jetstream.Msg, interval time.Duration) (stop func(
 	}
 }
 
-func (q *Queue) nak(msg jetstream.Msg, delay time.Duration) {
+func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
+	say := sayNak
+	if delay > 0 {
+		say = fmt.Sprintf(`%s {"delay": %d}`, sayNak, delay)
+	}
 	// A lost nak is no harm: the message comes back after the ack wait.
-	if err := msg.NakWithDelay(delay); err != nil {
+	if err := q.js.Conn().Publish(msg.Reply, []byte(say)); err != nil {
 		q.log.Debug("a message could not be given back; it returns after the ack wait", zap.Error(err))
 	}
 }
 
 // ack waits for the server's confirmation. A message whose ack is lost comes
 // back and is acknowledged by its record.
-func (q *Queue) ack(ctx context.Context, msg jetstream.Msg, sequence uint64) {
-	var err error
-	for range ackTries {
-		try, cancel := context.WithTimeout(ctx, apiWait)
-		err = msg.DoubleAck(try)
+func (q *Queue) ack(ctx context.Context, d delivery, sequence uint64) {
+	ctx, cancel := context.WithTimeout(ctx, ackPatience)
+	defer cancel()
+	pause := ackPauseMin
+	for !q.outdated(d) {
+		try, cancel := context.WithTimeout(ctx, q.times.ack)
+		_, err := q.js.Conn().RequestWithContext(try, d.msg.Reply, []byte(sayAck))
 		cancel()
-		if err == nil || ctx.Err() != nil || errors.Is(err, nats.ErrNoResponders) {
-			break
+		if err == nil {
+			return
 		}
-	}
-	if err != nil {
-		q.log.Warn("an ack was not confirmed; the message will be delivered again and acknowledged then",
-			zap.Uint64("sequence", sequence), zap.Error(err))
+		select {
+		case <-ctx.Done():
+			q.log.Warn("an ack was not confirmed; the message will be delivered again and acknowledged then",
+				zap.Uint64("sequence", sequence), zap.Error(err))
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, ackPauseMax)
 	}
 }

@@ -1,12 +1,17 @@
 package consume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
@@ -31,10 +36,20 @@ const (
 	// HeaderTruncated is set, to the original length, where the message was so
 	// large that the letter's own headers left no room for all of it.
 	HeaderTruncated = headerPrefix + "Truncated"
+	// HeaderDropped is set, to their number, where original headers had to be
+	// left out: there was no room for them, or NATS does not take such names.
+	HeaderDropped = headerPrefix + "Dropped-Headers"
 )
 
-// maxDetail is the length of HeaderDetail, in bytes.
-const maxDetail = 1024
+const (
+	// maxDetail is the length of HeaderDetail, in bytes, and maxName that of
+	// other texts.
+	maxDetail = 1024
+	maxName   = 1024
+	// maxHeaders is how long the server lets the headers of a stored message
+	// be. Source: nats-server, server/stream.go, processJetStreamMsg.
+	maxHeaders = math.MaxUint16
+)
 
 // Letter says why a message is dead.
 type Letter struct {
@@ -63,53 +78,139 @@ func NewLetters(js jetstream.JetStream, names Names) *Letters {
 func (l *Letters) Publish(ctx context.Context, m Message, letter Letter) error {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
-	msg := &nats.Msg{Subject: l.names.Dead(), Data: m.Data, Header: letter.headers(m, time.Now())}
-	fit(msg, l.js.Conn().MaxPayload())
-	// The instant is part of the id: sequences begin anew when a stream is
-	// made anew.
-	id := fmt.Sprintf("%s-%d-%d", m.Stream, m.Sequence, m.Published.UnixNano())
-	_, err := l.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id), jetstream.WithExpectStream(l.names.DeadStream))
-	if err != nil {
-		return fmt.Errorf("publish the dead letter to %s: %w", l.names.Dead(), err)
+	msg := letter.compose(l.names, m, time.Now(), l.js.Conn().MaxPayload())
+	if _, err := l.js.PublishMsg(ctx, msg); err != nil {
+		return fmt.Errorf("publish the dead letter to %s: %w", msg.Subject, err)
 	}
 	return nil
 }
 
-func (l Letter) headers(m Message, now time.Time) nats.Header {
-	h := nats.Header{}
-	redrives := 0
+// compose writes the letter. A letter that the server could never store would
+// block its message for ever, so what does not fit is left out: of the original
+// headers as few as possible, and of the data the tail. A request of that size
+// is not one.
+func (l Letter) compose(n Names, m Message, now time.Time, maxPayload int64) *nats.Msg {
+	theirs, redrives, dropped := carried(m)
+	own := l.headers(m, now)
+	own[HeaderRedrives] = []string{strconv.Itoa(redrives)}
+	// The instant is part of the id: sequences begin anew when a stream is
+	// made anew.
+	own[jetstream.MsgIDHeader] = []string{fmt.Sprintf("%s-%d-%d", m.Stream, m.Sequence, m.Published.UnixNano())}
+	own[jetstream.ExpectedStreamHeader] = []string{n.DeadStream}
+
+	room := maxHeaders
+	if maxPayload > 0 {
+		room = int(min(int64(room), maxPayload))
+	}
+	// Room for the two that may follow is kept free.
+	notes := lineSize(HeaderTruncated, "18446744073709551615") + lineSize(HeaderDropped, "65535")
+	room -= headerSize(own) + notes
+	// The shortest first, so that as many as possible fit.
+	names := slices.SortedFunc(maps.Keys(theirs), func(a, b string) int {
+		return cmp.Or(namedSize(a, theirs[a])-namedSize(b, theirs[b]), strings.Compare(a, b))
+	})
+	for _, name := range names {
+		if size := namedSize(name, theirs[name]); size <= room {
+			room -= size
+			own[name] = theirs[name]
+		} else {
+			dropped++
+		}
+	}
+	if dropped > 0 {
+		own[HeaderDropped] = []string{strconv.Itoa(dropped)}
+	}
+	data := m.Data
+	if limit := maxPayload - int64(headerSize(own)+notes); maxPayload > 0 && int64(len(data)) > limit {
+		own[HeaderTruncated] = []string{strconv.Itoa(len(data))}
+		data = data[:max(0, limit)]
+	}
+	return &nats.Msg{Subject: n.Dead(), Header: own, Data: data}
+}
+
+// carried are the original headers that go with the letter, how often it has
+// been redriven, and how many headers cannot go with it.
+func carried(m Message) (kept nats.Header, redrives, dropped int) {
+	kept = nats.Header{}
 	for name, values := range m.Header {
 		switch {
 		case strings.EqualFold(name, HeaderRedrives):
-			if n, err := strconv.Atoi(strings.Join(values, "")); err == nil && n > 0 {
-				redrives = n
+			for _, v := range values {
+				if n, err := strconv.Atoi(v); err == nil {
+					redrives = max(redrives, n)
+				}
 			}
 		case hasPrefixFold(name, headerPrefix):
 			// Of an earlier death, or made up.
 		case hasPrefixFold(name, "Nats-"):
 			// The server would act on it.
+		case !validName(name):
+			// The library refuses to send it, and with it the letter.
+			dropped++
+		case len(m.Data) == 0 && strings.EqualFold(name, "Status"):
+			// Readers take a message without data for a word of the server's.
+			dropped++
 		default:
-			h[name] = values
+			clean := make([]string, len(values))
+			for i, v := range values {
+				clean[i] = lineBreaks.Replace(v)
+			}
+			kept[name] = clean
 		}
 	}
+	return kept, redrives, dropped
+}
+
+func (l Letter) headers(m Message, now time.Time) nats.Header {
+	h := nats.Header{}
 	for name, value := range map[string]string{
 		HeaderReason:          l.Reason,
 		HeaderDetail:          headerText(l.Detail, maxDetail),
 		HeaderAttempts:        strconv.Itoa(l.Attempts),
 		HeaderStatus:          strconv.Itoa(l.Status),
-		HeaderRequestID:       l.RequestID,
-		HeaderGraphRequestID:  l.GraphRequestID,
-		HeaderClientRequestID: l.ClientRequestID,
+		HeaderRequestID:       headerText(l.RequestID, maxName),
+		HeaderGraphRequestID:  headerText(l.GraphRequestID, maxName),
+		HeaderClientRequestID: headerText(l.ClientRequestID, maxName),
 		HeaderSubject:         m.Subject,
 		HeaderStream:          m.Stream,
 		HeaderSequence:        strconv.FormatUint(m.Sequence, 10),
 		HeaderTime:            now.UTC().Format(time.RFC3339Nano),
-		HeaderRedrives:        strconv.Itoa(redrives),
 	} {
 		h[name] = []string{value}
 	}
 	return h
 }
+
+var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
+
+// validName tells whether the library sends a header of this name. Other
+// libraries let more through.
+func validName(name string) bool {
+	for _, r := range name {
+		if r <= ' ' || r > '~' || strings.ContainsRune("\"()/,:;<=>?@[\\]{}", r) {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// headerSize is the length of headers as they are sent.
+func headerSize(h nats.Header) int {
+	size := len("NATS/1.0\r\n\r\n")
+	for name, values := range h {
+		size += namedSize(name, values)
+	}
+	return size
+}
+
+func namedSize(name string, values []string) (size int) {
+	for _, v := range values {
+		size += lineSize(name, v)
+	}
+	return size
+}
+
+func lineSize(name, value string) int { return len(name) + len(": \r\n") + len(value) }
 
 func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
@@ -118,7 +219,7 @@ func hasPrefixFold(s, prefix string) bool {
 // headerText keeps a text to one line of at most limit bytes.
 func headerText(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
 			return ' '
 		}
 		return r
@@ -130,26 +231,6 @@ func headerText(s string, limit int) string {
 		limit--
 	}
 	return s[:limit]
-}
-
-// fit cuts the data of a letter that is larger than the server takes. A
-// request of that size is not one, so what is lost is only the tail of
-// something unreadable; a letter that could never be stored would block its
-// message for ever.
-func fit(msg *nats.Msg, limit int64) {
-	// Room for the headers that the library adds.
-	const reserve = 256
-	size := int64(len("NATS/1.0\r\n\r\n") + reserve)
-	for name, values := range msg.Header {
-		for _, v := range values {
-			size += int64(len(name) + len(": \r\n") + len(v))
-		}
-	}
-	if limit <= 0 || size+int64(len(msg.Data)) <= limit {
-		return
-	}
-	msg.Header[HeaderTruncated] = []string{strconv.Itoa(len(msg.Data))}
-	msg.Data = msg.Data[:max(0, limit-size-int64(len(HeaderTruncated)+32))]
 }
 
 // Depth is how much waits in a tenant's queue.
@@ -165,7 +246,7 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
 	n := q.cfg.Names
-	consumer, err := q.js.Consumer(ctx, n.Stream, n.Consumer())
+	consumer, err := q.consumer(ctx)
 	if err != nil {
 		return Depth{}, fmt.Errorf("consumer %s: %w", n.Consumer(), err)
 	}

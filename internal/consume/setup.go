@@ -31,7 +31,7 @@ func (n Names) Consumer() string { return "worker-" + n.Tenant }
 // Layout is how what [Setup] makes is stored.
 type Layout struct {
 	// Replicas of streams and bucket; 0 means three where the server is part
-	// of a cluster that can hold them, else one.
+	// of a cluster, else one.
 	Replicas int
 	Memory   bool // memory instead of files: for tests only, a restart loses all
 	// Retention of dead letters and records; 0 means 90 days.
@@ -97,13 +97,15 @@ func (l Layout) Requests(n Names) jetstream.StreamConfig {
 	}
 }
 
-// Letters is the configuration of the dead-letter stream.
+// Letters is the configuration of the dead-letter stream. Should an operator
+// limit its size, a full one drops no letter: requests then stay in the queue.
 func (l Layout) Letters(n Names) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        n.DeadStream,
 		Description: "passcode resets that could not be done",
 		Subjects:    []string{n.DeadSubject + ".*"},
 		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
 		Storage:     l.storage(),
 		Replicas:    l.replicas(),
 		MaxAge:      l.retention(),
@@ -177,7 +179,7 @@ func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Do
 func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, l Layout) (string, error) {
 	existing, err := js.Stream(ctx, cfg.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return create(l, &cfg.Replicas, func() error {
+		return create(l, &cfg.Replicas, jetstream.ErrStreamNameAlreadyInUse, func() error {
 			_, err := js.CreateStream(ctx, cfg)
 			return err
 		})
@@ -185,15 +187,23 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.Str
 	if err != nil || !l.Update {
 		return "exists", err
 	}
-	cfg.Replicas = l.keepReplicas(existing.CachedInfo().Config.Replicas)
-	_, err = js.UpdateStream(ctx, cfg)
+	// What the layout does not speak of stays as the operator has set it:
+	// placement, compression and the like.
+	to := l.kept(existing.CachedInfo().Config)
+	to.Description, to.Subjects, to.Storage = cfg.Description, cfg.Subjects, cfg.Storage
+	to.Retention, to.Discard, to.AllowDirect = cfg.Retention, cfg.Discard, cfg.AllowDirect
+	to.MaxAge, to.Duplicates, to.MaxMsgsPerSubject = cfg.MaxAge, cfg.Duplicates, cfg.MaxMsgsPerSubject
+	if cfg.MaxBytes > 0 {
+		to.MaxBytes = cfg.MaxBytes
+	}
+	_, err = js.UpdateStream(ctx, to)
 	return "updated", err
 }
 
 func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, l Layout) (string, error) {
 	existing, err := js.Stream(ctx, "KV_"+cfg.Bucket)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return create(l, &cfg.Replicas, func() error {
+		return create(l, &cfg.Replicas, jetstream.ErrBucketExists, func() error {
 			_, err := js.CreateKeyValue(ctx, cfg)
 			return err
 		})
@@ -201,46 +211,69 @@ func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Key
 	if err != nil || !l.Update {
 		return "exists", err
 	}
-	cfg.Replicas = l.keepReplicas(existing.CachedInfo().Config.Replicas)
-	_, err = js.UpdateKeyValue(ctx, cfg)
+	to := l.kept(existing.CachedInfo().Config)
+	to.Description, to.Storage, to.MaxMsgsPerSubject = cfg.Description, cfg.Storage, int64(cfg.History)
+	to.MaxAge, to.Duplicates, to.RePublish = cfg.TTL, min(to.Duplicates, cfg.TTL), cfg.RePublish
+	_, err = js.UpdateStream(ctx, to)
 	return "updated", err
 }
 
 func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, l Layout) (string, error) {
-	_, err := js.Consumer(ctx, stream, cfg.Durable)
+	existing, err := js.Consumer(ctx, stream, cfg.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		_, err = js.CreateConsumer(ctx, stream, cfg)
-		return "created", err
+		return create(l, new(int), jetstream.ErrConsumerExists, func() error {
+			_, err := js.CreateConsumer(ctx, stream, cfg)
+			return err
+		})
 	}
 	if err != nil || !l.Update {
 		return "exists", err
 	}
-	_, err = js.UpdateConsumer(ctx, stream, cfg)
+	// Kept as well: a pause.
+	to := existing.CachedInfo().Config
+	to.Description, to.AckPolicy, to.AckWait = cfg.Description, cfg.AckPolicy, cfg.AckWait
+	to.MaxDeliver, to.BackOff, to.MaxAckPending = cfg.MaxDeliver, nil, cfg.MaxAckPending
+	to.FilterSubject, to.FilterSubjects = cfg.FilterSubject, nil
+	_, err = js.UpdateConsumer(ctx, stream, to)
 	return "updated", err
 }
 
-func (l Layout) keepReplicas(existing int) int {
-	if l.Replicas == 0 {
-		return existing
+// kept is an existing configuration with the number of replicas that was asked for.
+func (l Layout) kept(existing jetstream.StreamConfig) jetstream.StreamConfig {
+	if l.Replicas != 0 {
+		existing.Replicas = l.Replicas
 	}
-	return l.Replicas
+	return existing
 }
 
 // create tries three replicas where none were asked for, and falls to one on a
-// server that cannot hold more.
-func create(l Layout, replicas *int, try func() error) (string, error) {
+// server that is not part of a cluster. taken is the error that another worker
+// was faster.
+func create(l Layout, replicas *int, taken error, try func() error) (string, error) {
 	err := try()
-	var api *jetstream.APIError
-	if l.Replicas == 0 && errors.As(err, &api) && (api.ErrorCode == errNoReplicas || api.ErrorCode == errNoPeers) {
+	if l.Replicas == 0 && hasCode(err, errNoReplicas) {
 		*replicas = 1
 		err = try()
+	}
+	switch {
+	case errors.Is(err, taken):
+		return "exists", nil
+	case l.Replicas == 0 && hasCode(err, errNoPeers):
+		// A cluster that has just started says the same as one that is too
+		// small: one replica here would be one for ever.
+		err = fmt.Errorf("%w; if the cluster has fewer than %d servers with JetStream, ask for fewer replicas", err, maxReplicas)
 	}
 	return "created", err
 }
 
 // Error codes of a server that cannot place replicas: it is not clustered, or
-// has too few peers. Source: nats-server, server/errors.json.
+// knows of too few peers. Source: nats-server, server/errors.json.
 const (
 	errNoReplicas jetstream.ErrorCode = 10074
 	errNoPeers    jetstream.ErrorCode = 10005
 )
+
+func hasCode(err error, code jetstream.ErrorCode) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == code
+}

@@ -16,22 +16,27 @@ import (
 // attempt makes one call: record, call, record. done is false where the
 // delivery has to be looked at again, because the record was changed by
 // another or a rejected token was replaced.
-func (j *job) attempt(intake, work context.Context, p pass) (d consume.Disposition, done bool) {
-	c, d, ok := j.ready(intake, p)
+func (j *job) attempt(intake, work context.Context) (d consume.Disposition, done bool) {
+	c, d, ok := j.ready(intake)
 	if !ok {
 		return d, true
 	}
 	defer j.hold.end(j.m.Sequence)
 	defer c.slot.Release()
+	return j.post(intake, work, c)
+}
 
+// post is the attempt of a request that is ready for it.
+func (j *job) post(intake, work context.Context, c ready) (d consume.Disposition, done bool) {
 	before := j.base()
 	r := before
-	r.State, r.Reason, r.Detail = record.Attempting, "", ""
+	r.State, r.Reason, r.Detail, r.Burying = record.Attempting, "", "", false
 	r.Attempts++
 	r.AttemptedAt, r.NextAt, r.FinishedAt = time.Now().UTC(), time.Time{}, time.Time{}
-	r.ClientRequestID, r.GraphRequestID, r.Status, r.Verified = c.call.ClientRequestID, "", 0, false
+	call := j.call(intake, c, r.AttemptedAt)
+	r.ClientRequestID, r.GraphRequestID, r.Status, r.Verified = call.ClientRequestID, "", 0, false
 	write, cancel := context.WithTimeout(work, writeBefore)
-	err := j.put(write, r)
+	err := j.put(write, before.State, r)
 	cancel()
 	if err != nil {
 		if errors.Is(err, record.ErrConflict) {
@@ -40,28 +45,47 @@ func (j *job) attempt(intake, work context.Context, p pass) (d consume.Dispositi
 		return j.trouble(err), true
 	}
 
-	until, closed := j.closed(intake)
-	if expired := j.expiry(time.Now()); closed || expired != "" {
-		if err := j.uncounted(work, before, until, ""); err != nil {
-			return j.trouble(err), true
-		}
-		if closed {
-			return j.backAt(until, false), true
-		}
-		return d, false
-	}
-	c.call.Deadline = r.AttemptedAt.Add(j.policy.RequestTimeout)
 	sent := time.Now()
-	answer, err := j.graph.Reset(work, graph.Target{Device: j.req.DeviceID, User: j.req.UserID, App: j.req.AppID}, c.call)
+	answer, err := j.graph.Reset(work, graph.Target{Device: j.req.DeviceID, User: j.req.UserID, App: j.req.AppID}, call)
+	if errors.Is(err, graph.ErrHeldBack) {
+		return j.notSent(intake, work, before)
+	}
 	c.slot.Done()
 	if err == nil {
-		return j.accept(work, c.call.Token, answer), true
+		return j.accept(work, c.token, answer), true
 	}
 	var failure *graph.Error
 	if !errors.As(err, &failure) {
 		failure = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
 	return j.failed(work, c, before, sent, failure)
+}
+
+// notSent takes back an attempt that was not made after all: something has come
+// up between the record and the call.
+func (j *job) notSent(intake, work context.Context, before record.Record) (consume.Disposition, bool) {
+	until, closed := j.closed(intake)
+	err := j.settle(work, func(r *record.Record) {
+		takeBack(r, before)
+		r.AttemptedAt, r.ClientRequestID, r.Detail = before.AttemptedAt, before.ClientRequestID, before.Detail
+		r.Status, r.GraphRequestID = before.Status, before.GraphRequestID
+	})
+	if err != nil && !errors.Is(err, record.ErrConflict) {
+		return j.trouble(err), true
+	}
+	if closed {
+		return j.backAt(until, false), true
+	}
+	return consume.Disposition{}, false
+}
+
+// takeBack makes an attempt one that does not count. If it followed on one of
+// unknown outcome, that one is to be looked up again before the next.
+func takeBack(r *record.Record, before record.Record) {
+	r.State, r.Attempts, r.NextAt = record.Retrying, before.Attempts, time.Time{}
+	if before.State == record.Verifying {
+		r.State, r.AttemptedAt = record.Verifying, before.AttemptedAt
+	}
 }
 
 // accept ends the request: Graph has taken the reset.
@@ -87,7 +111,7 @@ func (j *job) accepted(work context.Context, change func(*record.Record)) consum
 		return j.trouble(err)
 	}
 	if err == nil {
-		j.metrics.Request(metrics.OutcomeAccepted, time.Since(j.m.Published))
+		j.metrics.Request(metrics.OutcomeAccepted, time.Since(j.published()))
 		j.verdict("accepted", j.rec)
 	}
 	return consume.Ack()
@@ -95,50 +119,47 @@ func (j *job) accepted(work context.Context, change func(*record.Record)) consum
 
 // failed decides what a failed call means. This is the verdict table.
 func (j *job) failed(work context.Context, c ready, before record.Record, sent time.Time, e *graph.Error) (consume.Disposition, bool) {
+	pause := j.pause(sent, e)
 	switch e.Kind {
 	case graph.Throttled:
 		j.metrics.Attempt(metrics.ResultThrottled)
 		j.ended(j.hold.answered(false))
-		return j.again(work, before, j.pause(sent, e), e), true
+		return j.again(work, before, pause, e), true
 	case graph.Unavailable:
 		j.metrics.Attempt(metrics.ResultUnavailable)
-		until := j.pause(sent, e)
 		j.outage(e)
-		return j.again(work, before, until, e), true
+		return j.again(work, before, pause, e), true
 	case graph.NotSent:
 		j.metrics.Attempt(metrics.ResultUnavailable)
 		times, held := j.outage(e)
 		if held.IsZero() {
-			held = time.Now().Add(j.policy.backoff(times, c.call.ClientRequestID))
+			held = time.Now().Add(j.policy.backoff(times, j.rec.ClientRequestID))
 		}
 		return j.again(work, before, held, e), true
 	case graph.Refused:
 		j.metrics.Attempt(metrics.ResultRefused)
 		j.ended(j.hold.answered(true))
-		return j.refused(work, refusalReason(e.Status), e), true
+		return j.refused(work, refusalReason(e.Status), e)
 	case graph.Unauthorized:
 		j.metrics.Attempt(metrics.ResultUnauthorized)
-		ok, err := j.renew(work, c.call.Token, e)
+		ok, err := j.renew(work, c.token, e)
 		if err != nil {
 			return j.again(work, before, j.begin(j.m, metrics.CauseCredentials, err, tokenWait(err)), e), true
 		}
 		if ok {
-			if err := j.uncounted(work, before, time.Time{}, e.Error()); err != nil {
-				return j.trouble(err), true
-			}
-			return consume.Disposition{}, false
+			return j.atOnce(work, before, e)
 		}
 		if j.hold.ownFault(j.m.Sequence, 0, time.Now()) {
-			return j.refused(work, metrics.ReasonUnauthorized, e), true
+			return j.refused(work, metrics.ReasonUnauthorized, e)
 		}
 		return j.again(work, before, j.begin(j.m, metrics.CauseCredentials, e, 0), e), true
 	case graph.Forbidden:
 		j.metrics.Attempt(metrics.ResultRefused)
 		j.ended(j.hold.answered(true))
-		if j.hold.ownFault(j.m.Sequence, c.call.Token.Generation, time.Now()) {
-			return j.refused(work, metrics.ReasonForbidden, e), true
+		if j.hold.ownFault(j.m.Sequence, c.token.Generation, time.Now()) {
+			return j.refused(work, metrics.ReasonForbidden, e)
 		}
-		if c.call.Token.Has(graph.ResetPermission) == graph.PermissionMissing {
+		if c.token.Has(graph.ResetPermission) == graph.PermissionMissing {
 			e.Message = "the token lacks the permission " + graph.ResetPermission +
 				": grant it to the application and give admin consent; " + e.Message
 		}
@@ -178,26 +199,23 @@ func (j *job) outage(e *graph.Error) (times int, held time.Time) {
 	return times, held
 }
 
-// uncounted writes down that the last call does not count: it was not sent, or
-// refused for no fault of the request's.
-func (j *job) uncounted(work context.Context, before record.Record, until time.Time, detail string) error {
+// atOnce makes another attempt follow in the same delivery.
+func (j *job) atOnce(work context.Context, before record.Record, e *graph.Error) (consume.Disposition, bool) {
 	err := j.settle(work, func(r *record.Record) {
-		r.State, r.Attempts, r.AttemptedAt = record.Retrying, before.Attempts, before.AttemptedAt
-		r.NextAt, r.Detail = time.Time{}, detail
-		if !until.IsZero() {
-			r.NextAt = until.UTC()
-		}
+		takeBack(r, before)
+		r.Status, r.GraphRequestID, r.Detail = e.Status, e.RequestID, e.Error()
 	})
-	if errors.Is(err, record.ErrConflict) {
-		return nil // another worker has gone on with it
+	if err != nil && !errors.Is(err, record.ErrConflict) {
+		return j.trouble(err), true
 	}
-	return err
+	return consume.Disposition{}, false
 }
 
 // again gives the request back after a refusal that does not count.
 func (j *job) again(work context.Context, before record.Record, until time.Time, e *graph.Error) consume.Disposition {
 	err := j.settle(work, func(r *record.Record) {
-		r.State, r.Attempts, r.NextAt = record.Retrying, before.Attempts, until.UTC()
+		takeBack(r, before)
+		r.NextAt = until.UTC()
 		r.Status, r.GraphRequestID, r.Reason, r.Detail = e.Status, e.RequestID, e.Kind.String(), e.Error()
 	})
 	if err != nil && !errors.Is(err, record.ErrConflict) {
@@ -227,7 +245,7 @@ func (j *job) unknown(work context.Context, held bool, e *graph.Error) consume.D
 }
 
 // refused makes a dead letter of a request that Graph will never take.
-func (j *job) refused(work context.Context, reason metrics.Reason, e *graph.Error) consume.Disposition {
+func (j *job) refused(work context.Context, reason metrics.Reason, e *graph.Error) (consume.Disposition, bool) {
 	j.rec.Status, j.rec.GraphRequestID = e.Status, e.RequestID
 	return j.bury(work, reason, e.Error())
 }
@@ -244,17 +262,24 @@ func (j *job) panicked(work context.Context, p any, stack []byte) (d consume.Dis
 	j.hold.end(j.m.Sequence)
 	j.log.Error("panic while a request was handled", zap.Any("panic", p), zap.ByteString("stack", stack),
 		zap.String("request_id", j.req.ID), zap.String("device", j.req.DeviceID))
+	if j.store == nil {
+		return d
+	}
 	if err := j.load(work); err != nil {
 		return j.trouble(err)
 	}
-	if j.rec.State != record.None && !j.rec.Same(j.origin()) {
-		return d
+	if j.rec.State.InProgress() && !j.rec.Same(j.origin()) || j.rec.State == record.Accepted {
+		return d // another message's business
 	}
 	r := j.base()
+	from := r.State
 	r.Panics++
 	if r.Panics >= j.policy.MaxAttempts {
 		j.rec.Panics = r.Panics
-		return j.bury(work, metrics.ReasonUndeliverable, "handling the request panicked too often; the log holds the stacks")
+		if d, done := j.bury(work, metrics.ReasonUndeliverable, "handling the request panicked too often; the log holds the stacks"); done {
+			return d
+		}
+		return d
 	}
 	at := time.Now().Add(j.policy.backoff(r.Panics, r.ClientRequestID))
 	switch r.State {
@@ -265,7 +290,7 @@ func (j *job) panicked(work context.Context, p any, stack []byte) (d consume.Dis
 		r.State = record.Retrying
 	}
 	r.NextAt, r.Detail = at.UTC(), "handling the request panicked"
-	if err := j.put(work, r); err != nil && !errors.Is(err, record.ErrConflict) {
+	if err := j.put(work, from, r); err != nil && !errors.Is(err, record.ErrConflict) {
 		return j.trouble(err)
 	}
 	return j.backAt(at, true)

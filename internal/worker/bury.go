@@ -12,58 +12,100 @@ import (
 	"passcode-worker/internal/record"
 )
 
-// buryInvalid makes a dead letter of a message that is no request. Its record
-// is read first: the id may be that of a good request, which keeps its record.
-func (j *job) buryInvalid(work context.Context, invalid error) consume.Disposition {
-	if err := j.load(work); err != nil {
-		return j.trouble(err)
+// refuse makes a dead letter of a message that is no request. Its record is
+// read first: the id may be another request's, whose record it then leaves
+// alone. That this message is no request stays true however often it comes, so
+// its letter needs no record to be sure of.
+func (j *job) refuse(work context.Context, invalid error) consume.Disposition {
+	for range maxTurns {
+		if err := j.load(work); err != nil {
+			return j.trouble(err)
+		}
+		same := j.rec.Same(j.origin())
+		if same && j.rec.State == record.Dead {
+			return consume.Ack()
+		}
+		if same || j.rec.State == record.None {
+			if d, done := j.bury(work, metrics.ReasonInvalidRequest, invalid.Error()); done {
+				return d
+			}
+			continue
+		}
+		r := j.begun()
+		r.State, r.Reason, r.Detail = record.Dead, string(metrics.ReasonInvalidRequest), invalid.Error()
+		if err := j.letters.Publish(work, j.m, letterOf(r, j.req.Key())); err != nil {
+			return j.unburied(r, err)
+		}
+		return j.buried(r)
 	}
-	if j.rec.Same(j.origin()) && j.rec.State == record.Dead {
-		return consume.Ack()
-	}
-	return j.bury(work, metrics.ReasonInvalidRequest, invalid.Error())
+	return j.backAt(time.Now().Add(otherMin), false)
 }
 
-// bury ends a request on the dead-letter stream, in this order: the letter is
-// published and confirmed, the record says dead, the message is acknowledged.
-// A step that fails leaves the message in the queue; done again, each step
-// finds what is there already.
-func (j *job) bury(work context.Context, reason metrics.Reason, detail string) consume.Disposition {
-	own := j.rec.State == record.None || j.rec.State == record.Dead || j.rec.Same(j.origin()) || !j.req.IDGiven
+// bury ends a request on the dead-letter stream: the record says for what
+// reason it dies, the letter is published and confirmed, the record says dead,
+// the message is acknowledged. A step that fails leaves the message in the
+// queue, and whoever gets it next goes on from there. A worker that another
+// one has overtaken fails at the first step and publishes nothing: then done is
+// false, and the delivery has to be looked at again.
+func (j *job) bury(work context.Context, reason metrics.Reason, detail string) (d consume.Disposition, done bool) {
 	r := j.base()
-	r.State, r.Reason, r.Detail = record.Dead, string(reason), detail
-	if reason == metrics.ReasonOutcomeUnknown {
-		// What is unknown is the outcome of this attempt, even if an earlier
-		// message made it; without it nobody could find out later.
-		r.AttemptedAt, r.ClientRequestID = j.rec.AttemptedAt, j.rec.ClientRequestID
-		r.Status, r.GraphRequestID = j.rec.Status, j.rec.GraphRequestID
+	if !r.Burying {
+		from := r.State
+		if from == record.None {
+			r.State = record.Retrying
+		}
+		if reason == metrics.ReasonOutcomeUnknown && from == record.None {
+			// What is unknown is the outcome of an earlier message's attempt;
+			// without it nobody could find out later.
+			r.AttemptedAt, r.ClientRequestID = j.rec.AttemptedAt, j.rec.ClientRequestID
+			r.Status, r.GraphRequestID = j.rec.Status, j.rec.GraphRequestID
+		}
+		r.Burying, r.Reason, r.Detail, r.NextAt = true, string(reason), detail, time.Time{}
+		if j.rec.Same(r) {
+			r.Panics = j.rec.Panics
+		}
+		if err := j.put(work, from, r); err != nil {
+			if errors.Is(err, record.ErrConflict) {
+				return d, false
+			}
+			return j.trouble(err), true
+		}
 	}
-	r.FinishedAt, r.NextAt = time.Now().UTC(), time.Time{}
-	err := j.letters.Publish(work, j.m, consume.Letter{
+	r = j.rec
+	if err := j.letters.Publish(work, j.m, letterOf(r, j.req.Key())); err != nil {
+		return j.unburied(r, err), true
+	}
+	err := j.update(work, func(r *record.Record) {
+		r.State, r.Burying, r.FinishedAt = record.Dead, false, time.Now().UTC()
+	})
+	if err != nil && !errors.Is(err, record.ErrConflict) {
+		return j.trouble(err), true
+	}
+	// A conflict means that another worker went on with the same letter.
+	return j.buried(j.rec), true
+}
+
+func letterOf(r record.Record, requestID string) consume.Letter {
+	return consume.Letter{
 		Reason:          r.Reason,
 		Detail:          r.Detail,
 		Attempts:        r.Attempts,
 		Status:          r.Status,
-		RequestID:       j.req.Key(),
+		RequestID:       requestID,
 		GraphRequestID:  r.GraphRequestID,
 		ClientRequestID: r.ClientRequestID,
-	})
-	if err != nil {
-		j.log.Error("the dead letter could not be published; the request stays in the queue",
-			zap.String("request_id", j.req.ID), zap.String("reason", r.Reason), zap.Error(err))
-		return j.backAt(time.Now().Add(j.policy.backoff(int(min(j.m.Delivered, 16)), j.key)), true)
 	}
-	for own {
-		err = j.put(work, r)
-		if err != nil && !errors.Is(err, record.ErrConflict) {
-			return j.trouble(err)
-		}
-		// Another worker may have noted something about the same attempt: the
-		// letter is out, so this is the end of it all the same.
-		own = err != nil && j.rec.Same(r) && j.rec.State.InProgress() && j.rec.ClientRequestID == r.ClientRequestID
-	}
-	j.metrics.DeadLetter(reason)
-	j.metrics.Request(metrics.OutcomeDead, time.Since(j.m.Published))
+}
+
+func (j *job) buried(r record.Record) consume.Disposition {
+	j.metrics.DeadLetter(metrics.Reason(r.Reason))
+	j.metrics.Request(metrics.OutcomeDead, time.Since(j.published()))
 	j.verdict("dead letter", r)
 	return consume.Ack()
+}
+
+func (j *job) unburied(r record.Record, err error) consume.Disposition {
+	j.log.Error("the dead letter could not be published; the request stays in the queue",
+		zap.String("request_id", j.req.ID), zap.String("reason", r.Reason), zap.Error(err))
+	return j.backAt(time.Now().Add(j.policy.backoff(int(min(j.m.Delivered, 16)), j.key)), true)
 }

@@ -14,8 +14,8 @@ import (
 
 // Times of the connection to NATS. It is tried for ever.
 const (
-	reconnectWait = 500 * time.Millisecond
-	reconnectMost = 5 * time.Second
+	reconnectWait = 200 * time.Millisecond
+	reconnectMost = 2 * time.Second
 	pingInterval  = 10 * time.Second
 	// repeatError is how often the same error of the server is logged again.
 	repeatError = time.Minute
@@ -95,16 +95,18 @@ func (h *health) options() []nats.Option {
 	return []nats.Option{
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			h.change(true)
-			h.log.Info("connected to NATS", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("version", nc.ConnectedServerVersion()))
+			h.log.Info("connected to NATS", zap.String("server", nc.ConnectedAddr()), zap.String("version", nc.ConnectedServerVersion()))
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			h.change(true)
 			h.metrics.Reconnected()
-			h.log.Info("connected to NATS again", zap.String("server", nc.ConnectedUrlRedacted()), zap.String("version", nc.ConnectedServerVersion()))
+			h.log.Info("connected to NATS again", zap.String("server", nc.ConnectedAddr()), zap.String("version", nc.ConnectedServerVersion()))
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			h.change(false)
-			h.log.Warn("NATS is away; trying again for ever", zap.Error(err))
+			if err != nil { // nil: we have closed it
+				h.log.Warn("NATS is away; trying again for ever", zap.Error(err))
+			}
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { h.report(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { h.report(err) }),
@@ -139,7 +141,7 @@ func (h *health) report(err error) {
 func (h *health) state(nc *nats.Conn) metrics.NATSState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := metrics.NATSState{Connected: nc.IsConnected(), Server: nc.ConnectedUrlRedacted(), Since: h.since}
+	s := metrics.NATSState{Connected: nc.IsConnected(), Server: nc.ConnectedAddr(), Since: h.since}
 	if h.err != "" && time.Since(h.errAt) < errorStands {
 		s.Error = h.err
 	}

@@ -37,6 +37,9 @@ type job struct {
 
 // Bounds of one delivery.
 const (
+	// patience is how often a message waits for another one with the same id
+	// before it looks whether that one still exists.
+	patience = 5
 	// maxTurns bounds how often a delivery starts over because the record was
 	// changed by another, or the token replaced.
 	maxTurns = 6
@@ -53,7 +56,7 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 		return consume.Back(troubleWait)
 	}
 	if invalid != nil {
-		return j.buryInvalid(work, invalid)
+		return j.refuse(work, invalid)
 	}
 	for range maxTurns {
 		if intake.Err() != nil {
@@ -79,13 +82,28 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 		case stepAck:
 			return consume.Ack()
 		case stepDuplicate:
-			j.metrics.Request(metrics.OutcomeDuplicate, time.Since(j.m.Published))
+			j.metrics.Request(metrics.OutcomeDuplicate, time.Since(j.published()))
 			j.verdict("duplicate: the request was accepted before", j.rec)
 			return consume.Ack()
 		case stepWait:
+			if !j.rec.Same(j.origin()) && j.m.Delivered > patience {
+				adopted, err := j.adopt(work)
+				if err != nil {
+					return j.trouble(err)
+				}
+				if adopted {
+					continue
+				}
+			}
 			return j.backAt(p.until, j.rec.Same(j.origin()))
 		case stepExpire:
-			return j.bury(work, metrics.ReasonExpired, j.expiredDetail(now))
+			if d, done := j.bury(work, metrics.ReasonExpired, j.expiredDetail(now)); done {
+				return d
+			}
+		case stepBury:
+			if d, done := j.bury(work, metrics.Reason(j.rec.Reason), j.rec.Detail); done {
+				return d
+			}
 		case stepOrphan:
 			at := j.policy.verifyAt(j.rec.AttemptedAt)
 			if err := j.update(work, func(r *record.Record) {
@@ -99,13 +117,16 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 				return d
 			}
 		case stepAttempt:
-			if d, done := j.attempt(intake, work, pass{}); done {
+			if d, done := j.attempt(intake, work); done {
 				return d
 			}
 		}
 	}
 	return j.backAt(time.Now().Add(otherMin), false)
 }
+
+// published is when the stream stored the message, by this machine's clock.
+func (j *job) published() time.Time { return j.clock.local(j.m.Published) }
 
 // origin is what the record of this very message says of where it came from.
 func (j *job) origin() record.Record {
@@ -135,21 +156,18 @@ func (j *job) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.rec, j.rev, j.known = r, rev, true
+	j.rec, j.rev, j.known = j.clock.read(r), rev, true
 	return nil
 }
 
-// put writes the record as the next revision.
-func (j *job) put(ctx context.Context, r record.Record) error {
-	before := j.rec.State
-	if !j.rec.Same(r) && before != record.Dead {
-		before = record.None // another request under an old name
-	}
-	if !before.CanBecome(r.State) {
-		return fmt.Errorf("a record cannot go from %q to %q", before, r.State)
+// put writes the record as the next revision. from is the state it comes from:
+// none, where it begins anew over the record of an earlier message.
+func (j *job) put(ctx context.Context, from record.State, r record.Record) error {
+	if !from.CanBecome(r.State) {
+		return fmt.Errorf("a record cannot go from %q to %q", from, r.State)
 	}
 	r.Worker = j.host
-	rev, err := j.store.Put(ctx, j.key, r, j.rev)
+	rev, err := j.store.Put(ctx, j.key, j.clock.written(r), j.rev)
 	if errors.Is(err, record.ErrConflict) {
 		j.known = false
 		j.rec, j.rev = record.Record{}, 0
@@ -169,23 +187,59 @@ func (j *job) put(ctx context.Context, r record.Record) error {
 func (j *job) update(ctx context.Context, change func(*record.Record)) error {
 	r := j.rec
 	change(&r)
-	return j.put(ctx, r)
+	return j.put(ctx, j.rec.State, r)
 }
 
 // settle writes down what became of the attempt that this job has made. Should
 // another worker have touched the record meanwhile, what was seen here still
 // counts as long as the record is about the same attempt.
 func (j *job) settle(ctx context.Context, change func(*record.Record)) error {
-	attempt := j.rec.ClientRequestID
+	made := j.rec
 	for {
 		err := j.update(ctx, change)
 		if !errors.Is(err, record.ErrConflict) {
 			return err
 		}
-		if j.rec.ClientRequestID != attempt || !j.rec.State.InProgress() {
+		switch {
+		case j.rec.State == record.None:
+			// The record was lost with its bucket; what is known is not.
+			r := made
+			change(&r)
+			if err := j.put(ctx, record.None, r); !errors.Is(err, record.ErrConflict) {
+				return err
+			}
+		case j.rec.ClientRequestID != made.ClientRequestID || !j.rec.State.InProgress() || j.rec.Burying:
 			return record.ErrConflict
 		}
 	}
+}
+
+// adopt takes over the record of a request in progress whose own message is no
+// longer on the stream, because somebody removed it: nobody else would ever
+// bring that request to its end. It tells whether it did.
+func (j *job) adopt(ctx context.Context) (bool, error) {
+	there, err := j.exists(ctx, j.rec.Stream, j.rec.Sequence, j.rec.ReceivedAt)
+	if there || err != nil {
+		return false, err
+	}
+	if !j.req.IDGiven {
+		// Not even the request is the same: it had the sequence on an earlier
+		// stream of this name.
+		j.rec = record.Record{}
+		return true, nil
+	}
+	err = j.update(ctx, func(r *record.Record) {
+		o := j.origin()
+		r.Stream, r.Sequence, r.ReceivedAt = o.Stream, o.Sequence, o.ReceivedAt
+		r.Burying = false
+		if r.State == record.Attempting {
+			r.State, r.NextAt = record.Verifying, j.policy.verifyAt(r.AttemptedAt)
+		}
+	})
+	if errors.Is(err, record.ErrConflict) {
+		return true, nil // it has moved on by itself: look again
+	}
+	return err == nil, err
 }
 
 // expiry says why the request is too old, or nothing.
@@ -193,8 +247,8 @@ func (j *job) expiry(now time.Time) string {
 	switch {
 	case !j.req.NotAfter.IsZero() && now.After(j.req.NotAfter):
 		return "notAfter " + j.req.NotAfter.Format(time.RFC3339) + " is over"
-	case j.policy.MaxAge > 0 && now.Sub(j.m.Published) > j.policy.MaxAge:
-		return fmt.Sprintf("published %s ago, more than %s", now.Sub(j.m.Published).Round(time.Second), j.policy.MaxAge)
+	case j.policy.MaxAge > 0 && now.Sub(j.published()) > j.policy.MaxAge:
+		return fmt.Sprintf("published %s ago, more than %s", now.Sub(j.published()).Round(time.Second), j.policy.MaxAge)
 	}
 	return ""
 }
@@ -209,14 +263,11 @@ func (j *job) expiredDetail(now time.Time) string {
 }
 
 // ready brings together what a call needs: leave of the hold, a token, a slot
-// of the pacer. A request that is the probe already brings its pass p along. If
-// it fails, d is what becomes of the message.
-func (j *job) ready(intake context.Context, p pass) (c ready, d consume.Disposition, ok bool) {
-	if !p.Probe {
-		var until time.Time
-		if p, until = j.hold.admit(j.m.Sequence, time.Now()); !until.IsZero() {
-			return c, j.backAt(until, false), false
-		}
+// of the pacer. If it fails, d is what becomes of the message.
+func (j *job) ready(intake context.Context) (c ready, d consume.Disposition, ok bool) {
+	p, until := j.hold.admit(j.m.Sequence, time.Now())
+	if !until.IsZero() {
+		return c, j.backAt(until, false), false
 	}
 	c.pass = p
 	token, err := j.tokens.Get(intake)
@@ -239,15 +290,27 @@ func (j *job) ready(intake context.Context, p pass) (c ready, d consume.Disposit
 		}
 		return c, consume.Back(0), false
 	}
-	c.slot = slot
-	c.call = graph.Call{Token: token, ClientRequestID: uuid.NewString()}
+	c.slot, c.token = slot, token
 	return c, d, true
 }
 
 type ready struct {
-	pass pass
-	slot *pace.Slot
-	call graph.Call
+	pass  pass
+	slot  *pace.Slot
+	token graph.Token
+}
+
+// call is one call that begins now.
+func (j *job) call(intake context.Context, c ready, began time.Time) graph.Call {
+	return graph.Call{
+		Token:           c.token,
+		ClientRequestID: uuid.NewString(),
+		Deadline:        began.Add(j.policy.RequestTimeout),
+		May: func() bool {
+			_, closed := j.closed(intake)
+			return !closed && j.expiry(time.Now()) == ""
+		},
+	}
 }
 
 // closed tells, as the last thing before a call, whether it may not be sent
@@ -288,7 +351,9 @@ func (j *job) renew(work context.Context, token graph.Token, e *graph.Error) (ok
 // backAt gives the message back until an instant. retrying tells that it will
 // be tried again then, rather than waits for its first turn.
 func (j *job) backAt(at time.Time, retrying bool) consume.Disposition {
-	j.wait(j.m.Sequence, retrying)
+	if retrying {
+		j.wait(j.m.Sequence, at)
+	}
 	return consume.Back(time.Until(at))
 }
 
@@ -314,6 +379,9 @@ func (j *job) verdict(what string, r record.Record) {
 		zap.String("graph_request_id", r.GraphRequestID),
 		zap.String("client_request_id", r.ClientRequestID),
 		zap.Duration("duration", time.Since(j.started)),
+	}
+	if r.Verified {
+		fields = append(fields, zap.Bool("verified", true))
 	}
 	for name, value := range map[string]string{
 		"detail": r.Detail, "requested_by": j.req.RequestedBy, "request_reason": j.req.Reason, "traceparent": j.req.Traceparent,

@@ -27,6 +27,8 @@ const (
 	stepDuplicate
 	// stepExpire makes a dead letter without a call.
 	stepExpire
+	// stepBury goes on with a dead letter that was begun.
+	stepBury
 )
 
 type plan struct {
@@ -45,7 +47,7 @@ const (
 // origin; idGiven tells that the publisher named the request itself.
 func planFor(r, self record.Record, idGiven, expired bool, p Policy, now time.Time) plan {
 	same := r.Same(self)
-	if !same && r.State != record.None && !idGiven {
+	if !same && !idGiven && !r.State.InProgress() {
 		// The id is <stream>-<sequence> and the stream was made anew: this is
 		// another request under an old name.
 		r, same = record.Record{}, true
@@ -60,7 +62,8 @@ func planFor(r, self record.Record, idGiven, expired bool, p Policy, now time.Ti
 		switch {
 		case same:
 			return plan{step: stepAck}
-		case r.Reason == string(metrics.ReasonOutcomeUnknown):
+		case r.Reason == string(metrics.ReasonOutcomeUnknown),
+			r.Reason == string(metrics.ReasonUndeliverable) && !r.AttemptedAt.IsZero():
 			// It may have been reset; find out before anything else.
 			return plan{step: stepVerify}
 		}
@@ -72,6 +75,8 @@ func planFor(r, self record.Record, idGiven, expired bool, p Policy, now time.Ti
 		return plan{stepWait, now.Add(min(max(r.NextAt.Sub(now)+otherMin/2, otherMin), otherMax))}
 	}
 	switch {
+	case r.Burying:
+		return plan{step: stepBury}
 	case r.State == record.Attempting:
 		return plan{step: stepOrphan}
 	case r.State == record.Verifying && now.Before(r.NextAt):

@@ -25,8 +25,10 @@ import (
 const (
 	pollInterval     = 2 * time.Second
 	unservedInterval = time.Minute
-	// drainReserve is left of the drain time for acks and the end itself.
-	drainReserve = time.Second
+	// drainReserve is left of the drain time for acks and the end itself, or a
+	// quarter where the drain time is short.
+	drainReserve = 3 * time.Second
+	flushTimeout = 500 * time.Millisecond
 )
 
 // errHardStop ends the work that is still under way when the drain time is over.
@@ -84,15 +86,21 @@ func Run(ctx context.Context, cfg Config) error {
 		name:    cfg.Names.Tenant,
 		host:    host,
 		policy:  cfg.Policy,
+		clock:   &clock{},
 		log:     log.Named("verdict").With(zap.String("tenant", cfg.Names.Tenant)),
 		metrics: tm,
 		letters: consume.NewLetters(js, cfg.Names),
 		graph:   client,
 		tokens:  graph.NewTokens(acquire, func(err error) { tm.TokenRequest(tokenResult(err)) }),
 		pacer:   pace.New(cfg.Rate, cfg.MaxPause),
-		hold:    newHold(),
+
+		maxPause: cfg.MaxPause,
+		hold:     newHold(),
+		exists: func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error) {
+			return consume.Exists(ctx, js, stream, sequence, published)
+		},
 		busy:    map[string]struct{}{},
-		waiting: map[uint64]struct{}{},
+		waiting: map[uint64]time.Time{},
 	}
 	s := &service{tenant: t, js: js, bucket: cfg.Names.Bucket, log: log, bound: errors.New("not bound yet")}
 	return s.run(ctx, cfg, ln, metrics.Handler(m, func() metrics.State {
@@ -107,8 +115,9 @@ type service struct {
 	bucket string
 	log    *zap.Logger
 
-	mu    sync.Mutex
-	bound error // nil while the queue is bound
+	mu      sync.Mutex
+	bound   error // nil while the queue is bound
+	records error // nil while the bucket is there
 }
 
 // run works until ctx ends. The order of the end: no more intake, the calls in
@@ -119,7 +128,7 @@ func (s *service) run(ctx context.Context, cfg Config, ln net.Listener, handler 
 	defer cut(nil)
 	stopDrain := context.AfterFunc(ctx, func() {
 		s.log.Info("stopping: no further request is taken, calls in flight may finish", zap.Duration("within", cfg.DrainTimeout))
-		timer := time.AfterFunc(max(0, cfg.DrainTimeout-drainReserve), func() { cut(errHardStop) })
+		timer := time.AfterFunc(cfg.DrainTimeout-min(drainReserve, cfg.DrainTimeout/4), func() { cut(errHardStop) })
 		context.AfterFunc(work, func() { timer.Stop() })
 	})
 	defer stopDrain()
@@ -130,6 +139,7 @@ func (s *service) run(ctx context.Context, cfg Config, ln net.Listener, handler 
 		Layout:  cfg.Layout,
 		Slots:   cfg.Concurrency,
 		Prepare: s.openStore,
+		Clock:   s.tenant.clock.set,
 		Ready:   s.tenant.pacer.Ready,
 		Handle: func(work context.Context, m consume.Message) consume.Disposition {
 			return s.tenant.handle(ctx, work, m)
@@ -137,26 +147,58 @@ func (s *service) run(ctx context.Context, cfg Config, ln net.Listener, handler 
 		Bound: s.setBound,
 		Log:   s.log.Named("consume"),
 	})
+	var setup func(context.Context) error
+	if cfg.Setup {
+		setup = func(ctx context.Context) error {
+			_, err := consume.Setup(ctx, s.js, cfg.Names, cfg.Layout)
+			return err
+		}
+	}
 	serving, stopServing := context.WithCancel(outer)
 	defer stopServing()
 	var group errgroup.Group
 	if ln != nil {
-		group.Go(func() error { return metrics.Serve(serving, ln, handler) })
+		group.Go(func() error {
+			err := metrics.Serve(serving, ln, handler)
+			if err != nil {
+				s.log.Error("metrics and health are no longer served; the work goes on", zap.Error(err))
+			}
+			return err
+		})
 		s.log.Info("serving metrics and health", zap.Stringer("address", ln.Addr()))
 	}
 	group.Go(func() error {
-		s.watch(ctx, queue)
+		s.watch(ctx, queue, setup)
 		return nil
 	})
 	queue.Run(ctx, work)
 	stopServing()
 	err := group.Wait()
 	// What was given back last is still on its way.
-	if flushErr := s.js.Conn().FlushTimeout(drainReserve / 2); flushErr != nil {
+	if flushErr := s.js.Conn().FlushTimeout(flushTimeout); flushErr != nil {
 		s.log.Warn("NATS could not be told what was given back; it will notice after the ack wait", zap.Error(flushErr))
 	}
 	s.log.Info("stopped")
 	return err
+}
+
+// watchRecords notices that the bucket has gone, and makes it anew where that
+// is allowed: nothing can be worked on without it.
+func (s *service) watchRecords(ctx context.Context, setup func(context.Context) error) {
+	err := s.openStore(ctx)
+	if errors.Is(err, jetstream.ErrBucketNotFound) && setup != nil {
+		s.log.Error("the records are gone and are begun anew: requests that were accepted before are no longer known as such")
+		err = setup(ctx)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) {
+		return // it could not be asked
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.records == nil {
+		s.log.Error("the records are gone, so nothing can be worked on", zap.Error(err))
+	}
+	s.records = err
 }
 
 func (s *service) openStore(ctx context.Context) error {
@@ -181,7 +223,7 @@ func (s *service) setBound(err error) {
 }
 
 // watch shows how much waits, and says once what is weaker than promised.
-func (s *service) watch(ctx context.Context, queue *consume.Queue) {
+func (s *service) watch(ctx context.Context, queue *consume.Queue, setup func(context.Context) error) {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	checked := false
@@ -194,6 +236,7 @@ func (s *service) watch(ctx context.Context, queue *consume.Queue) {
 			return
 		case <-ticker.C:
 		}
+		s.watchRecords(ctx, setup)
 		if s.binding() != nil {
 			continue
 		}
@@ -214,6 +257,7 @@ func (s *service) watch(ctx context.Context, queue *consume.Queue) {
 				}
 			}
 		}
+		s.tenant.forget(time.Now())
 		depth, err := queue.Depth(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -274,7 +318,10 @@ func (t *tenant) drainTime(messages int, measured float64) time.Duration {
 func (s *service) binding() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.bound
+	if s.bound != nil {
+		return s.bound
+	}
+	return s.records
 }
 
 func tokenResult(err error) metrics.TokenResult {

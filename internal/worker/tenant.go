@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ type tenant struct {
 	name    string
 	host    string // this worker's name in the records
 	policy  Policy
+	clock   *clock
 	log     *zap.Logger
 	metrics *metrics.Tenant
 
@@ -29,14 +31,18 @@ type tenant struct {
 	graph   *graph.Client
 	tokens  *graph.Tokens
 	pacer   *pace.Pacer
-	hold    *hold
+	// maxPause caps what a service asks for; 0 means no cap.
+	maxPause time.Duration
+	hold     *hold
+	// exists tells whether a message is still on its stream.
+	exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 
 	mu    sync.Mutex
 	store *record.Store // nil until the bucket was found
 	// busy are the keys that are worked on in this process.
 	busy map[string]struct{}
-	// waiting are the messages that will be tried again.
-	waiting map[uint64]struct{}
+	// waiting are the messages that will be tried again, and when.
+	waiting map[uint64]time.Time
 }
 
 func (t *tenant) setStore(s *record.Store) {
@@ -63,15 +69,27 @@ func (t *tenant) unclaim(key string) {
 	delete(t.busy, key)
 }
 
-// wait notes whether a message is going to be tried again.
-func (t *tenant) wait(sequence uint64, waits bool) {
+// wait notes when a message is going to be tried again; a zero instant: not.
+func (t *tenant) wait(sequence uint64, until time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if waits {
-		t.waiting[sequence] = struct{}{}
-	} else {
+	if until.IsZero() {
 		delete(t.waiting, sequence)
+	} else {
+		t.waiting[sequence] = until
 	}
+	t.metrics.SetWaitingRetry(len(t.waiting))
+}
+
+// overdue is how long a message is waited for that should be back. Then another
+// worker has it, or had it.
+const overdue = time.Minute
+
+// forget drops the messages that have not come back.
+func (t *tenant) forget(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.waiting, func(_ uint64, until time.Time) bool { return now.Sub(until) > overdue })
 	t.metrics.SetWaitingRetry(len(t.waiting))
 }
 
@@ -80,21 +98,22 @@ func (t *tenant) wait(sequence uint64, waits bool) {
 func (t *tenant) handle(intake, work context.Context, m consume.Message) (d consume.Disposition) {
 	t.metrics.InFlight(1)
 	defer t.metrics.InFlight(-1)
-	t.wait(m.Sequence, false)
+	t.wait(m.Sequence, time.Time{})
 
-	req, err := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
-	key := record.Key(t.name, req.Key())
-	store, ok := t.claim(key)
-	if !ok {
-		return consume.Back(otherMin)
-	}
-	defer t.unclaim(key)
-	j := &job{tenant: t, store: store, m: m, req: req, key: key, started: time.Now()}
+	j := &job{tenant: t, m: m, started: time.Now()}
 	defer func() {
 		if p := recover(); p != nil {
 			d = j.panicked(work, p, debug.Stack())
 		}
 	}()
+	req, err := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
+	j.req, j.key = req, record.Key(t.name, req.Key())
+	store, ok := t.claim(j.key)
+	if !ok {
+		return consume.Back(otherMin)
+	}
+	defer t.unclaim(j.key)
+	j.store = store
 	return j.run(intake, work, err)
 }
 
@@ -102,6 +121,10 @@ func (t *tenant) handle(intake, work context.Context, m consume.Message) (d cons
 // that probe may go.
 func (t *tenant) begin(m consume.Message, cause metrics.Cause, err error, wait time.Duration) time.Time {
 	before, _, _, _ := t.hold.state()
+	if t.maxPause > 0 && wait > t.maxPause {
+		t.log.Warn("a longer wait was asked for than is allowed; it was capped", zap.Duration("asked", wait), zap.Duration("capped", t.maxPause))
+		wait = t.maxPause
+	}
 	at, news := t.hold.fail(m.Sequence, cause, err.Error(), wait, time.Now())
 	if !news {
 		return at
@@ -137,8 +160,12 @@ func (t *tenant) showHold() {
 	}
 }
 
-// pause records a throttled call and returns the end of the pause.
+// pause records a call that was throttled, or whose answer asked for a pause,
+// and returns the end of the pause; zero where there is none.
 func (t *tenant) pause(sent time.Time, e *graph.Error) time.Time {
+	if e.RetryAfter == 0 && e.Kind != graph.Throttled && e.Kind != graph.Unavailable {
+		return time.Time{}
+	}
 	until, added, capped := t.pacer.Throttled(sent, e.RetryAfter)
 	t.metrics.SetPausedUntil(until)
 	t.metrics.AddPause(added)

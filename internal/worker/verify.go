@@ -27,19 +27,25 @@ var readPermissions = [...]string{
 // A further attempt always follows at once on the reading that allowed it, so
 // that as little time as possible is left for a late effect of the last call.
 func (j *job) verify(intake, work context.Context, expired bool) (d consume.Disposition, done bool) {
-	c, d, ok := j.ready(intake, pass{})
+	// The slot is for the attempt that may follow: Graph's limit for reading is
+	// another, ten times as high.
+	c, d, ok := j.ready(intake)
 	if !ok {
 		return d, true
 	}
 	defer j.hold.end(j.m.Sequence)
 	defer c.slot.Release()
-	if until, closed := j.closed(intake); closed {
+	sent := time.Now()
+	call := j.call(intake, c, sent)
+	call.May = func() bool {
+		_, closed := j.closed(intake)
+		return !closed
+	}
+	actions, err := j.graph.Actions(work, j.rec.ManagedDeviceID, call)
+	if errors.Is(err, graph.ErrHeldBack) {
+		until, _ := j.closed(intake)
 		return j.backAt(until, true), true
 	}
-	sent := time.Now()
-	c.call.Deadline = sent.Add(j.policy.RequestTimeout)
-	actions, err := j.graph.Actions(work, j.rec.ManagedDeviceID, c.call)
-	c.slot.Done()
 	if err == nil {
 		if executed(actions, j.rec.AttemptedAt) {
 			j.metrics.Verification(metrics.VerificationExecuted)
@@ -47,7 +53,8 @@ func (j *job) verify(intake, work context.Context, expired bool) (d consume.Disp
 			return j.accepted(work, func(r *record.Record) { r.Verified = true }), true
 		}
 		j.metrics.Verification(metrics.VerificationNotExecuted)
-		return j.notExecuted(intake, work, c.pass, expired)
+		j.hold.read(j.m.Sequence)
+		return j.notExecuted(intake, work, c, expired)
 	}
 	var e *graph.Error
 	if !errors.As(err, &e) {
@@ -69,35 +76,40 @@ func executed(a graph.Actions, attempted time.Time) bool {
 
 // notExecuted goes on with a request whose last call had no effect. That it
 // could be read is no sign that an outage is over: the next call will tell.
-func (j *job) notExecuted(intake, work context.Context, p pass, expired bool) (consume.Disposition, bool) {
+func (j *job) notExecuted(intake, work context.Context, c ready, expired bool) (consume.Disposition, bool) {
 	if expired {
-		return j.bury(work, metrics.ReasonExpired, j.expiredDetail(time.Now())), true
+		return j.bury(work, metrics.ReasonExpired, j.expiredDetail(time.Now()))
 	}
-	if j.policy.exhausted(j.rec) && j.rec.State == record.Verifying {
-		return j.bury(work, metrics.ReasonAttemptsExhausted, j.rec.Detail), true
+	// A probe is made for everybody's sake, so it is not held against this one.
+	if j.policy.exhausted(j.rec) && j.rec.State == record.Verifying && !c.pass.Probe {
+		return j.bury(work, metrics.ReasonAttemptsExhausted, j.rec.Detail)
 	}
 	// The wait is counted from the attempt; looking it up has taken some of it.
 	at := j.rec.AttemptedAt.Add(j.policy.backoff(j.rec.Attempts-j.rec.HeldAttempts, j.rec.ClientRequestID))
 	if j.rec.State == record.Verifying && time.Now().Before(at) {
 		return j.verifyLater(work, at), true
 	}
-	return j.attempt(intake, work, p)
+	return j.post(intake, work, c)
 }
 
 // unread goes on with a request whose outcome could not be read.
 func (j *job) unread(intake, work context.Context, c ready, sent time.Time, expired bool, e *graph.Error) (consume.Disposition, bool) {
+	pause := j.pause(sent, e)
 	switch e.Kind {
 	case graph.Throttled, graph.Unavailable:
 		j.metrics.Verification(metrics.VerificationFailed)
-		until := j.pause(sent, e)
 		if e.Kind == graph.Unavailable {
 			j.outage(e)
 		}
-		return j.verifyLater(work, until), true
+		return j.verifyLater(work, pause), true
 	case graph.Unauthorized:
-		ok, err := j.renew(work, c.call.Token, e)
+		ok, err := j.renew(work, c.token, e)
 		if ok {
 			return consume.Disposition{}, false
+		}
+		if err == nil && (expired || j.hold.ownFault(j.m.Sequence, 0, time.Now())) {
+			j.metrics.Verification(metrics.VerificationNotPermitted)
+			return j.notPermitted(intake, work, c, expired, e)
 		}
 		if err == nil {
 			err = e
@@ -105,31 +117,31 @@ func (j *job) unread(intake, work context.Context, c ready, sent time.Time, expi
 		j.metrics.Verification(metrics.VerificationFailed)
 		return j.verifyLater(work, j.begin(j.m, metrics.CauseCredentials, err, tokenWait(err))), true
 	case graph.Forbidden:
-		if c.pass.Cause == metrics.CausePermission || mayRead(c.call.Token) {
-			// What is refused is not just this reading.
+		// A token that says that it may read, or one that may not even reset,
+		// is refused for more than this reading, unless others get through.
+		everybody := c.pass.Cause == metrics.CausePermission || mayRead(c.token)
+		if everybody && !expired && !j.hold.ownFault(j.m.Sequence, c.token.Generation, time.Now()) {
 			j.metrics.Verification(metrics.VerificationFailed)
 			return j.verifyLater(work, j.begin(j.m, metrics.CausePermission, e, 0)), true
 		}
 		j.metrics.Verification(metrics.VerificationNotPermitted)
-		return j.notPermitted(intake, work, c.pass, expired)
+		return j.notPermitted(intake, work, c, expired, e)
 	case graph.Refused:
-		if e.Status == 404 {
-			// The device is gone. If there is anything to be said about it, a
-			// further attempt says it.
-			j.metrics.Verification(metrics.VerificationNotExecuted)
-			return j.notExecuted(intake, work, c.pass, expired)
-		}
 		j.metrics.Verification(metrics.VerificationFailed)
-		return j.notPermitted(intake, work, c.pass, expired)
+		if e.Status == 404 {
+			// There is no device any more that could be asked about, or reset.
+			return j.bury(work, metrics.ReasonNotFound, "the device is gone, and so is what became of the call; "+e.Error())
+		}
+		return j.notPermitted(intake, work, c, expired, e)
 	}
 	j.metrics.Verification(metrics.VerificationFailed)
 	times, held := j.outage(e)
 	if held.IsZero() && expired {
 		return j.bury(work, metrics.ReasonOutcomeUnknown,
-			"the call may have reset the device, and its outcome could not be read in time: "+e.Error()), true
+			"the call may have reset the device, and its outcome could not be read in time: "+e.Error())
 	}
 	if held.IsZero() {
-		held = time.Now().Add(j.policy.backoff(times, c.call.ClientRequestID))
+		held = time.Now().Add(j.policy.backoff(times, j.rec.ClientRequestID))
 	}
 	return j.verifyLater(work, held), true
 }
@@ -144,12 +156,15 @@ func mayRead(t graph.Token) bool {
 }
 
 // notPermitted decides about a request whose outcome cannot be read.
-func (j *job) notPermitted(intake, work context.Context, p pass, expired bool) (consume.Disposition, bool) {
+func (j *job) notPermitted(intake, work context.Context, c ready, expired bool, e *graph.Error) (consume.Disposition, bool) {
 	if j.policy.OnUnknown == UnknownRetry {
-		return j.notExecuted(intake, work, p, expired)
+		return j.notExecuted(intake, work, c, expired)
 	}
-	return j.bury(work, metrics.ReasonOutcomeUnknown,
-		"the call may have reset the device, and the application may not read the outcome; last: "+j.rec.Detail), true
+	detail := j.rec.Detail
+	if j.rec.State != record.Dead {
+		detail = "the call may have reset the device (" + detail + "), and the outcome may not be read: " + e.Error()
+	}
+	return j.bury(work, metrics.ReasonOutcomeUnknown, detail)
 }
 
 // verifyLater gives the request back until its outcome can be read again.

@@ -1,0 +1,278 @@
+package worker
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/record"
+)
+
+// Every state of the record, for the message that the record is about or for
+// another one, whose id the publisher gave or not, expired or not, before or
+// after the record's next instant. A field left out means any.
+const planTable = `
+none                                     expired  -> expire
+none                                     fresh    -> attempt
+attempting same                                   -> orphan
+burying    same                                   -> bury
+retrying   same                          expired  -> expire
+retrying   same               later      fresh    -> wait
+retrying   same               due        fresh    -> attempt
+verifying  same               later               -> wait
+verifying  same               due                 -> verify
+accepted   same                                   -> ack
+dead       same                                   -> ack
+unknown    same                                   -> ack
+panicked   same                                   -> ack
+
+attempting other                                  -> wait for it
+retrying   other                                  -> wait for it
+verifying  other                                  -> wait for it
+burying    other                                  -> wait for it
+accepted   other given                            -> duplicate
+dead       other given                   expired  -> expire
+dead       other given                   fresh    -> attempt
+unknown    other given                            -> verify
+panicked   other given                            -> verify
+
+accepted   other made                    expired  -> expire
+accepted   other made                    fresh    -> attempt
+dead       other made                    expired  -> expire
+dead       other made                    fresh    -> attempt
+unknown    other made                    expired  -> expire
+unknown    other made                    fresh    -> attempt
+panicked   other made                    expired  -> expire
+panicked   other made                    fresh    -> attempt
+`
+
+var planSteps = map[string]step{
+	"attempt": stepAttempt, "verify": stepVerify, "orphan": stepOrphan, "wait": stepWait, "wait for it": stepWait,
+	"ack": stepAck, "duplicate": stepDuplicate, "expire": stepExpire, "bury": stepBury,
+}
+
+func TestPlan(t *testing.T) {
+	type row struct {
+		words []string
+		want  string
+		used  bool
+	}
+	var rows []*row
+	for line := range strings.Lines(planTable) {
+		if when, want, ok := strings.Cut(line, "->"); ok {
+			rows = append(rows, &row{words: strings.Fields(when), want: strings.TrimSpace(want)})
+		}
+	}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	self := record.Record{Stream: "S", Sequence: 7, ReceivedAt: now.Add(-time.Hour)}
+	others := map[string]record.Record{
+		"another sequence": {Stream: "S", Sequence: 6, ReceivedAt: self.ReceivedAt},
+		"another stream":   {Stream: "T", Sequence: 7, ReceivedAt: self.ReceivedAt},
+		"another instant":  {Stream: "S", Sequence: 7, ReceivedAt: self.ReceivedAt.Add(1)},
+		"same":             {Stream: "S", Sequence: 7, ReceivedAt: self.ReceivedAt.In(time.FixedZone("", 3600))},
+	}
+	for _, state := range []string{"none", "attempting", "retrying", "verifying", "burying", "accepted", "dead", "unknown", "panicked"} {
+		for origin, r := range others {
+			for _, given := range []string{"given", "made"} {
+				for _, expired := range []string{"expired", "fresh"} {
+					for _, next := range []time.Duration{math.MinInt64, -time.Hour, -1, 0, 1, time.Second, 10 * time.Second, time.Hour} {
+						r := r
+						switch state {
+						case "none":
+							r = record.Record{}
+						case "burying":
+							r.State, r.Burying = record.Retrying, true
+						case "panicked": // after an attempt
+							r.State, r.Reason, r.AttemptedAt = record.Dead, string(metrics.ReasonUndeliverable), now.Add(-time.Minute)
+						case "unknown":
+							r.State, r.Reason = record.Dead, string(metrics.ReasonOutcomeUnknown)
+						case "dead":
+							r.State, r.Reason = record.Dead, string(metrics.ReasonForbidden)
+						default:
+							r.State = record.State(state)
+						}
+						if next > math.MinInt64 && r.State != record.None {
+							r.NextAt = now.Add(next)
+						}
+						words := []string{state, "other", given, expired, "due"}
+						if origin == "same" {
+							words[1] = origin
+						}
+						if next > 0 {
+							words[4] = "later"
+						}
+						what := fmt.Sprintf("%s, %s, next %s", strings.Join(words, " "), origin, next)
+						var match *row
+						for _, row := range rows {
+							if !slices.ContainsFunc(row.words, func(w string) bool { return !slices.Contains(words, w) }) {
+								if match != nil {
+									t.Fatalf("%s: two rows", what)
+								}
+								match = row
+							}
+						}
+						if match == nil {
+							t.Fatalf("%s: no row", what)
+						}
+						match.used = true
+						want := plan{step: planSteps[match.want]}
+						switch match.want {
+						case "wait":
+							want.until = r.NextAt
+						case "wait for it":
+							// Half a second after that one's turn, within bounds.
+							want.until = now.Add(otherMin)
+							if next > otherMin/2 {
+								want.until = now.Add(min(next+otherMin/2, otherMax))
+							}
+						}
+						got := planFor(r, self, given == "given", expired == "expired", Policy{}, now)
+						if got.step != want.step || !got.until.Equal(want.until) {
+							t.Errorf("%s: step %d, wait of %s; want %s, %s", what, got.step, got.until.Sub(now), match.want, want.until.Sub(now))
+						}
+					}
+				}
+			}
+		}
+	}
+	// In whatever state it was begun, a dead letter is gone on with; and one
+	// that panicked before any attempt has reset nothing.
+	for _, s := range []record.State{record.Attempting, record.Retrying, record.Verifying} {
+		r := others["same"]
+		r.State, r.Burying, r.NextAt = s, true, now.Add(time.Hour)
+		if got := planFor(r, self, true, true, Policy{}, now); got != (plan{step: stepBury}) {
+			t.Errorf("%s, burying: %+v", s, got)
+		}
+	}
+	r := others["another sequence"]
+	r.State, r.Reason = record.Dead, string(metrics.ReasonUndeliverable)
+	if got := planFor(r, self, true, false, Policy{}, now); got != (plan{step: stepAttempt}) {
+		t.Errorf("dead, panicked before any attempt: %+v", got)
+	}
+	for _, row := range rows {
+		if !row.used {
+			t.Errorf("no case for: %s", row.words)
+		}
+	}
+}
+
+func TestVerifyAt(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	for _, p := range []Policy{{}, {RequestTimeout: 30 * time.Second}, {VerifyAfter: time.Minute}, {RequestTimeout: 30 * time.Second, VerifyAfter: time.Minute}} {
+		if got, want := p.verifyAt(at).Sub(at), p.RequestTimeout+p.VerifyAfter; got != want {
+			t.Errorf("%s after the attempt, want %s", got, want)
+		}
+	}
+}
+
+// policies differ in the bounds of the back-off.
+var policies = []Policy{
+	{BackoffMin: 2 * time.Second, BackoffMax: 5 * time.Minute},
+	{BackoffMin: time.Nanosecond, BackoffMax: 24 * time.Hour},
+	{BackoffMin: time.Second, BackoffMax: time.Second},
+	{BackoffMin: time.Second, BackoffMax: 1500 * time.Millisecond},
+	{BackoffMin: time.Hour, BackoffMax: math.MaxInt64},
+	{BackoffMin: math.MaxInt64, BackoffMax: math.MaxInt64},
+	{BackoffMin: 0, BackoffMax: time.Minute},
+}
+
+func TestBackoffBounds(t *testing.T) {
+	for _, p := range policies {
+		for _, n := range []int{math.MinInt, -1, 0, 1, 2, 3, 8, 31, 32, 59, 60, 61, 62, 63, 64, 255, 256, 257, 1023, 1024, 65535, 65536, 1_000_000, math.MaxInt} {
+			top := p.BackoffMax
+			if twice := min(max(1, n), 62); p.BackoffMin <= top>>twice {
+				top = p.BackoffMin << twice
+			}
+			var greatest time.Duration
+			for seed := range 200 {
+				s := strconv.Itoa(seed)
+				d := p.backoff(n, s)
+				if d < p.BackoffMin || d > top {
+					t.Fatalf("%s to %s, repetition %d: %s, want at most %s", p.BackoffMin, p.BackoffMax, n, d, top)
+				}
+				if again := p.backoff(n, s); again != d {
+					t.Fatalf("repetition %d, seed %q: %s, then %s", n, s, d, again)
+				}
+				greatest = max(greatest, d)
+			}
+			if greatest < p.BackoffMin+(top-p.BackoffMin)/10*9 {
+				t.Errorf("%s to %s, repetition %d: never more than %s of %s", p.BackoffMin, p.BackoffMax, n, greatest, top)
+			}
+		}
+	}
+}
+
+func TestBackoffEveryN(t *testing.T) {
+	p := policies[0]
+	for n := range 1_000_001 {
+		if d := p.backoff(n, "seed"); d < p.BackoffMin || d > p.BackoffMax {
+			t.Fatalf("repetition %d: %s", n, d)
+		}
+	}
+}
+
+// The jitter is full: all waits between the least and the greatest are equally
+// likely, whatever the seeds look like, and one says nothing about the next.
+func TestBackoffSpread(t *testing.T) {
+	const seeds, buckets = 20_000, 20
+	kinds := map[string]func(i int) string{
+		"client-request-id": func(i int) string { return uuid.NewSHA1(uuid.Nil, []byte(strconv.Itoa(i))).String() },
+		"number":            strconv.Itoa,
+		"key":               func(i int) string { return fmt.Sprintf("default.INC%07d", i) },
+		"two bytes":         func(i int) string { return string([]byte{byte(i), byte(i >> 8)}) },
+	}
+	p := policies[0]
+	for kind, seed := range kinds {
+		for _, n := range []int{1, 2, 3, 5, 8, 20} {
+			top := min(p.BackoffMin<<n, p.BackoffMax)
+			share := func(n int, top time.Duration, s string) float64 {
+				return float64(p.backoff(n, s)-p.BackoffMin) / float64(top-p.BackoffMin)
+			}
+			var count [buckets]int
+			var joint [buckets]int // with the next repetition, by quarters
+			for i := range seeds {
+				x := share(n, top, seed(i))
+				y := share(n+1, min(p.BackoffMin<<(n+1), p.BackoffMax), seed(i))
+				if x < 0 || x >= 1 {
+					t.Fatalf("%s %q, repetition %d: a share of %g", kind, seed(i), n, x)
+				}
+				count[int(x*buckets)]++
+				joint[int(x*4)*5+int(y*5)]++
+			}
+			// With 19 degrees of freedom chi-square exceeds 50 once in 10,000 times.
+			for what, counts := range map[string][buckets]int{"waits": count, "pairs of waits": joint} {
+				chi := 0.
+				for _, c := range counts {
+					d := float64(c) - seeds/buckets
+					chi += d * d / (seeds / buckets)
+				}
+				if chi > 50 {
+					t.Errorf("%s, repetition %d: %s are not spread evenly, chi-square %.0f: %v", kind, n, what, chi, counts)
+				}
+			}
+		}
+	}
+}
+
+func TestExhausted(t *testing.T) {
+	for _, tc := range []struct {
+		attempts, held, most int
+		want                 bool
+	}{
+		{0, 0, 8, false}, {7, 0, 8, false}, {8, 0, 8, true}, {9, 0, 8, true},
+		{8, 1, 8, false}, {9, 1, 8, true}, {100, 93, 8, false}, {100, 92, 8, true},
+		{1, 1, 1, false}, {1, 0, 1, true}, {2, 1, 1, true},
+	} {
+		p := Policy{MaxAttempts: tc.most}
+		if got := p.exhausted(record.Record{Attempts: tc.attempts, HeldAttempts: tc.held}); got != tc.want {
+			t.Errorf("%d attempts, %d of them while held, of %d: exhausted %t", tc.attempts, tc.held, tc.most, got)
+		}
+	}
+}
