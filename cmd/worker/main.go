@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -48,18 +49,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	exited := -1
 	var c cli
-	parser, err := kong.New(&c,
-		kong.Name("worker"),
-		kong.Description("Resets the passcodes of Intune devices: takes requests from NATS JetStream, calls Microsoft Graph, "+
-			"loses none and resets none twice."),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }),
-		kong.UsageOnError(),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.ExplicitGroups(groups),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(streams{stdout, stderr}),
-	)
+	parser, err := newParser(&c, streams{stdout, stderr}, func(code int) { exited = code })
 	if err != nil {
 		fmt.Fprintln(stderr, "worker:", err)
 		return exitFailed
@@ -72,6 +62,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "worker: %v\nTry: worker --help\n", err)
 		return exitUsage
 	}
+	command.BindTo(ctx, (*context.Context)(nil))
 	err = command.Run()
 	var wrong *usageError
 	switch {
@@ -83,6 +74,34 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "worker:", err)
 	return exitFailed
+}
+
+// newParser makes the parser that fills c from the command line and the environment.
+func newParser(c *cli, s streams, exit func(int)) (*kong.Kong, error) {
+	forgetEmpty(variables(reflect.TypeFor[cli]()))
+	return kong.New(c,
+		kong.Name("worker"),
+		kong.Description("Resets the passcodes of Intune devices: takes requests from NATS JetStream, calls Microsoft Graph, "+
+			"loses none and resets none twice."),
+		kong.Writers(s.out, s.err),
+		kong.Exit(exit),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ValueFormatter(describe),
+		kong.ExplicitGroups(groups),
+		kong.KindMapper(reflect.String, kong.MapperFunc(text)),
+		kong.Bind(s),
+	)
+}
+
+// text reads the value of an option. The library's own error would show a
+// secret that begins with a hyphen.
+func text(ctx *kong.DecodeContext, target reflect.Value) error {
+	t := ctx.Scan.Pop()
+	if !t.IsValue() {
+		return errors.New("its value is missing; one that begins with a hyphen is given as --flag=value")
+	}
+	target.SetString(t.String())
+	return nil
 }
 
 // signals returns a context that ends with the first SIGTERM or SIGINT. The

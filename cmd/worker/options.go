@@ -1,17 +1,14 @@
 package main
 
 import (
-	"fmt"
+	"maps"
 	"net"
-	"net/url"
-	"os"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -30,6 +27,15 @@ var groups = []kong.Group{
 	{Key: "service", Title: "Service"},
 }
 
+// describe is an option's line in the help: its default stands in its tag only.
+func describe(v *kong.Value) string {
+	shown := *v
+	if v.HasDefault {
+		shown.Help += " Default: " + v.Default + "."
+	}
+	return kong.DefaultHelpValueFormatter(&shown)
+}
+
 // Every option is a string, whatever it means: so that all that is wrong with
 // a configuration can be told at once, instead of the first thing only.
 
@@ -46,12 +52,12 @@ type natsOptions struct {
 }
 
 type nameOptions struct {
-	Tenant      string `group:"names" env:"WORKER_TENANT" default:"default" placeholder:"NAME" help:"Tenant: the last token of the subjects. Default: default."`
-	Stream      string `group:"names" env:"WORKER_STREAM" default:"PASSCODE_RESETS" placeholder:"NAME" help:"Request stream. Default: PASSCODE_RESETS."`
-	Subject     string `group:"names" env:"WORKER_SUBJECT" default:"passcode.reset.requests" placeholder:"SUBJECT" help:"Subject of requests, without the tenant. Default: passcode.reset.requests."`
-	DeadStream  string `group:"names" env:"WORKER_DEAD_STREAM" default:"PASSCODE_RESETS_DEAD" placeholder:"NAME" help:"Dead-letter stream. Default: PASSCODE_RESETS_DEAD."`
-	DeadSubject string `group:"names" env:"WORKER_DEAD_SUBJECT" default:"passcode.reset.dead" placeholder:"SUBJECT" help:"Subject of dead letters, without the tenant. Default: passcode.reset.dead."`
-	Bucket      string `group:"names" env:"WORKER_BUCKET" default:"passcode-resets" placeholder:"NAME" help:"Key-value bucket of the records. Default: passcode-resets."`
+	Tenant      string `group:"names" env:"WORKER_TENANT" default:"default" placeholder:"NAME" help:"Tenant: the last token of the subjects."`
+	Stream      string `group:"names" env:"WORKER_STREAM" default:"PASSCODE_RESETS" placeholder:"NAME" help:"Request stream."`
+	Subject     string `group:"names" env:"WORKER_SUBJECT" default:"passcode.reset.requests" placeholder:"SUBJECT" help:"Subject of requests, without the tenant."`
+	DeadStream  string `group:"names" env:"WORKER_DEAD_STREAM" default:"PASSCODE_RESETS_DEAD" placeholder:"NAME" help:"Dead-letter stream."`
+	DeadSubject string `group:"names" env:"WORKER_DEAD_SUBJECT" default:"passcode.reset.dead" placeholder:"SUBJECT" help:"Subject of dead letters, without the tenant."`
+	Bucket      string `group:"names" env:"WORKER_BUCKET" default:"passcode-resets" placeholder:"NAME" help:"Key-value bucket of the records."`
 }
 
 type azureOptions struct {
@@ -63,127 +69,33 @@ type azureOptions struct {
 	AzureFederatedTokenFile    string `group:"azure" env:"AZURE_FEDERATED_TOKEN_FILE" placeholder:"FILE" help:"File with a token of a federated identity provider, read again for each token."`
 	ManagedIdentity            string `group:"azure" env:"WORKER_MANAGED_IDENTITY" default:"false" placeholder:"BOOL" help:"true: use the machine's managed identity."`
 	AzureAuthorityHost         string `group:"azure" env:"AZURE_AUTHORITY_HOST" placeholder:"URL" help:"Token service, in place of the cloud's."`
-	GraphCloud                 string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china: endpoint, token service and scope. Default: global."`
+	GraphCloud                 string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china: endpoint, token service and scope."`
 	GraphEndpoint              string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
 }
 
 type policyOptions struct {
-	Concurrency    string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Requests worked on at a time. Default: 32."`
-	Rate           string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any such time; 0: no limit. Default: 200/20s, Graph's limit for an application in a tenant."`
-	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call. Default: 30s."`
-	MaxAttempts    string `group:"policy" env:"WORKER_MAX_ATTEMPTS" default:"8" placeholder:"N" help:"Calls that may have had an effect, until the request is given up. Default: 8."`
-	BackoffMin     string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Least wait before a repetition. Default: 2s."`
-	BackoffMax     string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition. Default: 5m."`
-	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for. Default: 1h."`
-	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age. Default: 24h."`
-	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up. Default: 30s."`
-	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice). Default: dead-letter."`
+	Concurrency    string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Requests worked on at a time."`
+	Rate           string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any such time; 0: no limit. Graph grants an application 200 in 20s per tenant."`
+	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call."`
+	MaxAttempts    string `group:"policy" env:"WORKER_MAX_ATTEMPTS" default:"8" placeholder:"N" help:"Calls that may have had an effect, until the request is given up."`
+	BackoffMin     string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Least wait before a repetition."`
+	BackoffMax     string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition."`
+	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
+	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
+	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up."`
+	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
 
 type serviceOptions struct {
-	Setup        string `group:"service" env:"WORKER_SETUP" default:"true" placeholder:"BOOL" help:"Create missing streams, bucket and consumer at the start. Default: true."`
-	HTTPAddr     string `name:"http-addr" group:"service" env:"WORKER_HTTP_ADDR" default:":9090" placeholder:"ADDR" help:"Address of /metrics, /livez and /readyz. Default: :9090."`
-	LogLevel     string `group:"service" env:"WORKER_LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error. Default: info."`
-	LogFormat    string `group:"service" env:"WORKER_LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"json or console. Default: json."`
-	DrainTimeout string `group:"service" env:"WORKER_DRAIN_TIMEOUT" default:"25s" placeholder:"TIME" help:"Time to finish in after SIGTERM. Default: 25s."`
-}
-
-// usageError holds every problem of a configuration.
-type usageError struct{ problems []error }
-
-func (e *usageError) Error() string {
-	var b strings.Builder
-	for _, p := range e.problems {
-		fmt.Fprintf(&b, "  - %v\n", p)
-	}
-	return strings.TrimSuffix(b.String(), "\n")
-}
-
-// reader turns options into values and gathers what is wrong with them.
-type reader struct{ problems []error }
-
-func (r *reader) fail(name, format string, args ...any) {
-	r.problems = append(r.problems, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
-}
-
-func (r *reader) err() error {
-	if len(r.problems) == 0 {
-		return nil
-	}
-	return &usageError{r.problems}
-}
-
-func (r *reader) duration(name, s string, least time.Duration) time.Duration {
-	d, err := time.ParseDuration(s)
-	switch {
-	case err != nil:
-		r.fail(name, "%q is not a time: write it like 30s, 5m or 24h", s)
-	case d < least:
-		r.fail(name, "%q is too short: it must be at least %s", s, least)
-	}
-	return d
-}
-
-func (r *reader) number(name, s string, least, most int) int {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < least || n > most {
-		r.fail(name, "%q is not a whole number from %d to %d", s, least, most)
-	}
-	return n
-}
-
-func (r *reader) boolean(name, s string) bool {
-	b, err := strconv.ParseBool(s)
-	if err != nil {
-		r.fail(name, "%q is neither true nor false", s)
-	}
-	return b
-}
-
-func (r *reader) oneOf(name, s string, allowed ...string) string {
-	if !slices.Contains(allowed, s) {
-		r.fail(name, "%q is none of: %s", s, strings.Join(allowed, ", "))
-	}
-	return s
-}
-
-func (r *reader) file(name, path string) string {
-	if path == "" {
-		return ""
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		r.fail(name, "%v", err)
-		return path
-	}
-	_ = f.Close() // it was only opened to see that it can be
-	return path
-}
-
-var (
-	token      = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
-	subject    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
-	entraID    = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
-	natsScheme = []string{"nats", "tls", "ws", "wss"}
-)
-
-func (r *reader) match(name, s string, form *regexp.Regexp, what string) string {
-	if !form.MatchString(s) {
-		r.fail(name, "%q is not %s", s, what)
-	}
-	return s
+	Setup        string `group:"service" env:"WORKER_SETUP" default:"true" placeholder:"BOOL" help:"Create missing streams, bucket and consumer at the start."`
+	HTTPAddr     string `name:"http-addr" group:"service" env:"WORKER_HTTP_ADDR" default:":9090" placeholder:"ADDR" help:"Address of /metrics, /livez and /readyz."`
+	LogLevel     string `group:"service" env:"WORKER_LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
+	LogFormat    string `group:"service" env:"WORKER_LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"json or console."`
+	DrainTimeout string `group:"service" env:"WORKER_DRAIN_TIMEOUT" default:"25s" placeholder:"TIME" help:"Time to finish in after SIGTERM."`
 }
 
 func (o natsOptions) read(r *reader) worker.NATS {
-	for _, s := range strings.Split(o.NatsURL, ",") {
-		s = strings.TrimSpace(s)
-		if !strings.Contains(s, "://") {
-			s = "nats://" + s
-		}
-		if u, err := url.Parse(s); err != nil || u.Host == "" || !slices.Contains(natsScheme, u.Scheme) {
-			r.fail("NATS_URL", "it is not an address like nats://host:4222") // it may hold a password: not shown
-		}
-	}
+	r.servers("NATS_URL", o.NatsURL)
 	var ways []string
 	for _, w := range []struct{ name, value string }{
 		{"NATS_CREDS", o.NatsCreds}, {"NATS_NKEY", o.NatsNkey}, {"NATS_USER", o.NatsUser}, {"NATS_TOKEN", o.NatsToken},
@@ -193,18 +105,36 @@ func (o natsOptions) read(r *reader) worker.NATS {
 		}
 	}
 	if len(ways) > 1 {
-		r.fail(strings.Join(ways, ", "), "give one of them")
+		r.fail(strings.Join(ways, ", "), "give one of them, not %d", len(ways))
 	}
 	if o.NatsPassword != "" && o.NatsUser == "" {
-		r.fail("NATS_PASSWORD", "NATS_USER is missing")
+		r.fail("NATS_PASSWORD", "it needs NATS_USER: give both")
 	}
-	if (o.NatsCert == "") != (o.NatsKey == "") {
+	r.file("NATS_CREDS", o.NatsCreds, "a NATS credentials file", func(path string) error {
+		var opts nats.Options
+		if err := nats.UserCredentials(path)(&opts); err != nil {
+			return err
+		}
+		_, err := opts.SignatureCB(nil)
+		return err
+	})
+	r.file("NATS_NKEY", o.NatsNkey, "a file with the nkey seed of a user", func(path string) error {
+		_, err := nats.NkeyOptionFromSeed(path)
+		return err
+	})
+	r.file("NATS_CA", o.NatsCA, "a PEM file with certificates", func(path string) error {
+		return nats.RootCAs(path)(&nats.Options{})
+	})
+	cert, key := r.file("NATS_CERT", o.NatsCert, "", nil), r.file("NATS_KEY", o.NatsKey, "", nil)
+	switch {
+	case (o.NatsCert == "") != (o.NatsKey == ""):
 		r.fail("NATS_CERT, NATS_KEY", "give both or neither")
+	case cert && key && o.NatsCert != "" && nats.ClientCert(o.NatsCert, o.NatsKey)(&nats.Options{}) != nil:
+		r.fail("NATS_CERT, NATS_KEY", "they are not PEM files with a certificate and its unencrypted key")
 	}
 	return worker.NATS{
-		URL: o.NatsURL, Creds: r.file("NATS_CREDS", o.NatsCreds), NKey: r.file("NATS_NKEY", o.NatsNkey),
-		User: o.NatsUser, Password: o.NatsPassword, Token: o.NatsToken,
-		CA: r.file("NATS_CA", o.NatsCA), Cert: r.file("NATS_CERT", o.NatsCert), Key: r.file("NATS_KEY", o.NatsKey),
+		URL: o.NatsURL, Creds: o.NatsCreds, NKey: o.NatsNkey, User: o.NatsUser, Password: o.NatsPassword, Token: o.NatsToken,
+		CA: o.NatsCA, Cert: o.NatsCert, Key: o.NatsKey,
 	}
 }
 
@@ -231,7 +161,7 @@ func (o azureOptions) read(r *reader) (graph.Credential, string) {
 	clouds := graph.Clouds()
 	cloud, ok := clouds[o.GraphCloud]
 	if !ok {
-		r.fail("GRAPH_CLOUD", "%q is none of: global, usgov, dod, china", o.GraphCloud)
+		r.fail("GRAPH_CLOUD", "%q is none of: %s", o.GraphCloud, strings.Join(slices.Sorted(maps.Keys(clouds)), ", "))
 	}
 	c := graph.Credential{
 		Authority: cloud.Authority, TenantID: o.AzureTenantID, ClientID: o.AzureClientID, Scope: cloud.Scope,
@@ -269,31 +199,23 @@ func (o azureOptions) read(r *reader) (graph.Credential, string) {
 		}
 	}
 	if !c.ManagedIdentity {
-		if o.AzureTenantID == "" {
-			r.fail("AZURE_TENANT_ID", "it is missing")
-		} else {
-			r.match("AZURE_TENANT_ID", o.AzureTenantID, entraID, "a GUID or a domain")
-		}
-		if o.AzureClientID == "" {
-			r.fail("AZURE_CLIENT_ID", "it is missing")
-		}
-		if u, err := url.Parse(c.Authority); ok && (err != nil || u.Scheme != "https" || u.Host == "") {
-			r.fail("AZURE_AUTHORITY_HOST", "%q is not an https address", c.Authority)
+		r.entra("AZURE_TENANT_ID", o.AzureTenantID, "the directory's GUID or a verified domain of it")
+		if o.AzureAuthorityHost != "" {
+			r.https("AZURE_AUTHORITY_HOST", o.AzureAuthorityHost, "https://login.microsoftonline.com")
 		}
 	}
-	if o.AzureClientID != "" {
-		r.match("AZURE_CLIENT_ID", o.AzureClientID, entraID, "a GUID")
+	if !c.ManagedIdentity || o.AzureClientID != "" {
+		r.entra("AZURE_CLIENT_ID", o.AzureClientID, "the application's GUID")
 	}
-	endpoint := cloud.Endpoint
-	if o.GraphEndpoint != "" {
-		endpoint = o.GraphEndpoint
+	if o.GraphEndpoint == "" {
+		return c, cloud.Endpoint
 	}
-	if ok || o.GraphEndpoint != "" {
-		if _, err := graph.New(graph.Config{Endpoint: endpoint}); err != nil {
-			r.fail("GRAPH_ENDPOINT", "%v", err)
-		}
+	if holdsUser(o.GraphEndpoint) {
+		r.fail("GRAPH_ENDPOINT", "it names a user: write the address of Graph like https://graph.microsoft.com")
+	} else if _, err := graph.New(graph.Config{Endpoint: o.GraphEndpoint}); err != nil {
+		r.fail("GRAPH_ENDPOINT", "%v", err)
 	}
-	return c, endpoint
+	return c, o.GraphEndpoint
 }
 
 func (o policyOptions) read(r *reader, c *worker.Config) {
@@ -313,15 +235,15 @@ func (o policyOptions) read(r *reader, c *worker.Config) {
 		VerifyAfter:    r.duration("WORKER_VERIFY_AFTER", o.VerifyAfter, 0),
 		OnUnknown:      worker.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(worker.UnknownDeadLetter), string(worker.UnknownRetry))),
 	}
-	if c.Policy.BackoffMax < c.Policy.BackoffMin {
-		r.fail("WORKER_BACKOFF_MAX", "it is shorter than WORKER_BACKOFF_MIN")
+	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
+		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)
 	}
 }
 
 func (o serviceOptions) read(r *reader, c *worker.Config) {
 	c.Setup = r.boolean("WORKER_SETUP", o.Setup)
 	c.HTTPAddr = o.HTTPAddr
-	if _, _, err := net.SplitHostPort(o.HTTPAddr); err != nil {
+	if _, port, err := net.SplitHostPort(o.HTTPAddr); err != nil || !isPort(port) {
 		r.fail("WORKER_HTTP_ADDR", "%q is not an address like :9090 or 127.0.0.1:9090", o.HTTPAddr)
 	}
 	c.DrainTimeout = r.duration("WORKER_DRAIN_TIMEOUT", o.DrainTimeout, time.Second)
@@ -329,9 +251,10 @@ func (o serviceOptions) read(r *reader, c *worker.Config) {
 
 // logger makes the log; it is usable even if its options are not.
 func (o serviceOptions) logger(r *reader) *zap.Logger {
-	level, err := zapcore.ParseLevel(o.LogLevel)
+	// The library also takes levels that would silence the log.
+	level, err := zapcore.ParseLevel(r.oneOf("WORKER_LOG_LEVEL", strings.ToLower(o.LogLevel), "debug", "info", "warn", "error"))
 	if err != nil {
-		r.fail("WORKER_LOG_LEVEL", "%q is none of: debug, info, warn, error", o.LogLevel)
+		level = zapcore.InfoLevel
 	}
 	cfg := zap.NewProductionConfig()
 	cfg.Sampling = nil // one line per verdict, always
@@ -346,18 +269,4 @@ func (o serviceOptions) logger(r *reader) *zap.Logger {
 		return zap.NewNop() // the encoding is wrong, which is told already
 	}
 	return log
-}
-
-// unknownVariables finds environment variables that look like ours and are
-// not: a mistyped name would else be passed over in silence.
-func unknownVariables(known []string, environ []string) []string {
-	var out []string
-	for _, e := range environ {
-		name, _, _ := strings.Cut(e, "=")
-		if strings.HasPrefix(name, "WORKER_") && !slices.Contains(known, name) {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
 }

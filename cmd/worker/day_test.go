@@ -1,0 +1,242 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/record"
+)
+
+// TestDay gives the real command a thousand requests of every kind, and
+// compares all that can be seen of them: the stream, the simulator, the
+// records, the dead letters and the metrics.
+func TestDay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	w.setUp()
+	events := requests(t, 1000)
+	for copy := range 20 {
+		for _, e := range events {
+			if copy < e.copies {
+				e.sequences = append(e.sequences, w.publish(e.data, e.header))
+			}
+		}
+	}
+	if n := w.stream(names.Stream).State.Msgs; n != 1000 {
+		t.Fatalf("%d messages", n)
+	}
+	p := launch(t, w.env(), "run")
+	w.awaitEmpty()
+	await(t, "the end of the last request", func() bool { return p.metrics()["in_flight"+`{tenant="default"}`] == 0 })
+
+	d := day{w: w, p: p, m: p.metrics(), events: events}
+	d.checkResets()
+	d.checkLetters()
+	d.checkRecords()
+	d.checkMetrics()
+	w.checkSim()
+	w.checkSecrets(p, "SimPass-", "client_secret")
+	p.stop()
+}
+
+// TestCutsAndCap has what would spoil the counts of the day: cut connections
+// take other calls with them, and a pause that is capped ends before Graph
+// wants it to.
+func TestCutsAndCap(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	w.setUp()
+	devices := map[string]string{"CAPPED": graphsim.FaultDevice(429, 1, 4, 1)}
+	for i, code := range []int{601, 602, 605, 602, 601, 605} {
+		devices[fmt.Sprint("BAD", i)], devices[fmt.Sprint("GOOD", i)] = graphsim.FaultDevice(code, 1, 0, i), graphsim.GoodDevice(i)
+	}
+	for id, device := range devices {
+		if id != "CAPPED" {
+			w.publish(body(id, device), nil)
+		}
+	}
+	p := launch(t, w.env("WORKER_MAX_PAUSE", "1s"), "run")
+	p.awaitReady()
+	w.awaitEmpty()
+	w.checkSim()
+	w.publish(body("CAPPED", devices["CAPPED"]), nil)
+	w.awaitState("CAPPED", record.Accepted)
+	for id, device := range devices {
+		if n, r := w.sim.Resets(device), w.record(id); n != 1 || r.State != record.Accepted {
+			t.Errorf("%s was reset %d times: %+v", id, n, r)
+		}
+	}
+	if p.line("Graph asked for a longer pause than is allowed; it was capped") == nil {
+		t.Error("the log does not tell of the capped pause")
+	}
+	if s := w.sim.Status(); len(s.ResetTwice) > 0 || len(s.Violations) > 0 {
+		t.Errorf("reset twice: %q, violations: %q", s.ResetTwice, s.Violations)
+	}
+	w.checkSecrets(p)
+	p.stop()
+}
+
+// day is what is known about the requests once they have all ended.
+type day struct {
+	w      *world
+	p      *process
+	m      series
+	events []*event
+}
+
+func (d day) checkResets() {
+	d.w.t.Helper()
+	ledger := d.w.sim.Ledger()
+	for _, e := range d.events {
+		if n := ledger[e.device]; e.device != "" && n != e.resets {
+			d.w.t.Errorf("%s: %s was reset %d times instead of %d", e.kind, e.id, n, e.resets)
+		}
+		delete(ledger, e.device)
+	}
+	if len(ledger) > 0 {
+		d.w.t.Errorf("nobody asked for these resets: %v", ledger)
+	}
+}
+
+// checkLetters compares each dead letter with the message it is of.
+func (d day) checkLetters() {
+	t := d.w.t
+	t.Helper()
+	type letter struct {
+		header nats.Header
+		data   string
+	}
+	letters := map[uint64]letter{}
+	for _, m := range d.w.messages(names.DeadStream) {
+		seq, err := strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64)
+		if _, twice := letters[seq]; err != nil || twice || m.Subject != names.Dead() {
+			t.Errorf("dead letter %d on %s for message %d: %v, seen before: %v", m.Sequence, m.Subject, seq, err, twice)
+		}
+		letters[seq] = letter{m.Header, string(m.Data)}
+	}
+	for _, e := range d.events {
+		for _, seq := range e.sequences {
+			l, ok := letters[seq]
+			delete(letters, seq)
+			if got := l.header.Get(consume.HeaderReason); got != string(e.dead) || ok != (e.dead != "") {
+				t.Errorf("%s: %s has the dead letter %q instead of %q: %s", e.kind, e.id, got, e.dead, l.header.Get(consume.HeaderDetail))
+			}
+			if ok && (l.data != e.data || !maps.EqualFunc(own(l.header), own(e.header), slices.Equal)) {
+				t.Errorf("%s: the dead letter does not hold the message as it was: %v", e.kind, l.header)
+			}
+			for name, want := range map[string]string{
+				consume.HeaderSubject: names.Filter(), consume.HeaderStream: names.Stream, consume.HeaderRedrives: "0",
+			} {
+				if ok && l.header.Get(name) != want {
+					t.Errorf("%s: header %s is %q instead of %q", e.kind, name, l.header.Get(name), want)
+				}
+			}
+		}
+	}
+	if len(letters) > 0 {
+		t.Errorf("%d dead letters of nobody's", len(letters))
+	}
+}
+
+// own are the headers that are the publisher's.
+func own(h nats.Header) map[string][]string {
+	out := map[string][]string{}
+	for name, values := range h {
+		lower := strings.ToLower(name)
+		if !strings.HasPrefix(lower, "dead-letter-") && !strings.HasPrefix(lower, "nats-") {
+			out[name] = values
+		}
+	}
+	return out
+}
+
+func (d day) checkRecords() {
+	t := d.w.t
+	t.Helper()
+	records := d.w.records()
+	for _, e := range d.events {
+		id := e.id
+		if id == "" {
+			id = names.Stream + "-" + strconv.FormatUint(e.sequences[0], 10)
+		}
+		r, ok := records[id]
+		want := record.Accepted
+		if e.dead != "" {
+			want = record.Dead
+		}
+		if strings.HasPrefix(e.kind, "hostile") && !ok {
+			continue // it has an id that is not told here
+		}
+		if r.State != want || r.Reason != string(e.dead) || r.FinishedAt.IsZero() || e.device != "" && r.ManagedDeviceID != e.device {
+			t.Errorf("%s: record %s: %+v", e.kind, id, r)
+		}
+		delete(records, id)
+	}
+	for id, r := range records {
+		if r.State != record.Dead || r.Reason != string(metrics.ReasonInvalidRequest) {
+			t.Errorf("record %s of nobody's: %+v", id, r)
+		}
+	}
+}
+
+func (d day) checkMetrics() {
+	t, m := d.w.t, d.m
+	t.Helper()
+	outcomes, reasons, results := map[string]int{}, map[string]int{}, m.by("attempts_total", "result")
+	for _, e := range d.events {
+		if e.dead != "" {
+			outcomes["dead"] += e.copies
+			reasons[string(e.dead)] += e.copies
+			continue
+		}
+		outcomes["accepted"]++
+		outcomes["duplicate"] += e.copies - 1
+	}
+	delete(outcomes, "")
+	same := func(what string, got, want map[string]int) {
+		t.Helper()
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", what, got, want)
+		}
+	}
+	same("requests_total", m.by("requests_total", "outcome"), outcomes)
+	same("dead_letters_total", m.by("dead_letters_total", "reason"), reasons)
+	if n := results["accepted"] + m.sum("verifications_total", `result="executed"`); n != outcomes["accepted"] {
+		t.Errorf("%d attempts and verifications found a reset, %d requests were accepted", n, outcomes["accepted"])
+	}
+	codes := map[string]map[string]int{"POST": {}, "GET": {}}
+	for _, c := range d.w.sim.Calls() {
+		code := strconv.Itoa(c.Status)
+		if c.Status == 0 {
+			code = "none"
+		}
+		codes[c.Method][code]++
+	}
+	for method, want := range codes {
+		same("graph_requests_total of "+method, m.by("graph_requests_total", "code", `method="`+method+`"`), want)
+	}
+	posts := 0
+	for _, n := range results {
+		posts += n
+	}
+	if want := m.sum("graph_requests_total", `method="POST"`); posts != want {
+		t.Errorf("%d attempts, but %d POSTs", posts, want)
+	}
+	for _, gauge := range []string{"in_flight", "waiting_retry", "hold"} {
+		if n := m.sum(gauge); n != 0 {
+			t.Errorf("%s is %d at the end", gauge, n)
+		}
+	}
+	if m.sum("nats_connected") != 1 || m.sum("active") != 1 {
+		t.Error("not connected, or not active")
+	}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"reflect"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// shown is a help text with each option on one line.
+func shown(text string) map[string]string {
+	out := map[string]string{}
+	name := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if f, _, _ := strings.Cut(line, "="); strings.HasPrefix(f, "--") || strings.HasPrefix(line, "-h") {
+			name = f
+		}
+		if line == "" {
+			name = ""
+		}
+		if name != "" {
+			out[name] = strings.TrimSpace(out[name] + " " + line)
+		}
+	}
+	return out
+}
+
+// options lists the flags of a command: its variable and default by its flag.
+func options(t reflect.Type) map[string][2]string {
+	out := map[string][2]string{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Anonymous {
+			for name, o := range options(f.Type) {
+				out[name] = o
+			}
+			continue
+		}
+		env := f.Tag.Get("env")
+		name := flagOf(env)
+		if env == "" {
+			name = flagOf(strings.ReplaceAll(f.Name, "MaxBytes", "Max_Bytes")) // a flag without a variable
+		}
+		out[name] = [2]string{env, f.Tag.Get("default")}
+	}
+	return out
+}
+
+var defaultOf = regexp.MustCompile(`Default: (\S+?)\.?( \(\$\w+\))?\.?$`)
+
+func TestHelpOfCommands(t *testing.T) {
+	for name, typ := range map[string]reflect.Type{"run": reflect.TypeFor[runCmd](), "setup": reflect.TypeFor[setupCmd]()} {
+		t.Run(name, func(t *testing.T) {
+			r := call(t, nil, name, "--help")
+			if r.code != exitDone || r.err != "" || !strings.HasPrefix(r.out, "Usage: worker "+name+" [flags]\n") {
+				t.Errorf("status %d, standard error %q, standard output:\n%s", r.code, r.err, r.out)
+			}
+			lines := shown(r.out)
+			for f, o := range options(typ) {
+				line, ok := lines[f]
+				if f == "--update" {
+					continue
+				}
+				if !ok || o[0] != "" && strings.Count(r.out, "$"+o[0]+")") != 1 {
+					t.Errorf("%s, %s: not in the help exactly once: %q", f, o[0], line)
+				}
+				got := ""
+				if m := defaultOf.FindStringSubmatch(line); m != nil {
+					got = m[1]
+				}
+				if got != o[1] || strings.Count(line, "Default:") > 1 {
+					t.Errorf("%s: the help gives the default %q, it is %q: %s", f, got, o[1], line)
+				}
+			}
+			if len(lines) != len(options(typ))+1 {
+				t.Errorf("%d options in the help, %d in the command", len(lines)-1, len(options(typ)))
+			}
+		})
+	}
+}
+
+func TestUsage(t *testing.T) {
+	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker --help\n"
+	for _, c := range []struct {
+		args []string
+		code int
+		out  string // beginning of standard output
+		err  string // standard error
+	}{
+		{[]string{"--help"}, exitDone, "Usage: worker <command>\n", ""},
+		{[]string{"-h"}, exitDone, "Usage: worker <command>\n", ""},
+		{[]string{"version", "--help"}, exitDone, "Usage: worker version\n", ""},
+		{nil, exitUsage, "", "worker: expected one of \"run\", \"setup\", \"version\"\nTry: worker --help\n"},
+		{[]string{"bogus"}, exitUsage, "", "worker: unexpected argument bogus\nTry: worker --help\n"},
+		{[]string{"--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
+		{[]string{"run", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
+		{[]string{"run", "now"}, exitUsage, "", "worker: unexpected argument now\nTry: worker --help\n"},
+		{[]string{"setup", "--rate=1/1s"}, exitUsage, "", "worker: unknown flag --rate\nTry: worker --help\n"},
+		{[]string{"run", "--rate"}, exitUsage, "", "worker: --rate: " + noValue},
+		{[]string{"run", "--nats-token", "--rate=1/1s"}, exitUsage, "", "worker: --nats-token: " + noValue},
+		{[]string{"run", "--nats-token", "-s3cret"}, exitUsage, "", "worker: --nats-token: " + noValue},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			r := call(t, nil, c.args...)
+			if r.code != c.code || !strings.HasPrefix(r.out, c.out) || (c.out == "") != (r.out == "") || r.err != c.err {
+				t.Errorf("status %d, standard output:\n%s\nstandard error:\n%s", r.code, r.out, r.err)
+			}
+		})
+	}
+	if r := call(t, nil, "--help"); !strings.Contains(r.out, "run ") || !strings.Contains(r.out, "setup ") || !strings.Contains(r.out, "version ") {
+		t.Errorf("a command is missing:\n%s", r.out)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	r := call(t, nil, "version")
+	want := regexp.MustCompile(`^worker dev, revision \S+, ` + regexp.QuoteMeta(runtime.Version()) + "\n$")
+	if r.code != exitDone || r.err != "" || !want.MatchString(r.out) {
+		t.Errorf("status %d, standard output %q, standard error %q", r.code, r.out, r.err)
+	}
+}

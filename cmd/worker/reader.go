@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// usageError holds every problem of a configuration.
+type usageError struct{ problems []error }
+
+func (e *usageError) Error() string {
+	var b strings.Builder
+	for _, p := range e.problems {
+		fmt.Fprintf(&b, "  - %v\n", p)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// reader turns options into values and gathers what is wrong with them.
+type reader struct{ problems []error }
+
+func (r *reader) fail(name, format string, args ...any) {
+	r.problems = append(r.problems, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
+}
+
+func (r *reader) err() error {
+	if len(r.problems) == 0 {
+		return nil
+	}
+	return &usageError{r.problems}
+}
+
+func (r *reader) duration(name, s string, least time.Duration) time.Duration {
+	d, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		r.fail(name, "%q is not a time: write it like 30s, 5m or 24h", s)
+	case d < least:
+		r.fail(name, "%q is too short: it must be at least %s", s, least)
+	}
+	return d
+}
+
+func (r *reader) number(name, s string, least, most int) int {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < least || n > most {
+		r.fail(name, "%q is not a whole number from %d to %d", s, least, most)
+	}
+	return n
+}
+
+func (r *reader) boolean(name, s string) bool {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		r.fail(name, "%q is neither true nor false", s)
+	}
+	return b
+}
+
+func (r *reader) oneOf(name, s string, allowed ...string) string {
+	if !slices.Contains(allowed, s) {
+		r.fail(name, "%q is none of: %s", s, strings.Join(allowed, ", "))
+	}
+	return s
+}
+
+// file tells whether a file can be read and is what it should be: check says
+// so, where it is not nil. Its error may quote the file, so it is not shown.
+func (r *reader) file(name, path, what string, check func(path string) error) bool {
+	if path == "" {
+		return true
+	}
+	if _, err := os.ReadFile(path); err != nil {
+		r.fail(name, "it cannot be read: %v", err)
+		return false
+	}
+	if check != nil && check(path) != nil {
+		r.fail(name, "%s is not %s", path, what)
+		return false
+	}
+	return true
+}
+
+var (
+	token   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+	subject = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+	entraID = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+)
+
+func (r *reader) match(name, s string, form *regexp.Regexp, what string) string {
+	if !form.MatchString(s) {
+		r.fail(name, "%q is not %s", s, what)
+	}
+	return s
+}
+
+// entra checks an id of Entra's. It is not shown: it may be a secret that was
+// put into the wrong place.
+func (r *reader) entra(name, s, what string) {
+	switch {
+	case s == "":
+		r.fail(name, "it is missing: give %s", what)
+	case !entraID.MatchString(s):
+		r.fail(name, "it is of another form: give %s", what)
+	}
+}
+
+// servers checks a list of NATS servers. It may hold passwords, so no part of
+// it is shown.
+func (r *reader) servers(name, list string) {
+	plain, websocket := false, false
+	for s := range strings.SplitSeq(list, ",") {
+		s = strings.TrimSpace(s)
+		if !strings.Contains(s, "://") {
+			s = "nats://" + s
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
+			r.fail(name, "it is not an address like nats://host:4222, or several of them with commas between")
+			return
+		}
+		switch u.Scheme {
+		case "nats", "tls":
+			plain = true
+		case "ws", "wss":
+			websocket = true
+		default:
+			r.fail(name, "its scheme is none of: nats, tls, ws, wss")
+			return
+		}
+	}
+	if plain && websocket {
+		r.fail(name, "give nats and tls addresses, or ws and wss ones: they cannot be mixed")
+	}
+}
+
+func (r *reader) https(name, s, example string) {
+	u, err := url.Parse(s)
+	switch {
+	case holdsUser(s):
+		r.fail(name, "it names a user: write it like %s", example)
+	case err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()):
+		r.fail(name, "%q is not an https address: write it like %s", s, example)
+	}
+}
+
+// holdsUser tells whether an address may hold a password, and so is not to be shown.
+func holdsUser(s string) bool { return strings.Contains(s, "@") }
+
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}

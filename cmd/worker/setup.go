@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/worker"
+)
+
+type setupCmd struct {
+	natsOptions `embed:""`
+	nameOptions `embed:""`
+
+	Replicas  string `default:"0" placeholder:"N" help:"Replicas of streams and bucket: 1, 3 or 5. 0: three in a cluster, else one."`
+	Storage   string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
+	Retention string `default:"2160h" placeholder:"TIME" help:"How long dead letters and records are kept."`
+	MaxBytes  string `default:"0" placeholder:"N" help:"Size limit of the request stream in bytes; when it is full the publisher is told. 0: none."`
+	Update    bool   `help:"Change what exists to these settings."`
+}
+
+const setupTimeout = 30 * time.Second
+
+// Run creates what is missing.
+func (c setupCmd) Run(ctx context.Context, s streams) error {
+	r := &reader{}
+	natsCfg, names := c.natsOptions.read(r), c.nameOptions.read(r)
+	replicas, _ := strconv.Atoi(r.oneOf("--replicas", c.Replicas, "0", "1", "3", "5")) // what is no number is told already
+	layout := consume.Layout{
+		Replicas:  replicas,
+		Memory:    r.oneOf("--storage", c.Storage, "file", "memory") == "memory",
+		Retention: r.duration("--retention", c.Retention, time.Second),
+		MaxBytes:  int64(r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt)),
+		Update:    c.Update,
+	}
+	if err := r.err(); err != nil {
+		return err
+	}
+	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
+		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	nc, err := worker.Connect(natsCfg, nats.RetryOnFailedConnect(false),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			// To the one who asked, a request that is not allowed looks like
+			// one that nobody answers.
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				stop(fmt.Errorf("a right is missing: %w", err))
+			}
+		}))
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", hosts(natsCfg.URL), err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	done, err := consume.Setup(ctx, js, names, layout)
+	for _, d := range done {
+		fmt.Fprintf(s.out, "%-8s %s\n", d.Action, d.What)
+	}
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
+		return cause
+	}
+	return err
+}
+
+// hosts names the servers of a list without the passwords that it may hold.
+func hosts(list string) string {
+	var out []string
+	for s := range strings.SplitSeq(list, ",") {
+		s = strings.TrimSpace(s)
+		if !strings.Contains(s, "://") {
+			s = "nats://" + s
+		}
+		if u, err := url.Parse(s); err == nil {
+			out = append(out, u.Host)
+		}
+	}
+	return strings.Join(out, ", ")
+}
