@@ -17,6 +17,9 @@ import (
 type cli struct {
 	Day   dayCmd   `cmd:"" default:"withargs" help:"Play a mixed day of requests and check that every promise held (default)."`
 	Bench benchCmd `cmd:"" help:"Measure the worker beside bare loops that do the same steps."`
+	Chaos chaosCmd `cmd:"" help:"Kill, freeze and cut off workers and NATS under load, and count what was lost or doubled."`
+
+	Server serverCmd `cmd:"" hidden:""`
 }
 
 func main() {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -14,9 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/request"
 )
 
 // report compares what happened with what should have happened, kind by kind,
@@ -24,7 +21,7 @@ import (
 func (d *day) report(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	letters, err := d.letters(ctx)
+	letters, err := deadLetters(ctx, d.js, d.names)
 	if err != nil {
 		return err
 	}
@@ -34,7 +31,7 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 	}
 	var lost, doubled, wrong []string
 	seen := newTally()
-	var records bytes.Buffer
+	var records strings.Builder
 	for _, e := range d.events {
 		if len(e.sequences) == 0 {
 			continue
@@ -44,11 +41,8 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 			id = d.names.Stream + "-" + strconv.FormatUint(e.sequences[0], 10)
 		}
 		var r record.Record
-		entry, err := kv.Get(ctx, record.Key(d.names.Tenant, request.EscapeID(id)))
-		if err == nil {
-			records.Write(entry.Value())
-			err = json.Unmarshal(entry.Value(), &r)
-		}
+		err := readRecord(ctx, kv, d.names.Tenant, id, &r)
+		fmt.Fprintf(&records, "%+v\n", r)
 		got := ends(r)
 		switch {
 		case err != nil:
@@ -82,7 +76,7 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "\n%d requests in %d messages; %d calls to Graph, %d resets, %d answered 429; %.0f s\n\n",
 		len(d.events), d.published, s.Calls, s.Executed, s.Throttled, time.Since(d.began).Seconds())
-	leaks := d.leaks(records.Bytes(), letters)
+	leaks := d.leaks(records.String(), letters)
 	ok := true
 	for _, p := range []struct {
 		promise string
@@ -117,34 +111,9 @@ func counted(n int, what string) []string {
 	return []string{fmt.Sprintf("%d %s", n, what)}
 }
 
-// letters are the dead letters by the sequence of the request.
-func (d *day) letters(ctx context.Context) (map[uint64]*jetstream.RawStreamMsg, error) {
-	s, err := d.js.Stream(ctx, d.names.DeadStream)
-	if err != nil {
-		return nil, err
-	}
-	out := map[uint64]*jetstream.RawStreamMsg{}
-	state := s.CachedInfo().State
-	for seq := state.FirstSeq; state.Msgs > 0 && seq <= state.LastSeq; seq++ {
-		m, err := s.GetMsg(ctx, seq)
-		if err != nil {
-			return nil, err
-		}
-		of, err := strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("dead letter %d: %w", seq, err)
-		}
-		if out[of] != nil {
-			return nil, fmt.Errorf("request %d has two dead letters", of)
-		}
-		out[of] = m
-	}
-	return out, nil
-}
-
 // leaks looks for every secret that the simulator knows of, in all that the
 // worker has written.
-func (d *day) leaks(records []byte, letters map[uint64]*jetstream.RawStreamMsg) []string {
+func (d *day) leaks(records string, letters map[uint64]*jetstream.RawStreamMsg) []string {
 	log, err := os.ReadFile(d.logPath)
 	if err != nil {
 		return []string{err.Error()}
@@ -155,7 +124,7 @@ func (d *day) leaks(records []byte, letters map[uint64]*jetstream.RawStreamMsg) 
 	}
 	var out []string
 	for _, secret := range d.sim.Secrets() {
-		for where, text := range map[string]string{"log": string(log), "record": string(records), "dead letter": dead.String()} {
+		for where, text := range map[string]string{"log": string(log), "record": records, "dead letter": dead.String()} {
 			if strings.Contains(text, secret) {
 				out = append(out, "one in a "+where)
 			}

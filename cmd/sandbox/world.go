@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
+	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,6 +24,8 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/request"
 	"passcode-worker/internal/worker"
 )
 
@@ -38,11 +45,8 @@ func newWorld(natsPort int, sim graphsim.Config) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, logPath: filepath.Join(dir, "worker.log"), names: consume.Names{
-		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-	}}
-	w.nats, err = natstest.StartWith(server.Options{ServerName: "sandbox", StoreDir: filepath.Join(dir, "nats"), Port: natsPort})
+	w := &world{dir: dir, logPath: filepath.Join(dir, "worker.log"), names: sandboxNames()}
+	w.nats, err = natstest.StartWith(serverOptions(filepath.Join(dir, "nats"), natsPort))
 	if err != nil {
 		w.close()
 		return nil, err
@@ -60,6 +64,18 @@ func newWorld(natsPort int, sim graphsim.Config) (*world, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// sandboxNames are the default names.
+func sandboxNames() consume.Names {
+	return consume.Names{
+		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
+		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
+	}
+}
+
+func serverOptions(dir string, port int) server.Options {
+	return server.Options{ServerName: "sandbox", StoreDir: dir, Port: port}
 }
 
 func (w *world) close() {
@@ -139,4 +155,60 @@ func (w *world) waiting(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("stream %s: %w", w.names.Stream, err)
 	}
 	return s.CachedInfo().State.Msgs, nil
+}
+
+// setup makes the streams, the bucket and the consumer.
+func (w *world) setup(ctx context.Context) error {
+	_, err := consume.Setup(ctx, w.js, w.names, consume.Layout{})
+	return err
+}
+
+// token asks the simulator for a token, as the worker does.
+func (w *world) token(ctx context.Context) (string, error) {
+	secret, err := confidential.NewCredFromSecret(graphsim.DefaultClientSecret)
+	if err != nil {
+		return "", err
+	}
+	app, err := confidential.New(w.sim.URL()+"/"+graphsim.DefaultTenantID, graphsim.DefaultClientID, secret,
+		confidential.WithInstanceDiscovery(false),
+		confidential.WithHTTPClient(&http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.sim.CAs(), MinVersion: tls.VersionTLS12}}}))
+	if err != nil {
+		return "", err
+	}
+	r, err := app.AcquireTokenByCredential(ctx, []string{graph.Clouds()["global"].Scope})
+	return r.AccessToken, err
+}
+
+// deadLetters are the dead letters by the sequence of the request.
+func deadLetters(ctx context.Context, js jetstream.JetStream, names consume.Names) (map[uint64]*jetstream.RawStreamMsg, error) {
+	s, err := js.Stream(ctx, names.DeadStream)
+	if err != nil {
+		return nil, err
+	}
+	out := map[uint64]*jetstream.RawStreamMsg{}
+	state := s.CachedInfo().State
+	for seq := state.FirstSeq; state.Msgs > 0 && seq <= state.LastSeq; seq++ {
+		m, err := s.GetMsg(ctx, seq)
+		if err != nil {
+			return nil, err
+		}
+		of, err := strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("dead letter %d: %w", seq, err)
+		}
+		if out[of] != nil {
+			return nil, fmt.Errorf("request %d has two dead letters", of)
+		}
+		out[of] = m
+	}
+	return out, nil
+}
+
+// readRecord reads the record of an id.
+func readRecord(ctx context.Context, kv jetstream.KeyValue, tenant, id string, r *record.Record) error {
+	entry, err := kv.Get(ctx, record.Key(tenant, request.EscapeID(id)))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(entry.Value(), r)
 }
