@@ -4,6 +4,8 @@
 GO = go
 VERSION != git describe --tags --always --dirty 2>/dev/null || echo devel
 FUZZTIME = 30s
+N = 10000
+SEED = 0
 
 .PHONY: help
 help: ## list the targets
@@ -38,6 +40,10 @@ bench: ## measure the worker against its floors
 .PHONY: sandbox
 sandbox: ## play a day of requests against a simulated Graph
 	$(GO) run ./cmd/sandbox
+
+.PHONY: chaos
+chaos: ## kill, freeze and cut off workers and NATS under load (N requests, SEED)
+	$(GO) run ./cmd/sandbox chaos --n $(N) --seed $(SEED) --limit 30m
 
 .PHONY: lint
 lint: bin/golangci-lint ## check the style and the direction of imports
