@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"reflect"
@@ -31,6 +32,9 @@ const (
 )
 
 func main() {
+	// net/http says there what it did not expect on a connection, and quotes it.
+	// That may be an answer of Graph's, which can hold a passcode.
+	log.SetOutput(io.Discard)
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
