@@ -3,6 +3,7 @@ package metrics
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -144,6 +145,8 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	if srv.Shutdown(stopCtx) != nil {
 		_ = srv.Close()
 	}
-	_ = <-served // that it is closed is known
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve http: %w", err)
+	}
 	return nil
 }
