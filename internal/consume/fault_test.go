@@ -57,12 +57,14 @@ func TestStrayMessages(t *testing.T) {
 func TestConnectionCut(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.times.heartbeat, r.times.expiry = usual.heartbeat, usual.expiry // too slow to tell
 	handled := make(chan string, 999)
 	w := r.run(Config{Setup: true, Handle: func(_ context.Context, m Message) Disposition {
 		handled <- string(m.Data)
 		return Ack()
 	}})
 	w.awaitBound()
+	begun := time.Now()
 	for i := range 5 {
 		r.publish(fmt.Sprint(i))
 		if got := take(r, handled, "a message"); got != fmt.Sprint(i) {
@@ -73,9 +75,100 @@ func TestConnectionCut(t *testing.T) {
 		r.receive(r.up, "a new connection")
 	}
 	r.awaitEmpty()
+	if took := time.Since(begun); took > atOnce {
+		t.Errorf("it took %s", took)
+	}
 	w.stop()
 	for len(w.bound) > 0 {
 		t.Errorf("Bound(%v), though only the connection was cut", <-w.bound)
+	}
+}
+
+// TestAwayForLong is no loss of the consumer.
+func TestAwayForLong(t *testing.T) {
+	t.Parallel()
+	r, h := newRig(t), newHandler()
+	r.times.patience = 50 * time.Millisecond
+	w := r.run(Config{Setup: true, Handle: h.handle})
+	w.awaitBound()
+	r.proxy.Away()
+	r.receive(r.down, "the end of the connection")
+	none(r, w.bound, "the queue is said to be bound or lost")
+	r.proxy.Heal()
+	r.publish("a")
+	take(r, h.calls, "the message").answer <- Ack()
+	r.awaitEmpty()
+	w.stop()
+	if len(w.bound) != 0 {
+		t.Errorf("Bound(%v)", <-w.bound)
+	}
+}
+
+// TestAnswerToEarlierPull says of an earlier pull that the consumer is gone.
+func TestAnswerToEarlierPull(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(Layout{Memory: true})
+	consumer, err := r.js.Consumer(r.ctx, spec.Stream, spec.Consumer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := newPuller(r.js, consumer, quick, func() {}, func(m *nats.Msg) { t.Errorf("nobody waits for %q", m.Data) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.stop()
+	got := make(chan string, 1)
+	go func() {
+		m, err := p.next(r.ctx)
+		if err != nil {
+			t.Error(err)
+			m = &nats.Msg{}
+		}
+		got <- string(m.Data)
+	}()
+	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
+	for _, status := range []string{"100", "404", "408", "409", "503"} {
+		m := &nats.Msg{Subject: p.inbox + ".0", Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}
+		if err := r.admin.Conn().PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.admin.Conn().FlushTimeout(testTime); err != nil {
+		t.Fatal(err)
+	}
+	none(r, got, "the wait is over")
+	if n := r.info().NumWaiting; n != 1 {
+		t.Errorf("%d pulls wait, want 1", n)
+	}
+	r.publish("a")
+	if m := take(r, got, "the message"); m != "a" {
+		t.Errorf("message %q", m)
+	}
+}
+
+// TestGiveUp has a message arrive at the moment at which it is no longer waited for.
+func TestGiveUp(t *testing.T) {
+	t.Parallel()
+	var stray []*nats.Msg
+	p := &puller{messages: make(chan *nats.Msg, 1), answers: make(chan *nats.Msg, 1), stray: func(m *nats.Msg) { stray = append(stray, m) }}
+	first, second := &nats.Msg{Reply: "1"}, &nats.Msg{Reply: "2"}
+	p.wanted.Store(true)
+	p.receive(first)
+	p.receive(second)
+	if m, err := p.giveUp(context.Canceled); m != first || err != nil {
+		t.Errorf("%v, %v, want the message", m, err)
+	}
+	p.wanted.Store(true)
+	if m, err := p.giveUp(context.Canceled); m != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v, want the error", m, err)
+	}
+	p.receive(first)
+	if !slices.Equal(stray, []*nats.Msg{second, first}) {
+		t.Errorf("given back: %v", stray)
+	}
+	for range 3 {
+		p.receive(&nats.Msg{}) // about a pull; nobody reads it, and nothing blocks
 	}
 }
 
@@ -103,11 +196,15 @@ func TestServerRestarts(t *testing.T) {
 	w.awaitBound()
 	r.publish("a", "b")
 	first, second := take(r, h.calls, "a message"), take(r, h.calls, "a message")
+	created := r.info().Created
 	r.server.Stop()
 	r.receive(r.down, "the end of the connection")
 	first.answer <- Ack()
 	if err := r.server.Restart(); err != nil {
 		t.Fatal(err)
+	}
+	if now := r.info().Created; !now.Equal(created) {
+		t.Errorf("the same consumer is said to be made at %s and at %s", created, now)
 	}
 	r.await("the ack", func() bool { return r.left(spec.Stream) == 1 })
 	r.publish("c")
@@ -168,6 +265,16 @@ func TestConsumerDeleted(t *testing.T) {
 			}
 			r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
 			remove()
+			// Made anew by another before anybody could look.
+			r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
+			if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
+				t.Fatal(err)
+			}
+			r.setup(Layout{})
+			if err := w.awaitLost(); !errors.Is(err, errDeleted) {
+				t.Errorf("Bound(%v)", err)
+			}
+			w.awaitBound()
 			// Once more while a slot is taken: its message comes again from the new
 			// consumer, and the old verdict is not taken.
 			r.publish("a")
@@ -271,8 +378,15 @@ func TestLeaderStops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	created := r.info().Created
 	leader.Stop()
 	flow()
+	if _, err := c.ConsumerLeader(spec.Stream, spec.Consumer()); err != nil {
+		t.Fatal(err)
+	}
+	if now := r.info().Created; !now.Equal(created) {
+		t.Errorf("the same consumer is said to be made at %s and at %s", created, now)
+	}
 	if err := leader.Restart(); err != nil {
 		t.Fatal(err)
 	}

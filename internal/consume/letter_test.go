@@ -377,6 +377,7 @@ func TestPublishForeignHeaders(t *testing.T) {
 func FuzzHeaders(f *testing.F) {
 	f.Add("ce-id", "1", "Nats-Msg-Id", "x", "detail", uint32(10), uint32(maxPayload))
 	f.Add("a\r\nb", "c\r\nNats-TTL: 1s", "dead-letter-redrives", "7", "a\nb", uint32(0), uint32(8192))
+	f.Add("X-Good", "c\r\nNats-TTL: 1s", "Y", "\n\n", "a\nb", uint32(0), uint32(8192))
 	f.Add("Status", "503", "", "", strings.Repeat("ü", 1000), uint32(maxPayload), uint32(maxPayload))
 	f.Add("X", strings.Repeat("x", 70000), "Y", "y", "", uint32(1), uint32(0))
 	room := make([]byte, 3<<20)

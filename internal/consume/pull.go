@@ -244,11 +244,14 @@ func (p *puller) lost(ctx context.Context, err error, seen *time.Time) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.times.api)
 	defer cancel()
-	_, infoErr := p.consumer.Info(ctx)
-	if errors.Is(infoErr, jetstream.ErrConsumerNotFound) || errors.Is(infoErr, jetstream.ErrStreamNotFound) {
+	created := p.consumer.CachedInfo().Created // Info replaces it
+	info, infoErr := p.consumer.Info(ctx)
+	switch {
+	case errors.Is(infoErr, jetstream.ErrConsumerNotFound) || errors.Is(infoErr, jetstream.ErrStreamNotFound):
 		return fmt.Errorf("pull: %w", infoErr)
-	}
-	if time.Since(*seen) < p.times.patience {
+	case infoErr == nil && !info.Created.Equal(created):
+		return fmt.Errorf("pull: %w", errDeleted) // and made anew
+	case time.Since(*seen) < p.times.patience:
 		return nil
 	}
 	return fmt.Errorf("pull: %w", err)
