@@ -45,7 +45,9 @@ func errorText(body []byte, token string) (code, message string) {
 			Message string `json:"Message"`
 		}
 		if json.Unmarshal([]byte(message), &inner) == nil && inner.Message != "" {
-			message = inner.Message
+			// After the text come ids and an internal address; the request-id
+			// that Microsoft's support asks for is kept by itself.
+			message, _, _ = strings.Cut(inner.Message, " - Operation ID")
 		}
 	}
 	return clean(doc.Error.Code, maxCode, token), clean(message, maxText, token)
