@@ -81,9 +81,9 @@ func (r *rig) await(c <-chan struct{}, what string) {
 	}
 }
 
-// publish waits for the PubAck, but not long.
-func (r *rig) publish(subject string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), notComing)
+// publish waits for the PubAck, for a while.
+func (r *rig) publish(subject string, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	_, err := r.js.Publish(ctx, subject, []byte("x"), jetstream.WithMsgID(subject))
 	return err
@@ -173,14 +173,14 @@ func TestProxySwallow(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.proxy.Swallow()
-	if err := r.publish("s.a"); !errors.Is(err, context.DeadlineExceeded) {
+	if err := r.publish("s.a", notComing); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("publish without a reply: %v", err)
 	}
 	if got := r.stored(); got != 1 {
 		t.Errorf("%d messages stored, want 1: only the reply is lost", got)
 	}
 	r.proxy.Heal()
-	if err := r.publish("s.b"); err != nil {
+	if err := r.publish("s.b", testTime); err != nil {
 		t.Errorf("publish after it: %v", err)
 	}
 }
@@ -191,7 +191,11 @@ func TestProxySwallowNext(t *testing.T) {
 	two := r.proxy.SwallowNext(2, PubAck("S"))
 	none := r.proxy.SwallowNext(1, PubAck("T"))
 	for i := range 4 {
-		err := r.publish(fmt.Sprint("s.", i))
+		wait := testTime
+		if i < 2 {
+			wait = notComing
+		}
+		err := r.publish(fmt.Sprint("s.", i), wait)
 		if lost := errors.Is(err, context.DeadlineExceeded); lost != (i < 2) || !lost && err != nil {
 			t.Errorf("publish %d: %v", i, err)
 		}
@@ -219,7 +223,7 @@ func TestProxySwallowNext(t *testing.T) {
 	default:
 	}
 	r.proxy.Heal()
-	if err := r.publish("s.c"); err != nil {
+	if err := r.publish("s.c", testTime); err != nil {
 		t.Errorf("publish after it: %v", err)
 	}
 }
@@ -227,7 +231,7 @@ func TestProxySwallowNext(t *testing.T) {
 func TestProxyAckConfirmation(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	if err := r.publish("s.a"); err != nil {
+	if err := r.publish("s.a", testTime); err != nil {
 		t.Fatal(err)
 	}
 	c, err := r.js.CreateConsumer(r.ctx(), "S", jetstream.ConsumerConfig{Durable: "c", AckPolicy: jetstream.AckExplicitPolicy})
@@ -248,6 +252,7 @@ func TestProxyAckConfirmation(t *testing.T) {
 	if info, err := c.Info(r.ctx()); err != nil || info.NumAckPending != 0 {
 		t.Errorf("%+v, %v: want the message acknowledged", info, err)
 	}
+	r.proxy.Heal()
 }
 
 func TestProxyDelay(t *testing.T) {
