@@ -28,6 +28,9 @@ func (n Names) Dead() string { return n.DeadSubject + "." + n.Tenant }
 // Consumer is the name of the tenant's durable consumer.
 func (n Names) Consumer() string { return "worker-" + n.Tenant }
 
+// StateBucket is the key-value bucket of what the replicas hand on to each other.
+func (n Names) StateBucket() string { return n.Bucket + "-state" }
+
 // Layout is how what [Setup] makes is stored.
 type Layout struct {
 	// Replicas of streams and bucket; 0 means three where the server is part
@@ -127,6 +130,18 @@ func (l Layout) Records(n Names) jetstream.KeyValueConfig {
 	}
 }
 
+// State is the configuration of the bucket of what the replicas of a worker hand
+// on to each other.
+func (l Layout) State(n Names) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket:      n.StateBucket(),
+		Description: "what the workers of a tenant hand on to each other",
+		History:     1,
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+	}
+}
+
 // statusSubject is where each change of a record is published again.
 const statusSubject = "passcode.reset.status"
 
@@ -168,11 +183,13 @@ func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Do
 			return done, err
 		}
 	}
-	action, err := ensureBucket(ctx, js, l.Records(n), l)
-	if err := add("key-value bucket "+n.Bucket, action, err); err != nil {
-		return done, err
+	for _, cfg := range []jetstream.KeyValueConfig{l.Records(n), l.State(n)} {
+		action, err := ensureBucket(ctx, js, cfg, l)
+		if err := add("key-value bucket "+cfg.Bucket, action, err); err != nil {
+			return done, err
+		}
 	}
-	action, err = ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
+	action, err := ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
 	return done, add("consumer "+n.Consumer(), action, err)
 }
 
@@ -213,7 +230,10 @@ func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Key
 	}
 	to := l.kept(existing.CachedInfo().Config)
 	to.Description, to.Storage, to.MaxMsgsPerSubject = cfg.Description, cfg.Storage, int64(cfg.History)
-	to.MaxAge, to.Duplicates, to.RePublish = cfg.TTL, min(to.Duplicates, cfg.TTL), cfg.RePublish
+	to.MaxAge, to.RePublish = cfg.TTL, cfg.RePublish
+	if cfg.TTL > 0 {
+		to.Duplicates = min(to.Duplicates, cfg.TTL)
+	}
 	_, err = js.UpdateStream(ctx, to)
 	return "updated", err
 }

@@ -283,6 +283,7 @@ func TestFaultPoints(t *testing.T) {
 func (p point) test(r *rig, f fault, want end, n int) {
 	const id = "INC1"
 	device := p.device(0x8000 + n)
+	r.cfg.Policy.RequestTimeout = 4 * time.Second
 	shortAckWait(r)
 	direct := r.cfg
 	w := newWire(r)
