@@ -218,13 +218,12 @@ func (o azureOptions) read(r *reader) (graph.Credential, string) {
 	return c, o.GraphEndpoint
 }
 
-func (o policyOptions) read(r *reader, c *worker.Config) {
+func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	c.Concurrency = r.number("WORKER_CONCURRENCY", o.Concurrency, 1, 1000)
 	rate, err := pace.ParseRate(o.Rate)
 	if err != nil {
 		r.fail("WORKER_RATE", "%v", err)
 	}
-	c.Rate = rate
 	c.MaxPause = r.duration("WORKER_MAX_PAUSE", o.MaxPause, time.Second)
 	c.Policy = worker.Policy{
 		RequestTimeout: r.duration("WORKER_REQUEST_TIMEOUT", o.RequestTimeout, 100*time.Millisecond),
@@ -238,6 +237,7 @@ func (o policyOptions) read(r *reader, c *worker.Config) {
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)
 	}
+	return rate
 }
 
 func (o serviceOptions) read(r *reader, c *worker.Config) {

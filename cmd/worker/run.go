@@ -35,15 +35,20 @@ func (c runCmd) Run(ctx context.Context) error {
 		cfg.Log.Warn(unknownVariable(name))
 	}
 	cfg.Log.Info("starting", zap.String("version", cfg.Build.Version), zap.String("revision", cfg.Build.Revision),
-		zap.String("tenant", cfg.Names.Tenant), zap.String("graph", cfg.Endpoint), zap.String("credential", cfg.Credential.Kind()),
-		zap.Stringer("rate", cfg.Rate), zap.Int("concurrency", cfg.Concurrency))
+		zap.String("graph", cfg.Endpoint), zap.Int("tenants", len(cfg.Tenants)), zap.Int("concurrency", cfg.Concurrency))
+	if len(cfg.Tenants) == 1 {
+		t := cfg.Tenants[0]
+		cfg.Log.Info("the tenant", zap.String("tenant", t.Name), zap.String("credential", t.Credential.Kind()), zap.Stringer("rate", t.Rate))
+	}
 	return worker.Run(ctx, cfg)
 }
 
 func (c runCmd) config(r *reader) worker.Config {
 	cfg := worker.Config{NATS: c.natsOptions.read(r), Names: c.nameOptions.read(r), Build: build()}
-	cfg.Credential, cfg.Endpoint = c.azureOptions.read(r)
-	c.policyOptions.read(r, &cfg)
+	t := worker.Tenant{Name: cfg.Names.Tenant}
+	t.Credential, cfg.Endpoint = c.azureOptions.read(r)
+	t.Rate = c.policyOptions.read(r, &cfg)
+	cfg.Tenants = []worker.Tenant{t}
 	c.serviceOptions.read(r, &cfg)
 	cfg.Log = c.serviceOptions.logger(r)
 	return cfg

@@ -53,6 +53,12 @@ const (
 	retention     = 90 * 24 * time.Hour
 	history       = 16
 	maxReplicas   = 3
+	// group is the consumer's priority group. The replica that is pinned in it
+	// is the one that works; the others' pulls wait.
+	group = "worker"
+	// pinnedTTL is how long the server waits for a sign of life of the pinned
+	// replica before it pins another.
+	pinnedTTL = 5 * time.Second
 )
 
 func (l Layout) replicas() int {
@@ -157,6 +163,10 @@ func (l Layout) Worker(n Names) jetstream.ConsumerConfig {
 		MaxDeliver:    -1,
 		MaxAckPending: maxAckPending,
 		FilterSubject: n.Filter(),
+		// So that one replica at a time works on the tenant, and its quota is kept.
+		PriorityPolicy: jetstream.PriorityPolicyPinned,
+		PriorityGroups: []string{group},
+		PinnedTTL:      pinnedTTL,
 	}
 }
 
@@ -166,31 +176,40 @@ type Done struct {
 	Action string // "created", "exists", "updated"
 }
 
-// Setup creates the streams, the bucket and the consumer that are missing. It
+// Setup creates the streams, the buckets and the consumer that are missing. It
 // changes nothing that exists, unless Layout.Update says so.
 func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
-	var done []Done
-	add := func(what, action string, err error) error {
-		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
-		}
-		done = append(done, Done{what, action})
-		return nil
+	done, err := SetupShared(ctx, js, n, l)
+	if err != nil {
+		return done, err
 	}
+	action, err := ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
+	return appendDone(done, "consumer "+n.Consumer(), action, err)
+}
+
+// SetupShared does what [Setup] does for what all tenants share: everything but
+// the consumer.
+func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (done []Done, err error) {
 	for _, cfg := range []jetstream.StreamConfig{l.Requests(n), l.Letters(n)} {
 		action, err := ensureStream(ctx, js, cfg, l)
-		if err := add("stream "+cfg.Name, action, err); err != nil {
+		if done, err = appendDone(done, "stream "+cfg.Name, action, err); err != nil {
 			return done, err
 		}
 	}
 	for _, cfg := range []jetstream.KeyValueConfig{l.Records(n), l.State(n)} {
 		action, err := ensureBucket(ctx, js, cfg, l)
-		if err := add("key-value bucket "+cfg.Bucket, action, err); err != nil {
+		if done, err = appendDone(done, "key-value bucket "+cfg.Bucket, action, err); err != nil {
 			return done, err
 		}
 	}
-	action, err := ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
-	return done, add("consumer "+n.Consumer(), action, err)
+	return done, nil
+}
+
+func appendDone(done []Done, what, action string, err error) ([]Done, error) {
+	if err != nil {
+		return done, fmt.Errorf("%s: %w", what, err)
+	}
+	return append(done, Done{what, action}), nil
 }
 
 func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, l Layout) (string, error) {

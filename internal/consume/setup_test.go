@@ -69,6 +69,7 @@ func contract() made {
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: 1000,
 			FilterSubject: "passcode.reset.requests.default", DeliverPolicy: jetstream.DeliverAllPolicy,
 			ReplayPolicy: jetstream.ReplayInstantPolicy, MaxWaiting: 512,
+			PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{"worker"}, PinnedTTL: 5 * time.Second,
 		},
 	}
 }

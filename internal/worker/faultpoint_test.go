@@ -361,7 +361,7 @@ func (p point) lay(r *rig, w *wire, f fault) (hit <-chan struct{}) {
 		r.t.Cleanup(s.Close)
 		roots := x509.NewCertPool()
 		roots.AddCert(s.Certificate())
-		r.cfg.Credential.Authority, r.cfg.Credential.RootCAs = s.URL, roots
+		r.cfg.Tenants[0].Credential.Authority, r.cfg.Tenants[0].Credential.RootCAs = s.URL, roots
 		return done
 	}
 	r.front(func(_ http.ResponseWriter, q *http.Request) bool {

@@ -46,6 +46,8 @@ const (
 	// writeBefore bounds the record write before a call. After a call there is
 	// no bound but the end of the process: what happened must be written down.
 	writeBefore = 30 * time.Second
+	// fuseWait is how long a request stays away that a blown fuse has sent back.
+	fuseWait = 10 * time.Second
 	// troubleWait is the wait after a failure of NATS itself.
 	troubleWait = 5 * time.Second
 )
@@ -70,7 +72,8 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 		now := time.Now()
 		expired := j.expiry(now) != ""
 		p := planFor(j.rec, j.origin(), j.req.IDGiven, expired, j.policy, now)
-		if p.step == stepExpire && !j.known {
+		cooling := j.fuse.cooling(j.req.DeviceID, j.req.ID, now)
+		if !j.known && (p.step == stepExpire || p.step == stepAttempt && !cooling.IsZero()) {
 			// A dead letter is published before its record: it must be certain
 			// that the request was not accepted by an earlier message.
 			if err := j.load(work); err != nil {
@@ -117,12 +120,33 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 				return d
 			}
 		case stepAttempt:
+			if !cooling.IsZero() {
+				if d, done := j.bury(work, metrics.ReasonCooldown, j.coolingDetail(now.Sub(cooling))); done {
+					return d
+				}
+				continue
+			}
+			if until, blown := j.fused(now); blown {
+				return j.backAt(until, false)
+			}
 			if d, done := j.attempt(intake, work); done {
 				return d
 			}
 		}
 	}
 	return j.backAt(time.Now().Add(otherMin), false)
+}
+
+// fused tells whether the fuse lets a reset begin, and else when the request
+// should come again.
+func (j *job) fused(now time.Time) (until time.Time, blown bool) {
+	ok, news := j.fuse.admit(j.req.DeviceID, now)
+	if news {
+		j.log.Error("hold: the fuse has blown: one more device would be too many; worker resume releases it",
+			zap.String("cause", string(metrics.CauseFuse)), zap.Int("devices", j.fuse.limit.N), zap.Duration("within", j.fuse.limit.W))
+		j.showHold()
+	}
+	return now.Add(fuseWait), !ok
 }
 
 // published is when the stream stored the message, by this machine's clock.
@@ -260,6 +284,10 @@ func (j *job) expiredDetail(now time.Time) string {
 		detail += "; last: " + j.rec.Detail
 	}
 	return detail
+}
+
+func (j *job) coolingDetail(ago time.Duration) string {
+	return fmt.Sprintf("another request has reset the device %s ago, less than %s", ago.Round(time.Second), j.fuse.cooldown)
 }
 
 // ready brings together what a call needs: leave of the hold, a token, a slot

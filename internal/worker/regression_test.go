@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,7 @@ func (r *rig) branch(t *testing.T, n int) *rig {
 	b.t, b.log, b.addr = t, &lines{}, lowAddr(t)
 	b.names = consume.Names{Tenant: "default", Stream: fmt.Sprint("R", n), Subject: fmt.Sprint("requests", n),
 		DeadStream: fmt.Sprint("D", n), DeadSubject: fmt.Sprint("dead", n), Bucket: fmt.Sprint("records", n)}
-	b.cfg.Names, b.cfg.HTTPAddr = b.names, b.addr
+	b.cfg.Names, b.cfg.HTTPAddr, b.cfg.Tenants = b.names, b.addr, slices.Clone(r.cfg.Tenants)
 	b.cfg.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(b.log), zap.DebugLevel))
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -90,7 +91,7 @@ func (r *rig) own(cfg graphsim.Config) {
 	r.t.Cleanup(func() { _ = s.Close() })
 	r.sim = s
 	r.cfg.Endpoint, r.cfg.RootCAs = s.URL(), s.CAs()
-	r.cfg.Credential.Authority, r.cfg.Credential.RootCAs = s.URL(), s.CAs()
+	r.cfg.Tenants[0].Credential.Authority, r.cfg.Tenants[0].Credential.RootCAs = s.URL(), s.CAs()
 }
 
 // front puts a handler before Graph; it returns true where it has answered.
@@ -256,7 +257,7 @@ func testOddLookUps(r *rig) {
 // testLowRate: a look-up and the attempt that follows on it take one slot, so
 // that they come to pass however few there are.
 func testLowRate(r *rig) {
-	r.cfg.Rate = pace.Rate{N: 1, W: 6 * time.Second}
+	r.cfg.Tenants[0].Rate = pace.Rate{N: 1, W: 6 * time.Second}
 	dev := graphsim.FaultDevice(500, 1, 0, 2)
 	r.start()
 	r.publish(reset("INC1", dev), nil)
