@@ -3,6 +3,7 @@ package request
 import (
 	"encoding/json"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -290,8 +291,13 @@ func (a *attributes) addJSON(name string, raw []byte) {
 		a.fault(problemAttrValue) // a number that no float holds
 		return
 	}
-	if s, ok := value.(string); ok {
-		a.fault(textProblem(s))
+	switch v := value.(type) {
+	case string:
+		a.fault(textProblem(v))
+	case float64:
+		if v != math.Trunc(v) { // the SDK would cut it
+			a.fault(problemAttrValue)
+		}
 	}
 	a.extend(name, value)
 }

@@ -111,6 +111,7 @@ func badEventBodies() []Payload {
 	add("extension-object", "ce-*", eventBody(`"x":{},`, request("")))
 	add("extension-array", "ce-*", eventBody(`"x":[1],`, request("")))
 	add("extension-big", "ce-*", eventBody(`"x":2147483648,`, request("")))
+	add("extension-fraction", "ce-*", eventBody(`"x":1.5,`, request("")))
 	add("extension-too-big", "ce-*", eventBody(`"x":1e999999,`, request("")))
 	add("extension-control", "ce-*", eventBody(`"x":"\u0007",`, request("")))
 	add("extension-twice", "ce-*", eventBody(`"x":1,"x":1,`, request("")))
