@@ -248,7 +248,7 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 	if err != nil {
 		return err
 	}
-	defer p.stop()
+	defer p.stop(work)
 	return p.run(intake)
 }
 

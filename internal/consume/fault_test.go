@@ -134,7 +134,7 @@ func TestAnswerToEarlierPull(t *testing.T) {
 		if err := take(r, ended, "the end"); err != nil {
 			t.Error(err)
 		}
-		p.stop()
+		p.stop(r.ctx)
 	}()
 	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
 	for _, status := range []string{"100", "404", "408", "409", "423", "503"} {

@@ -114,8 +114,8 @@ func (p *puller) endTerm(except *lane) {
 // handOver lets the server pin another replica now, rather than once it has
 // noticed that this one is gone. Where the right for it is missing, it will
 // notice.
-func (p pinned) handOver(info *jetstream.ConsumerInfo, within time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
+func (p pinned) handOver(ctx context.Context, info *jetstream.ConsumerInfo, within time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	subject := fmt.Sprintf("%s.CONSUMER.UNPIN.%s.%s", apiPrefix(p.js.Options()), info.Stream, info.Name)
 	// The answer is not looked at: what could be done about a refusal?

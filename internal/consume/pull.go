@@ -151,7 +151,9 @@ func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, slo
 		l := &lane{inbox: nc.NewInbox(), closed: make(chan struct{})}
 		sub, err := nc.Subscribe(l.inbox+".*", func(m *nats.Msg) { p.receive(l, m) })
 		if err != nil {
-			p.stop()
+			for _, l := range p.lanes {
+				_ = l.sub.Unsubscribe() // it fails for the same reason
+			}
 			return nil, fmt.Errorf("pull: %w", err)
 		}
 		sub.SetClosedHandler(func(string) { close(l.closed) })
@@ -379,16 +381,14 @@ func (p *puller) lost(ctx context.Context, err error) error {
 }
 
 // stop ends the pulls. What the server had sent already is given back at once,
-// and another replica may work.
-func (p *puller) stop() {
+// and another replica may work. ctx is that of the work, not of the intake.
+func (p *puller) stop(ctx context.Context) {
 	p.mu.Lock()
 	p.over = true
 	held := p.term
 	p.endTerm(nil)
 	p.mu.Unlock()
-	if p.reconnected != nil {
-		p.nc.RemoveStatusListener(p.reconnected)
-	}
+	p.nc.RemoveStatusListener(p.reconnected)
 	timeout := time.NewTimer(p.times.giveBack)
 	defer timeout.Stop()
 	draining := p.nc.IsConnected()
@@ -409,6 +409,6 @@ func (p *puller) stop() {
 		_ = l.sub.Unsubscribe()
 	}
 	if held != nil && held.pin != "" && p.nc.IsConnected() {
-		p.pinned.handOver(p.consumer.CachedInfo(), p.times.giveBack)
+		p.pinned.handOver(ctx, p.consumer.CachedInfo(), p.times.giveBack)
 	}
 }

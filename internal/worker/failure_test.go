@@ -134,7 +134,7 @@ func bare(t *testing.T, r *rig) *tenant {
 			return consume.Exists(ctx, r.js, stream, seq, at)
 		},
 		stores: func() (*record.Store, *state.Store) { return store, nil }, fuse: newFuse(pace.Rate{}, 0), news: make(chan struct{}, 1),
-		busy:   map[string]struct{}{}, waiting: map[uint64]time.Time{}, clock: &clock{}}
+		busy: map[string]struct{}{}, waiting: map[uint64]time.Time{}, clock: &clock{}}
 }
 
 // next takes the next message from the stream as a delivery.
