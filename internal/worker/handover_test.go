@@ -35,6 +35,15 @@ func (r *rig) successor() *rig {
 	return &next
 }
 
+// end stops a worker that was not waited for to be ready.
+func end(t *testing.T, stop func(), done <-chan error) {
+	t.Helper()
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
 // TestPauseIsHandedOn restarts a worker inside an announced pause.
 func TestPauseIsHandedOn(t *testing.T) {
 	t.Parallel()
@@ -126,8 +135,11 @@ func TestHoldIsHandedOn(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- Run(ctx, next.cfg) }()
-		stop = func() { cancel(); <-done }
-		r.await("a probe", func() bool { return r.sim.Status().Posts > posts || r.sim.Status().Gets > 0 && strings.Contains(r.log.String(), "goes on") })
+		stop = func() { end(t, cancel, done) }
+		r.await("a probe", func() bool {
+			s := r.sim.Status()
+			return s.Posts > posts || s.Gets > 0 && strings.Contains(r.log.String(), "goes on")
+		})
 	}
 	if after := counted(); after > before {
 		t.Errorf("%d attempts were used up by restarts", after-before)
@@ -171,7 +183,7 @@ func TestFuse(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, again.cfg) }()
-	defer func() { cancel(); <-done }()
+	defer end(t, cancel, done)
 	again.await("the fuse to be blown still", func() bool { return again.metric(blown) == 1 })
 	if n := r.sim.Status().Executed; n != 4 || r.waiting() != 2 {
 		t.Errorf("%d resets, %d requests wait", n, r.waiting())
