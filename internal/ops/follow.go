@@ -52,8 +52,6 @@ func (f *Follower) Stop() { _ = f.sub.Unsubscribe() } // the connection may be g
 // Change is a new state of a request's record.
 type Change struct {
 	Record record.Record
-	// Raw is the record as it was written.
-	Raw []byte
 	// Final tells that this is the end of the request that was sent.
 	Final bool
 	// Before tells that the request was accepted by an earlier message, so that
@@ -134,7 +132,7 @@ func take(waiting map[string]*followed, key string, value []byte, revision uint6
 	}
 	w.revision = revision
 	own := r.Stream == w.sent.Stream && r.Sequence == w.sent.Sequence
-	c := Change{Record: r, Raw: value}
+	c := Change{Record: r}
 	switch {
 	case r.State == record.Accepted:
 		c.Final, c.Before = true, !own

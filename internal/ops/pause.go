@@ -12,7 +12,7 @@ import (
 )
 
 // Forever is the end of a pause that has none: it lasts until it is resumed.
-var Forever = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+func Forever() time.Time { return time.Date(endless+999, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 // endless is the year from which on the end of a pause stands for none.
 const endless = 9000

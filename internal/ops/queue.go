@@ -174,8 +174,6 @@ type Entry struct {
 	// Time is when it was written, by the clock of the NATS server.
 	Time   time.Time
 	Record record.Record
-	// Raw is the record as it was written.
-	Raw []byte
 }
 
 // ErrUnknown means that a request has no record.
@@ -192,7 +190,7 @@ func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
 	var out []Entry
 	subject := "$KV." + t.names.Bucket + "." + record.Key(t.names.Tenant, request.EscapeID(id))
 	err = t.scan(ctx, stream, subject, upTo, func(m stored) error {
-		e := Entry{Time: m.Time.UTC(), Raw: m.Data}
+		e := Entry{Time: m.Time.UTC()}
 		if len(m.Data) == 0 {
 			return nil // the mark of a removal
 		}
