@@ -116,8 +116,8 @@ func (deadListCmd) Help() string {
 }
 
 func letterColumns() []column {
-	return []column{{"LETTER", 7, true}, {"DIED", 20, false}, {"REASON", 18, false}, {"ATTEMPTS", 8, true}, {"REDRIVES", 8, true},
-		{"ID", 26, false}, {"DEVICE", 36, false}, {"DETAIL", 50, false}}
+	return []column{{"LETTER", 7, true}, {"DIED", 20, false}, {"REASON", 18, false}, {"TRIES", 5, true}, {"REDRIVEN", 8, true},
+		{"ID", 36, false}, {"DEVICE", 36, false}, {"DETAIL", 40, false}}
 }
 
 // Run lists dead letters.

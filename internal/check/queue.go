@@ -104,7 +104,14 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status, se
 	cfg := s.CachedInfo().Config
 	found := append(consume.StreamWeaknesses(cfg, q.names), settings(cfg)...)
 	for _, f := range found {
-		q.say(Warning, what, strings.TrimPrefix(f, "stream "+name+" "), update)
+		do := update
+		switch {
+		case strings.Contains(f, "replica(s)"):
+			do = "worker setup --update --replicas 3, in a cluster of three servers"
+		case strings.Contains(f, "in memory"):
+			do = "remove it while nothing is in it, and run worker setup"
+		}
+		q.say(Warning, what, strings.TrimPrefix(f, "stream "+name+" "), do)
 	}
 	if len(found) == 0 {
 		q.ok(what, fmt.Sprintf("%d replicas, %s storage, %s retention", cfg.Replicas, cfg.Storage, cfg.Retention))

@@ -24,7 +24,7 @@ type Probe struct {
 
 // Probe reads a device that does not exist. It fails where Graph gave no answer.
 func (c *Client) Probe(ctx context.Context, call Call) (Probe, error) {
-	u := c.root + "/deviceManagement/managedDevices/" + noDevice + "?$select=id"
+	u := c.root + "/deviceManagement/managedDevices/" + noDevice + "?$select=id,deviceActionResults"
 	r, err := c.do(ctx, http.MethodGet, u, call, http.StatusOK, maxDeviceBody)
 	p := Probe{Status: r.Status, Ahead: r.ahead, Clock: r.ahead != 0}
 	if err == nil {
