@@ -203,7 +203,9 @@ func (t *tool) send(ctx context.Context, requests []ops.Sending, wait bool, time
 		} else {
 			t.line("%s", plain(s.ID))
 		}
-		p.tell("%s of %s published", count(len(sent)), count(len(requests)))
+		if len(requests) > 1 {
+			p.tell("%s of %s published", count(len(sent)), count(len(requests)))
+		}
 	})
 	if err != nil {
 		if len(requests) > 1 {
@@ -246,7 +248,9 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 		default:
 			t.line("%s  %s", plain(c.Record.ID), plain(words(c.Record)))
 		}
-		p.tell("%s of %s have ended, %s of them dead", count(ended), count(len(sent)), count(dead))
+		if len(sent) > 1 {
+			p.tell("%s of %s have ended, %s of them dead", count(ended), count(len(sent)), count(dead))
+		}
 	}, func(err error) {
 		t.tell("only what changes from now on is seen: %v", err)
 	})

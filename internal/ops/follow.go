@@ -109,7 +109,7 @@ func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), bl
 
 func (f *Follower) poll(ctx context.Context, waiting map[string]*followed, each func(Change)) {
 	for key := range waiting {
-		entry, err := f.t.entry(ctx, key)
+		entry, err := f.t.entry(ctx, f.t.call, key)
 		var missing *MissingRight
 		switch {
 		case errors.As(err, &missing):
@@ -147,10 +147,11 @@ func take(waiting map[string]*followed, key string, value []byte, revision uint6
 	each(c)
 }
 
-// entry is a record's present entry; nil: there is none.
-func (t *Tools) entry(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
+// entry is a record's present entry; nil: there is none. how is t.call or
+// t.insist.
+func (t *Tools) entry(ctx context.Context, how func(context.Context, func(context.Context) error) error, key string) (jetstream.KeyValueEntry, error) {
 	var entry jetstream.KeyValueEntry
-	err := t.call(ctx, func(ctx context.Context) error {
+	err := how(ctx, func(ctx context.Context) error {
 		kv, err := t.js.KeyValue(ctx, t.names.Bucket)
 		if err != nil {
 			return err
@@ -171,7 +172,7 @@ func (t *Tools) entry(ctx context.Context, key string) (jetstream.KeyValueEntry,
 // record is a request's present record; without one it has no state.
 func (t *Tools) record(ctx context.Context, key string) (record.Record, error) {
 	var r record.Record
-	entry, err := t.entry(ctx, key)
+	entry, err := t.entry(ctx, t.insist, key)
 	if err != nil || entry == nil {
 		return r, err
 	}

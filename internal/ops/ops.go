@@ -92,7 +92,8 @@ func isFinal(err error) bool {
 	var missing *MissingRight
 	var api *jetstream.APIError
 	switch {
-	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.Is(err, errFinal):
+	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.Is(err, errFinal),
+		errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
 		return true
 	case errors.As(err, &api):
 		// 503: the server cannot now. 10077 says so of a full stream, which

@@ -144,11 +144,15 @@ func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
 	r, err := decode(l.Data)
 	data := l.Data
 	if r.Key() != l.RequestID {
-		named := named(l.Data, l.ID)
-		again, againErr := decode(named)
+		own, ownErr := request.Decode(request.Source{Data: l.Data, Header: carriedHeader(l.Header)})
+		if ownErr == nil && own.IDGiven {
+			return nil, "its request has another id than the letter says: it is no dead letter of the worker's"
+		}
+		with := named(l.Data, l.ID)
+		again, againErr := decode(with)
 		switch {
 		case again.Key() == l.RequestID && (err == nil) == (againErr == nil):
-			data = named
+			data = with
 		case err == nil:
 			// Under another id it would have no record, and what may have been
 			// done already would be done again.

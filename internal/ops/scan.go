@@ -196,7 +196,7 @@ func (t *Tools) current(ctx context.Context, stream string, sequence uint64) (*s
 // last is the last sequence of a stream.
 func (t *Tools) last(ctx context.Context, stream string) (uint64, error) {
 	var last uint64
-	err := t.call(ctx, func(ctx context.Context) error {
+	err := t.insist(ctx, func(ctx context.Context) error {
 		s, err := t.js.Stream(ctx, stream)
 		if err == nil {
 			last = s.CachedInfo().State.LastSeq
