@@ -181,6 +181,40 @@ func TestRedriveLostReplies(t *testing.T) {
 	}
 }
 
+// TestRedriveClusterLosesLeader takes the leader of the dead-letter stream, and
+// then that of the request stream, away while letters are redriven.
+func TestRedriveClusterLosesLeader(t *testing.T) {
+	t.Parallel()
+	cluster, err := natstest.StartCluster(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Stop()
+	w := &world{t: t, ctx: t.Context(), js: connect(t, cluster.URL())}
+	w.setUp()
+	const letters = 300
+	bury(t, w.js, letters)
+	p := launch(t, map[string]string{"NATS_URL": cluster.URL()}, "dead", "redrive", "--all", "--rate", "20/100ms")
+	for i, stream := range []string{names.DeadStream, names.Stream} {
+		await(t, "some letters to be redriven", func() bool { return strings.Count(p.out.String(), "\n") >= 50*(i+1) || !p.running() })
+		leader, err := cluster.StreamLeader(stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leader.Stop()
+		if err := leader.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code := p.wait(); code != exitDone {
+		t.Errorf("status %d", code)
+	}
+	w.checkOnce(letters)
+}
+
 // TestSendLostReply loses the PubAck of a request: it is stored once.
 func TestSendLostReply(t *testing.T) {
 	t.Parallel()

@@ -17,11 +17,12 @@ import (
 type Status string
 
 const (
-	// OK: it is as it should be.
+	// OK means that it is as it should be.
 	OK Status = "ok"
-	// Warning: it works, but weaker than promised, or it could not be found out.
+	// Warning means that it works, but weaker than promised, or could not be
+	// found out.
 	Warning Status = "warning"
-	// Failed: the worker would not work.
+	// Failed means that the worker would not work.
 	Failed Status = "failed"
 )
 
