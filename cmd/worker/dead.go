@@ -105,8 +105,9 @@ func (m *missing) tell(t *tool, sel ops.Selection) error {
 }
 
 type deadListCmd struct {
-	toolOptions   `embed:""`
 	selectOptions `embed:""`
+
+	toolOptions `embed:""`
 }
 
 // Help is shown by worker dead list --help.
@@ -150,8 +151,9 @@ func (c deadListCmd) Run(ctx context.Context, s streams) error {
 }
 
 type deadShowCmd struct {
-	toolOptions   `embed:""`
 	selectOptions `embed:""`
+
+	toolOptions `embed:""`
 }
 
 // Help is shown by worker dead show --help.
@@ -248,13 +250,14 @@ func without(h map[string][]string, prefix string) map[string][]string {
 }
 
 type deadRedriveCmd struct {
-	toolOptions   `embed:""`
 	selectOptions `embed:""`
 
 	All    bool   `group:"select" help:"All of the tenant's letters, or all that the other options leave."`
 	DryRun bool   `help:"Only tell what would be done."`
 	Force  bool   `help:"Also those that were redriven three times, and those whose device may have been reset (outcome_unknown)."`
 	Rate   string `default:"0" placeholder:"N/TIME" help:"At most N letters in any such time, like 10/1m. 0: as fast as it goes; the workers keep to their own rate."`
+
+	toolOptions `embed:""`
 }
 
 // Help is shown by worker dead redrive --help.
@@ -312,11 +315,12 @@ func reserve(ctx context.Context, p *pace.Pacer) (*pace.Slot, error) {
 }
 
 type deadRemoveCmd struct {
-	toolOptions   `embed:""`
 	selectOptions `embed:""`
 
 	All    bool `group:"select" help:"All of the tenant's letters, or all that the other options leave."`
 	DryRun bool `help:"Only tell what would be done."`
+
+	toolOptions `embed:""`
 }
 
 // Help is shown by worker dead remove --help.

@@ -8,10 +8,10 @@ import (
 )
 
 type pauseCmd struct {
-	toolOptions `embed:""`
-
 	For   string `placeholder:"TIME" help:"How long, like 30m or 2h. Without it and --until: until it is resumed."`
 	Until string `placeholder:"INSTANT" help:"Until when, like 2026-01-31T15:04:05Z."`
+
+	toolOptions `embed:""`
 }
 
 // Help is shown by worker pause --help.

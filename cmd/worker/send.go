@@ -15,8 +15,6 @@ import (
 )
 
 type sendCmd struct {
-	toolOptions `embed:""`
-
 	Device      string `group:"request" placeholder:"GUID" help:"Intune device id."`
 	User        string `group:"request" placeholder:"ID" help:"Object id or user principal name; chooses another route."`
 	App         string `group:"request" placeholder:"ID" help:"Id of a detected app; chooses another route."`
@@ -28,6 +26,8 @@ type sendCmd struct {
 	File    string `placeholder:"FILE" help:"Many requests: a file with one JSON object per line, with the fields of a request. - : standard input."`
 	Wait    bool   `help:"Follow the requests to their end. Exit status 1 if one ends dead."`
 	Timeout string `default:"0s" placeholder:"TIME" help:"With --wait: how long at most. 0s: until the end."`
+
+	toolOptions `embed:""`
 }
 
 // Help is shown by worker send --help.

@@ -12,10 +12,10 @@ import (
 )
 
 type statusCmd struct {
-	toolOptions `embed:""`
-
 	Rate string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit."`
 	ID   string `arg:"" optional:"" help:"Id of a request: show what became of it."`
+
+	toolOptions `embed:""`
 }
 
 // Help is shown by worker status --help.
@@ -161,7 +161,7 @@ func why(r record.Record) string {
 	switch {
 	case r.Verified:
 		return "found by a look-up"
-	case r.Reason == "":
+	case r.Reason == "" || strings.HasPrefix(r.Detail, r.Reason):
 		return r.Detail
 	case r.Detail == "":
 		return r.Reason
