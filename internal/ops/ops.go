@@ -91,8 +91,9 @@ func (t *Tools) pause(ctx context.Context, d time.Duration) error {
 func isFinal(err error) bool {
 	var missing *MissingRight
 	var api *jetstream.APIError
+	var final finalError
 	switch {
-	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.Is(err, errFinal),
+	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.As(err, &final),
 		errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
 		return true
 	case errors.As(err, &api):
@@ -103,8 +104,10 @@ func isFinal(err error) bool {
 	return false
 }
 
-// errFinal marks a failure that no repetition mends.
-var errFinal = errors.New("")
+// finalError is a failure that no repetition mends.
+type finalError string
+
+func (e finalError) Error() string { return string(e) }
 
 // errStreamFull is the code of a stream that takes no more.
 // Source: nats-server, server/errors.json (JSStreamStoreFailedF, "maximum ... exceeded").

@@ -15,6 +15,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 )
 
@@ -169,22 +170,37 @@ func TestRedriveAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for sequence, want := range map[int]Action{3: Redriven, 7: Redriven, 8: Superseded} {
-		id := fmt.Sprint("B", sequence)
-		if _, err := kv.Put(t.Context(), "default."+id, fmt.Appendf(nil, `{"state":"retrying","stream":"REQ","sequence":%d}`, sequence)); err != nil {
+	for i, c := range []struct {
+		sequence  int
+		state     record.State
+		force     bool
+		dry, want Action
+	}{
+		{3, record.Retrying, false, WouldRedrive, Redriven},
+		{7, record.Dead, false, WouldRedrive, Redriven},
+		{8, record.Retrying, false, WouldRemove, Superseded},
+		{8, record.Accepted, true, WouldRemove, Superseded},
+		{8, record.Dead, false, Refused, Refused},
+		{8, record.Dead, true, WouldRedrive, Redriven},
+	} {
+		id := fmt.Sprint("B", i)
+		if _, err := kv.Put(t.Context(), "default."+id, fmt.Appendf(nil, `{"state":%q,"stream":"REQ","sequence":%d}`, c.state, c.sequence)); err != nil {
 			t.Fatal(err)
 		}
 		bury(t, js, consume.Message{Data: []byte(`{"id":"` + id + `","managedDeviceId":"` + device + `"}`), Stream: names.Stream,
 			Sequence: 7, Published: time.Now()}, id)
 		err := tools.Letters(t.Context(), Selection{IDs: []string{id}}, func(l DeadLetter) (err error) {
-			out, err = tools.Redrive(t.Context(), l, false, false)
+			if dry, err := tools.Redrive(t.Context(), l, c.force, true); err != nil || dry.Action != c.dry {
+				t.Errorf("%+v, dry: %+v, %v", c, dry, err)
+			}
+			out, err = tools.Redrive(t.Context(), l, c.force, false)
 			return err
 		})
-		if err != nil || out.Action != want || out.ID != id {
-			t.Errorf("%s: %+v, %v", id, out, err)
+		if err != nil || out.Action != c.want || out.ID != id {
+			t.Errorf("%+v: %+v, %v", c, out, err)
 		}
 	}
-	if n, err := tools.last(t.Context(), names.Stream); n != 3 || err != nil {
+	if n, err := tools.last(t.Context(), names.Stream); n != 4 || err != nil {
 		t.Errorf("%d requests in the queue, %v", n, err)
 	}
 }

@@ -23,7 +23,7 @@ func (t *Tools) Pause(ctx context.Context, until time.Time) error {
 	err := t.insist(ctx, func(ctx context.Context) error {
 		r, err := t.js.PauseConsumer(ctx, t.names.Stream, t.names.Consumer(), until)
 		if err == nil && !r.Paused {
-			return fmt.Errorf("%wthe server did not pause it: is the end, %s, over by its clock?", errFinal, until.Format(time.RFC3339))
+			return finalError("the server did not pause it: is the end, " + until.Format(time.RFC3339) + ", over by its clock?")
 		}
 		return err
 	})

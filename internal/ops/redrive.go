@@ -30,8 +30,8 @@ const (
 	Removed Action = "removed"
 	// Refused: nothing was done, for the reason in Result.Detail.
 	Refused Action = "refused"
-	// Superseded: the request had been sent again since it died, so only the
-	// letter was removed.
+	// Superseded: the request had been sent again since it died, and is in
+	// progress or accepted, so only the letter was removed.
 	Superseded Action = "superseded"
 	// Gone: somebody else has taken the letter away meanwhile.
 	Gone Action = "gone"
@@ -93,16 +93,23 @@ func (t *Tools) Redrive(ctx context.Context, l DeadLetter, force, dry bool) (Res
 	if out.Detail = problem; problem != "" {
 		return out, nil
 	}
-	newer, err := t.superseded(ctx, l)
-	switch {
-	case err != nil:
+	newer, err := t.newer(ctx, l)
+	if err != nil {
 		return out, err
+	}
+	switch {
+	case newer.State == record.Dead && !force:
+		out.Detail = fmt.Sprintf("the request was sent again since, as message %d, and died of %s: redrive that letter and remove this one; --force sends it all the same",
+			newer.Sequence, newer.Reason)
+		return out, nil
+	case newer.State != record.None && newer.State != record.Dead:
+		out.Action, out.NewSequence = Superseded, newer.Sequence
+		out.Detail = fmt.Sprintf("message %d is the same request and newer, and is %s", newer.Sequence, newer.State)
+		if dry {
+			out.Action = WouldRemove
+		}
 	case dry:
 		out.Action = WouldRedrive
-		return out, nil
-	case newer > 0:
-		out.Action, out.NewSequence = Superseded, newer
-		out.Detail = fmt.Sprintf("message %d is the same request and newer", newer)
 	default:
 		ack, err := t.publish(ctx, msg)
 		if err != nil {
@@ -110,18 +117,21 @@ func (t *Tools) Redrive(ctx context.Context, l DeadLetter, force, dry bool) (Res
 		}
 		out.Action, out.NewSequence, out.Redrives = Redriven, ack.Sequence, l.Redrives+1
 	}
-	_, err = t.remove(ctx, l.Sequence)
+	if !dry {
+		_, err = t.remove(ctx, l.Sequence)
+	}
 	return out, err
 }
 
-// superseded is the sequence of a newer message of the same request, as far as
-// its record knows; 0: none.
-func (t *Tools) superseded(ctx context.Context, l DeadLetter) (uint64, error) {
+// newer is the record of a letter's request if it is about a newer message;
+// without one it has no state. That is how an interrupted redrive is known after
+// the server has forgotten the message id.
+func (t *Tools) newer(ctx context.Context, l DeadLetter) (record.Record, error) {
 	r, err := t.record(ctx, l.RequestID)
-	if err != nil || r.State == record.None || r.Stream != l.Stream || r.Sequence <= l.StreamSequence {
-		return 0, err
+	if err != nil || r.Stream != l.Stream || r.Sequence <= l.StreamSequence {
+		return record.Record{}, err
 	}
-	return r.Sequence, nil
+	return r, nil
 }
 
 // redriven is the message that takes a letter's request up again, or says why
