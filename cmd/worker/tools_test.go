@@ -18,6 +18,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
 )
@@ -373,6 +374,59 @@ func TestToolsRights(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSendWaitRights follows requests with no more rights than a publisher has.
+func TestSendWaitRights(t *testing.T) {
+	t.Parallel()
+	user := func(name string, subscribe ...string) *server.User {
+		return &server.User{Username: name, Password: "p", Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{"passcode.reset.requests.default"}},
+			Subscribe: &server.SubjectPermission{Allow: subscribe},
+		}}
+	}
+	w := newWorldWith(t, graphsim.Config{}, server.Options{NoAuthUser: "admin", Users: []*server.User{{Username: "admin", Password: "p"},
+		user("publisher", "_INBOX.>", "passcode.reset.status.default.>"), user("sender", "_INBOX.>"), user("deaf", "passcode.reset.status.default.>")}})
+	w.setUp()
+	p := launch(t, w.env(), "run")
+	p.awaitReady()
+	as := func(name string) map[string]string { return w.env("NATS_USER", name, "NATS_PASSWORD", "p") }
+	const blind = "worker: only what changes from now on is seen: record default.A: a right is missing: this account may not publish to " +
+		`\$JS\.API\.STREAM\.INFO\.KV_passcode-resets\n`
+	expect(t, as("publisher"), exitDone, "A\nA  attempt 1: .*\nA  accepted: .*\n", "("+blind+")?", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait")
+	// That it was accepted before is not to be seen without reading.
+	expect(t, as("publisher"), exitFailed, "A\n", blind+"worker: A has not ended yet; .*\n", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "3s")
+	expect(t, as("sender"), exitFailed, "", "worker: listen on passcode.reset.status.default.B: a right is missing: this account may not subscribe to passcode.reset.status.default.B\n",
+		"send", "--id", "B", "--device", graphsim.GoodDevice(2), "--wait")
+	expect(t, as("deaf"), exitFailed, "", "worker: it may be stored all the same: send it again with --id C\nworker: publish to .*: a right is missing: this account may not subscribe to _INBOX.>\n",
+		"send", "--id", "C", "--device", graphsim.GoodDevice(3))
+	if r := w.record("B"); r.State != record.None {
+		t.Error("it was sent though it could not be followed")
+	}
+	p.stop()
+}
+
+// TestSendFollowsOverReconnect loses the connection while a request waits.
+func TestSendFollowsOverReconnect(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	w.setUp()
+	proxy, err := natstest.StartProxy(w.nats.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	s := launch(t, w.env("NATS_URL", proxy.URL()), "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait")
+	await(t, "it to be sent", func() bool { return strings.HasPrefix(s.out.String(), "A\n") })
+	proxy.Away()
+	p := launch(t, w.env(), "run")
+	w.awaitState("A", record.Accepted)
+	proxy.Heal()
+	if code := s.wait(); code != exitDone || !strings.HasSuffix(s.out.String(), "A  accepted: Graph has taken the reset\n") {
+		t.Errorf("status %d", code)
+	}
+	p.awaitReady()
+	p.stop()
 }
 
 // letter is a dead letter as the worker writes it.

@@ -32,13 +32,23 @@ const pollEvery = 2 * time.Second
 func (t *Tools) Follow(ctx context.Context, key string) (*Follower, error) {
 	f := &Follower{t: t}
 	err := t.call(ctx, func(ctx context.Context) (err error) {
+		before := t.nc.LastError()
 		if f.sub, err = t.nc.SubscribeSync(t.names.Status(key)); err != nil {
 			return err
 		}
 		if err := f.sub.SetPendingLimits(-1, -1); err != nil {
 			return err
 		}
-		return t.nc.FlushWithContext(ctx) // a refusal comes before the answer to this
+		if err := t.nc.FlushWithContext(ctx); err != nil {
+			return err
+		}
+		// A refusal comes before the answer to that.
+		if after := t.nc.LastError(); after != before { //nolint:errorlint // the occurrence is meant, not the kind
+			if missing, _ := missingRight(after); missing != nil {
+				return missing
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", t.names.Status(key), err)

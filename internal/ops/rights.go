@@ -28,7 +28,7 @@ func (e *MissingRight) Error() string {
 // it told, and at once. The zero Rights is ready for use.
 type Rights struct {
 	mu       sync.Mutex
-	lasting  *MissingRight // a subscription that was refused: no reply will ever come
+	lasting  *MissingRight // no reply will ever come
 	next     int
 	attempts map[int]context.CancelCauseFunc
 }
@@ -41,19 +41,12 @@ func (r *Rights) Option() nats.Option {
 var refused = regexp.MustCompile(`Permissions Violation for (Publish|Subscription) to "([^"]+)"`)
 
 func (r *Rights) heard(err error) {
-	m := refused.FindStringSubmatch(err.Error())
-	if !errors.Is(err, nats.ErrPermissionViolation) || m == nil {
+	missing, inbox := missingRight(err)
+	if missing == nil {
 		return
 	}
-	missing := &MissingRight{Verb: "publish", Subject: m[2]}
-	if m[1] == "Subscription" {
-		missing.Verb = "subscribe"
-		if inbox, _, ok := strings.Cut(m[2], "."); ok && inbox == "_INBOX" {
-			missing.Subject = inbox + ".>" // what follows is random
-		}
-	}
 	r.mu.Lock()
-	if missing.Verb == "subscribe" {
+	if inbox {
 		r.lasting = missing
 	}
 	cancels := slices.Collect(maps.Values(r.attempts))
@@ -61,6 +54,25 @@ func (r *Rights) heard(err error) {
 	for _, cancel := range cancels {
 		cancel(missing)
 	}
+}
+
+// missingRight reads an error of the connection; nil: it is about something
+// else. inbox tells that it is the right to receive replies.
+func missingRight(err error) (missing *MissingRight, inbox bool) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return nil, false
+	}
+	m := refused.FindStringSubmatch(err.Error())
+	if m == nil {
+		return nil, false
+	}
+	if m[1] == "Publish" {
+		return &MissingRight{Verb: "publish", Subject: m[2]}, false
+	}
+	if strings.HasPrefix(m[2], nats.InboxPrefix) {
+		return &MissingRight{Verb: "subscribe", Subject: nats.InboxPrefix + ">"}, true // what follows is random
+	}
+	return &MissingRight{Verb: "subscribe", Subject: m[2]}, false
 }
 
 // do runs f, and ends its context as soon as a right turns out to be missing.
