@@ -355,6 +355,9 @@ func TestToolsRights(t *testing.T) {
 	env := func(name string) map[string]string {
 		return map[string]string{"NATS_URL": s.URL(), "NATS_USER": name, "NATS_PASSWORD": "p"}
 	}
+	if _, err := js.Publish(t.Context(), names.Filter(), []byte("in an empty queue there is no oldest request to be read")); err != nil {
+		t.Fatal(err)
+	}
 	for name, rights := range operatorRights() {
 		put()
 		if r := runFor(t, env(name), commands[name]...); r.code != exitDone || strings.Contains(r.err, "not known") {

@@ -27,6 +27,10 @@ type Follower struct {
 // published while the connection is away is not heard.
 const pollEvery = 2 * time.Second
 
+// pollMost is how many records are read at a time. Which of them is by chance,
+// so that each has its turn.
+const pollMost = 500
+
 // Follow begins to listen for the record of one request, by its key, or of all
 // with the key "*". Begin before the request is sent.
 func (t *Tools) Follow(ctx context.Context, key string) (*Follower, error) {
@@ -118,7 +122,11 @@ func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), bl
 }
 
 func (f *Follower) poll(ctx context.Context, waiting map[string]*followed, each func(Change)) {
+	left := pollMost
 	for key := range waiting {
+		if left--; left < 0 {
+			return
+		}
 		entry, err := f.t.entry(ctx, f.t.call, key)
 		var missing *MissingRight
 		switch {
@@ -162,7 +170,7 @@ func take(waiting map[string]*followed, key string, value []byte, revision uint6
 func (t *Tools) entry(ctx context.Context, how func(context.Context, func(context.Context) error) error, key string) (jetstream.KeyValueEntry, error) {
 	var entry jetstream.KeyValueEntry
 	err := how(ctx, func(ctx context.Context) error {
-		kv, err := t.js.KeyValue(ctx, t.names.Bucket)
+		kv, err := t.bucket(ctx)
 		if err != nil {
 			return err
 		}
@@ -177,6 +185,20 @@ func (t *Tools) entry(ctx context.Context, how func(context.Context, func(contex
 		return nil, fmt.Errorf("record %s: %w", record.Key(t.names.Tenant, key), err)
 	}
 	return entry, nil
+}
+
+// bucket is that of the records.
+func (t *Tools) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.records == nil {
+		kv, err := t.js.KeyValue(ctx, t.names.Bucket)
+		if err != nil {
+			return nil, err
+		}
+		t.records = kv
+	}
+	return t.records, nil
 }
 
 // record is a request's present record; without one it has no state.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,6 +22,9 @@ type Tools struct {
 	js     jetstream.JetStream
 	names  consume.Names
 	rights *Rights
+
+	mu      sync.Mutex
+	records jetstream.KeyValue // nil until it was looked up
 }
 
 // New makes the tools of a tenant. rights hears the errors of the connection.
