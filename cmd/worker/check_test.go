@@ -352,6 +352,13 @@ func TestCheckCluster(t *testing.T) {
 	})
 	p.not(t, "warning", "sync to disk")
 	p.is(t, "stream PASSCODE_RESETS", "ok", "3 replicas")
+	there := &world{t: t, ctx: t.Context(), js: connect(t, cluster.URL())}
+	there.publish(body("A", graphsim.GoodDevice(1)), nil)
+	before := there.touched()
+	runCheck(t, env, exitDone)
+	if after := there.touched(); after != before {
+		t.Errorf("before:\n%safter:\n%s", before, after)
+	}
 	leader, err := cluster.StreamLeader(names.Stream)
 	if err != nil {
 		t.Fatal(err)
