@@ -25,6 +25,8 @@ var groups = []kong.Group{
 	{Key: "names", Title: "Names on NATS"},
 	{Key: "policy", Title: "Pace and verdicts"},
 	{Key: "service", Title: "Service"},
+	{Key: "request", Title: "Request"},
+	{Key: "select", Title: "Which letters"},
 }
 
 // describe is an option's line in the help: its default stands in its tag only.

@@ -36,12 +36,15 @@ func (c runCmd) Run(ctx context.Context) error {
 	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
 		cfg.Log.Warn(unknownVariable(name))
 	}
-	cfg.Log.Info("starting", zap.String("version", cfg.Build.Version), zap.String("revision", cfg.Build.Revision),
-		zap.String("graph", cfg.Endpoint), zap.Int("tenants", len(cfg.Tenants)), zap.Int("concurrency", cfg.Concurrency))
-	if len(cfg.Tenants) == 1 {
-		t := cfg.Tenants[0]
-		cfg.Log.Info("the tenant", zap.String("tenant", t.Name), zap.String("credential", t.Credential.Kind()), zap.Stringer("rate", t.Rate))
+	started := []zap.Field{
+		zap.String("version", cfg.Build.Version), zap.String("revision", cfg.Build.Revision),
+		zap.String("graph", cfg.Endpoint), zap.Int("concurrency", cfg.Concurrency), zap.Int("tenants", len(cfg.Tenants)),
 	}
+	if c.TenantsFile == "" {
+		t := cfg.Tenants[0]
+		started = append(started, zap.String("tenant", t.Name), zap.String("credential", t.Credential.Kind()), zap.Stringer("rate", t.Rate))
+	}
+	cfg.Log.Info("starting", started...)
 	if c.TenantsFile != "" {
 		cfg.Changes = c.watchTenants(ctx, file.data, file.rate, cfg.Log)
 	}

@@ -81,10 +81,16 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 	fail := func(err error) error {
 		return fmt.Errorf("records of tenant %s since %s: %w", tenant, since.UTC().Format(time.RFC3339), err)
 	}
-	consumer, err := s.js.OrderedConsumer(ctx, "KV_"+s.bucket, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{"$KV." + s.bucket + "." + tenant + ".*"},
-		DeliverPolicy:  jetstream.DeliverByStartTimePolicy,
-		OptStartTime:   &since,
+	// One filter, so that an account can be allowed this for one tenant alone.
+	consumer, err := s.js.CreateConsumer(ctx, "KV_"+s.bucket, jetstream.ConsumerConfig{
+		Description:       "what a worker reads when it takes over",
+		FilterSubject:     "$KV." + s.bucket + "." + tenant + ".*",
+		DeliverPolicy:     jetstream.DeliverByStartTimePolicy,
+		OptStartTime:      &since,
+		AckPolicy:         jetstream.AckNonePolicy,
+		InactiveThreshold: sinceInactive,
+		MemoryStorage:     true,
+		Replicas:          1,
 	})
 	if err != nil {
 		return fail(err)
@@ -114,8 +120,12 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 	return nil
 }
 
-// sinceBatch is how many changes are asked for at a time.
-const sinceBatch = 500
+const (
+	// sinceBatch is how many changes are asked for at a time.
+	sinceBatch = 500
+	// sinceInactive is how long the server keeps the consumer of such a reading.
+	sinceInactive = 10 * time.Second
+)
 
 // Put writes a record if its revision is still the given one (0: if there is
 // none), and returns the new revision. It fails with [ErrConflict] where it is

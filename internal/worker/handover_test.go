@@ -35,8 +35,8 @@ func (r *rig) successor() *rig {
 	return &next
 }
 
-// end stops a worker that was not waited for to be ready.
-func end(t *testing.T, stop func(), done <-chan error) {
+// finish stops a worker that was not waited for to be ready.
+func finish(t *testing.T, stop func(), done <-chan error) {
 	t.Helper()
 	stop()
 	if err := <-done; err != nil {
@@ -135,7 +135,7 @@ func TestHoldIsHandedOn(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- Run(ctx, next.cfg) }()
-		stop = func() { end(t, cancel, done) }
+		stop = func() { finish(t, cancel, done) }
 		r.await("a probe", func() bool {
 			s := r.sim.Status()
 			return s.Posts > posts || s.Gets > 0 && strings.Contains(r.log.String(), "goes on")
@@ -183,7 +183,7 @@ func TestFuse(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, again.cfg) }()
-	defer end(t, cancel, done)
+	defer finish(t, cancel, done)
 	again.await("the fuse to be blown still", func() bool { return again.metric(blown) == 1 })
 	if n := r.sim.Status().Executed; n != 4 || r.waiting() != 2 {
 		t.Errorf("%d resets, %d requests wait", n, r.waiting())
