@@ -364,8 +364,13 @@ func (j *job) trouble(err error) consume.Disposition {
 	return consume.Back(troubleWait)
 }
 
-// verdict logs one line about the request as its record now stands.
+// verdict logs one line about the request as its record now stands, and shows
+// it on the status page.
 func (j *job) verdict(what string, r record.Record) {
+	j.metrics.Verdict(metrics.Verdict{
+		ID: j.req.ID, Device: j.req.DeviceID, Outcome: what, State: string(r.State),
+		Reason: r.Reason, Detail: r.Detail, Attempt: r.Attempts, Status: r.Status,
+	})
 	level := zap.InfoLevel
 	if r.State == record.Dead {
 		level = zap.WarnLevel
