@@ -9,7 +9,8 @@ import (
 
 // Bounds of what is kept for the status page, per tenant.
 const (
-	keptVerdicts = 20
+	keptVerdicts = 15
+	keptDead     = 10
 	maxShownText = 400 // bytes of a detail; the log has all of it
 	maxShownName = 256 // bytes of an id, a device, a reason
 
@@ -23,11 +24,17 @@ type Verdict struct {
 	ID, Device string
 	Outcome    string // what the log says of it
 	State      string // of the record: accepted, dead, retrying, verifying
-	Reason     string
+	Reason     string // of a dead letter
 	Detail     string // never a secret, token or passcode
 	Attempt    int
 	Status     int // HTTP status; 0 = none
 }
+
+// The states that the page tells apart from all others.
+const (
+	stateAccepted = "accepted"
+	stateDead     = "dead"
+)
 
 // Verdict keeps a verdict for the status page, which shows the last few.
 func (t *Tenant) Verdict(v Verdict) {
@@ -54,9 +61,33 @@ func clip(s string, limit int) string {
 type board struct {
 	mu sync.Mutex
 	now
-	verdicts []Verdict // a ring once it is full
-	next     int       // where the next one goes then
-	slots    []slot    // a ring by time; nil until something is counted
+	verdicts ring
+	dead     ring   // of the verdicts those that are dead, which others push out quickly
+	slots    []slot // a ring by time; nil until something is counted
+}
+
+// ring keeps the last verdicts.
+type ring struct {
+	kept []Verdict
+	next int // where the next one goes once it is full
+}
+
+func (r *ring) put(v Verdict, most int) {
+	if len(r.kept) < most {
+		r.kept = append(r.kept, v)
+		return
+	}
+	r.kept[r.next] = v
+	r.next = (r.next + 1) % most
+}
+
+// newestFirst returns a copy.
+func (r *ring) newestFirst() []Verdict {
+	out := make([]Verdict, 0, len(r.kept))
+	for i := range r.kept {
+		out = append(out, r.kept[(r.next+len(r.kept)-1-i)%len(r.kept)])
+	}
+	return out
 }
 
 // now is a tenant's state of which only the last value counts.
@@ -84,12 +115,10 @@ func (b *board) set(change func(*now)) {
 func (b *board) verdict(v Verdict) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.verdicts) < keptVerdicts {
-		b.verdicts = append(b.verdicts, v)
-		return
+	b.verdicts.put(v, keptVerdicts)
+	if v.State == stateDead {
+		b.dead.put(v, keptDead)
 	}
-	b.verdicts[b.next] = v
-	b.next = (b.next + 1) % keptVerdicts
 }
 
 // count adds to the slot of the present moment.
@@ -110,18 +139,15 @@ func (b *board) count(change func(*slot)) {
 // glance is a board at one moment.
 type glance struct {
 	now
-	verdicts []Verdict   // newest first
-	slots    [slots]slot // oldest first; the last one is under way
+	verdicts, dead []Verdict   // newest first
+	slots          [slots]slot // oldest first; the last one is under way
 }
 
 func (b *board) glance(at time.Time) glance {
 	last := slotOf(at)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g := glance{now: b.now, verdicts: make([]Verdict, 0, len(b.verdicts))}
-	for i := range b.verdicts {
-		g.verdicts = append(g.verdicts, b.verdicts[(b.next+len(b.verdicts)-1-i)%len(b.verdicts)])
-	}
+	g := glance{now: b.now, verdicts: b.verdicts.newestFirst(), dead: b.dead.newestFirst()}
 	for i := range g.slots {
 		number := last - slots + 1 + int64(i)
 		g.slots[i].number = number

@@ -13,6 +13,7 @@ import (
 const (
 	mostRows  = 50 // tenants
 	mostLines = 40 // verdicts
+	mostDead  = 20 // dead letters
 )
 
 // tone is how something looks on the page.
@@ -41,7 +42,8 @@ type view struct {
 	Rows          []row  // else these
 	Total         row    // the sum of those that match
 	Chart         chart
-	Lines         []line
+	Verdicts      []line
+	Dead          []line
 }
 
 // row is one tenant.
@@ -56,9 +58,6 @@ type row struct {
 	Oldest, Drain          string
 	Calls, Limit, Lowered  string  // Limit empty: none; Lowered: what is allowed now, if less
 	CallsValue, LimitValue float64 // of the meter
-
-	rank     int
-	messages int
 }
 
 // note says what keeps a tenant's queue.
@@ -68,8 +67,6 @@ type note struct{ Text, Detail, Since, Next string }
 type line struct {
 	Tenant, Time, Ago, ID, Device, Outcome, Reason, Detail, Attempt, Status string
 	Tone                                                                    tone
-
-	at time.Time
 }
 
 // newView brings together the state and the boards. With a filter it shows the
@@ -86,37 +83,41 @@ func newView(s State, boards map[string]glance, filter string, b Build, at time.
 	matching := match(s.Tenants, filter)
 	v.Found = thousands(len(matching))
 	var sum glance
-	one := len(matching) == 1
+	var verdicts, dead []said
 	for _, t := range matching {
 		g := boards[t.Tenant]
 		sum.merge(g)
-		v.Rows = append(v.Rows, newRow(t, g, at))
-		for _, d := range g.verdicts {
-			l := newLine(d, at)
-			if !one {
-				l.Tenant = visible(t.Tenant)
-			}
-			v.Lines = append(v.Lines, l)
-		}
+		verdicts, dead = appendSaid(verdicts, t.Tenant, g.verdicts), appendSaid(dead, t.Tenant, g.dead)
 	}
 	v.Total = newRow(TenantState{Bound: true, Active: true}, sum, at)
 	v.Chart = newChart(sum.slots)
-	slices.SortStableFunc(v.Lines, func(a, b line) int { return b.at.Compare(a.at) })
-	v.Lines = v.Lines[:min(len(v.Lines), mostLines)]
-	if one {
-		v.One, v.Rows = &v.Rows[0], nil
-		if v.Served == "1" && len(v.One.Notes) == 1 {
-			v.One.Notes[0].Text = "" // the headline has it
+	v.Verdicts, v.Dead = newest(verdicts, mostLines, at), newest(dead, mostDead, at)
+	if len(matching) == 1 {
+		r := newRow(matching[0], boards[matching[0].Tenant], at)
+		if len(s.Tenants) == 1 && len(r.Notes) == 1 {
+			r.Notes[0].Text = "" // the headline has it
 		}
+		v.One = &r
 		return v
 	}
-	slices.SortFunc(v.Rows, func(a, b row) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.messages, a.messages), strings.Compare(a.Name, b.Name))
-	})
-	if more := len(v.Rows) - mostRows; more > 0 {
-		v.Hidden, v.Rows = thousands(more), v.Rows[:mostRows]
+	if more := len(matching) - mostRows; more > 0 {
+		v.Hidden = thousands(more)
+	}
+	for _, t := range worstFirst(matching, boards, at) {
+		v.Rows = append(v.Rows, newRow(t, boards[t.Tenant], at))
 	}
 	return v
+}
+
+// worstFirst picks the tenants that are shown: what needs somebody, then the
+// long queues.
+func worstFirst(tenants []TenantState, boards map[string]glance, at time.Time) []TenantState {
+	sorted := slices.Clone(tenants)
+	slices.SortFunc(sorted, func(a, b TenantState) int {
+		return cmp.Or(cmp.Compare(rankOf(a, at), rankOf(b, at)),
+			cmp.Compare(boards[b.Tenant].queue.Messages, boards[a.Tenant].queue.Messages), strings.Compare(a.Tenant, b.Tenant))
+	})
+	return sorted[:min(len(sorted), mostRows)]
 }
 
 func match(tenants []TenantState, filter string) []TenantState {
@@ -163,14 +164,31 @@ const (
 	rankStandby
 )
 
+func rankOf(t TenantState, at time.Time) int {
+	paused := slices.ContainsFunc(t.Holds, func(h Hold) bool { return h.Cause == CausePaused })
+	switch {
+	case !t.Bound:
+		return rankUnbound
+	case !usable(t):
+		return rankHeld
+	case paused:
+		return rankPaused
+	case t.PausedUntil != nil && t.PausedUntil.After(at):
+		return rankPausedByGraph
+	case !t.Active:
+		return rankStandby
+	}
+	return rankWorking
+}
+
 func newRow(t TenantState, g glance, at time.Time) row {
 	r := row{
-		Name: visible(t.Tenant), rank: rankWorking, Tone: toneGood, State: "working", messages: g.queue.Messages,
-		Known: g.queueKnown, Queue: thousands(g.queue.Messages),
+		Name: visible(t.Tenant), Known: g.queueKnown, Queue: thousands(g.queue.Messages),
 		Waiting:  thousands(max(0, g.queue.Messages-g.inFlight-g.waitingRetry)),
 		InFlight: thousands(g.inFlight), Retry: thousands(g.waitingRetry),
 		Oldest: "none", Drain: "now", Calls: decimal(g.perSecond()), CallsValue: g.perSecond(), LimitValue: g.configured,
 	}
+	r.Tone, r.State = stateOf(t, at)
 	if g.queue.Messages > 0 {
 		r.Oldest, r.Drain = spell(g.queue.Oldest), spell(g.queue.Drain)
 		if g.queue.Drain < 0 {
@@ -183,29 +201,36 @@ func newRow(t TenantState, g glance, at time.Time) row {
 	if g.rate > 0 && (g.configured == 0 || g.rate < g.configured) {
 		r.Lowered = decimal(g.rate)
 	}
-	if !t.Active {
-		r.rank, r.Tone, r.State = rankStandby, toneCalm, "standing by"
-	}
 	if t.PausedUntil != nil && t.PausedUntil.After(at) {
-		r.rank, r.Tone, r.State = rankPausedByGraph, toneWarn, "pausing"
 		r.Notes = append(r.Notes, note{Text: "Graph asked for a pause", Next: "it ends " + until(*t.PausedUntil, at)})
 	}
 	for _, h := range t.Holds {
 		r.Notes = append(r.Notes, holdNote(h, at))
-		switch {
-		case h.Cause != CausePaused:
-			r.rank, r.Tone, r.State = rankHeld, toneBad, "held: "+string(h.Cause)
-		case r.rank > rankHeld:
-			r.rank, r.Tone, r.State = rankPaused, toneWarn, "paused"
-		}
-	}
-	if !t.Bound {
-		r.rank, r.Tone, r.State = rankUnbound, toneBad, "queue not found"
 	}
 	if t.Error != "" {
 		r.Notes = append(r.Notes, note{Text: "the queue cannot be worked on", Detail: visible(t.Error)})
 	}
 	return r
+}
+
+func stateOf(t TenantState, at time.Time) (tone, string) {
+	switch rankOf(t, at) {
+	case rankUnbound:
+		return toneBad, "queue not found"
+	case rankHeld:
+		var causes []string
+		for _, h := range t.Holds {
+			causes = append(causes, visible(string(h.Cause)))
+		}
+		return toneBad, "held: " + strings.Join(causes, ", ")
+	case rankPausedByGraph:
+		return toneWarn, "pausing"
+	case rankPaused:
+		return toneWarn, "paused"
+	case rankStandby:
+		return toneCalm, "standing by"
+	}
+	return toneGood, "working"
 }
 
 func holdNote(h Hold, at time.Time) note {
@@ -236,20 +261,43 @@ func inWords(c Cause) string {
 	return string(c)
 }
 
-func newLine(d Verdict, at time.Time) line {
+// said is a verdict and whose it is.
+type said struct {
+	tenant string
+	Verdict
+}
+
+func appendSaid(all []said, tenant string, verdicts []Verdict) []said {
+	for _, d := range verdicts {
+		all = append(all, said{tenant, d})
+	}
+	return all
+}
+
+func newest(all []said, most int, at time.Time) []line {
+	slices.SortStableFunc(all, func(a, b said) int { return b.Time.Compare(a.Time) })
+	var lines []line
+	for _, d := range all[:min(len(all), most)] {
+		lines = append(lines, newLine(d, at))
+	}
+	return lines
+}
+
+func newLine(d said, at time.Time) line {
 	l := line{
-		Time: d.Time.UTC().Format(time.RFC3339), Ago: spell(at.Sub(d.Time)) + " ago",
-		ID: visible(d.ID), Device: visible(d.Device), Outcome: visible(d.Outcome), Reason: visible(d.Reason), Detail: visible(d.Detail),
-		Attempt: thousands(d.Attempt), Tone: toneWarn, at: d.Time,
+		Tenant: visible(d.tenant),
+		Time:   d.Time.UTC().Format(time.RFC3339), Ago: spell(at.Sub(d.Time)) + " ago",
+		ID: visible(d.ID), Device: visible(d.Device), Outcome: visible(d.Outcome), Detail: visible(d.Detail),
+		Attempt: thousands(d.Attempt), Tone: toneWarn,
 	}
 	if d.Status != 0 {
 		l.Status = fmt.Sprint(d.Status)
 	}
 	switch d.State {
-	case "accepted":
+	case stateAccepted:
 		l.Tone = toneGood
-	case "dead":
-		l.Tone = toneBad
+	case stateDead:
+		l.Tone, l.Reason = toneBad, visible(d.Reason)
 	}
 	return l
 }
@@ -264,7 +312,7 @@ func overall(s State, at time.Time) (t tone, headline, why string) {
 	}
 	ranks := map[int]int{}
 	for _, tenant := range s.Tenants {
-		ranks[newRow(tenant, glance{}, at).rank]++
+		ranks[rankOf(tenant, at)]++
 	}
 	held, all := ranks[rankUnbound]+ranks[rankHeld], len(s.Tenants)
 	switch {
@@ -307,7 +355,7 @@ func until(t, at time.Time) string {
 	if d := t.Sub(at); d >= time.Second {
 		return "in " + spell(d)
 	}
-	return "now"
+	return "any moment now"
 }
 
 func decimal(f float64) string { return fmt.Sprintf("%.1f", f) }

@@ -13,9 +13,7 @@
       const next = new DOMParser().parseFromString(await answer.text(), "text/html");
       const main = next.querySelector("main");
       if (!main) throw new Error("no page");
-      const open = new Set([...document.querySelectorAll("details[open]")].map((d) => d.id));
       document.querySelector("main").replaceWith(main);
-      for (const d of document.querySelectorAll("details")) if (open.has(d.id)) d.open = true;
       document.title = next.title;
       last = Date.now();
       note.hidden = true;
