@@ -37,6 +37,8 @@ func (c runCmd) Run(ctx context.Context) error {
 	cfg.Log.Info("starting", zap.String("version", cfg.Build.Version), zap.String("revision", cfg.Build.Revision),
 		zap.String("tenant", cfg.Names.Tenant), zap.String("graph", cfg.Endpoint), zap.String("credential", cfg.Credential.Kind()),
 		zap.Stringer("rate", cfg.Rate), zap.Int("concurrency", cfg.Concurrency))
+	stopTracing := startTracing(ctx, &cfg)
+	defer stopTracing()
 	return worker.Run(ctx, cfg)
 }
 

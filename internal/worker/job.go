@@ -15,6 +15,7 @@ import (
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/trace"
 )
 
 // job is one delivery of one request. It is used by one goroutine.
@@ -25,6 +26,7 @@ type job struct {
 	req     request.Request
 	key     string
 	started time.Time
+	trace   *trace.Delivery // nil: none
 
 	// known tells that rec and rev are what the bucket says; on a first
 	// delivery they are guessed to be nothing, which the first write proves.
@@ -54,6 +56,10 @@ const (
 func (j *job) run(intake, work context.Context, invalid error) consume.Disposition {
 	if j.store == nil {
 		return consume.Back(troubleWait)
+	}
+	if j.tracer != nil {
+		j.trace = j.tracer.Receive(j.message())
+		defer j.trace.End()
 	}
 	if invalid != nil {
 		return j.refuse(work, invalid)
@@ -262,6 +268,26 @@ func (j *job) expiredDetail(now time.Time) string {
 	return detail
 }
 
+// message is what a trace says of this delivery.
+func (j *job) message() trace.Message {
+	return trace.Message{
+		Traceparent: j.req.Traceparent, Tenant: j.name, RequestID: j.req.ID, Device: j.req.DeviceID,
+		Stream: j.m.Stream, Sequence: j.m.Sequence, Delivery: int(j.m.Delivered), Received: j.started,
+	}
+}
+
+// traced is what a trace says of a call; e is nil where it succeeded.
+func traced(began time.Time, attempt int, call graph.Call, answer graph.Answer, e *graph.Error) trace.Call {
+	c := trace.Call{
+		Began: began, Attempt: attempt, ClientRequestID: call.ClientRequestID,
+		GraphRequestID: answer.RequestID, Status: answer.Status,
+	}
+	if e != nil {
+		c.GraphRequestID, c.Status, c.Failure, c.Detail = e.RequestID, e.Status, e.Kind.String(), e.Error()
+	}
+	return c
+}
+
 // ready brings together what a call needs: leave of the hold, a token, a slot
 // of the pacer. If it fails, d is what becomes of the message.
 func (j *job) ready(intake context.Context) (c ready, d consume.Disposition, ok bool) {
@@ -364,12 +390,16 @@ func (j *job) trouble(err error) consume.Disposition {
 	return consume.Back(troubleWait)
 }
 
-// verdict logs one line about the request as its record now stands, and shows
-// it on the status page.
+// verdict logs one line about the request as its record now stands, and tells
+// the status page and the trace.
 func (j *job) verdict(what string, r record.Record) {
 	j.metrics.Verdict(metrics.Verdict{
 		ID: j.req.ID, Device: j.req.DeviceID, Outcome: what, State: string(r.State),
 		Reason: r.Reason, Detail: r.Detail, Attempt: r.Attempts, Status: r.Status,
+	})
+	j.trace.Verdict(trace.Verdict{
+		Outcome: what, Reason: r.Reason, Detail: r.Detail, Attempts: r.Attempts,
+		Verified: r.Verified, Dead: r.State == record.Dead,
 	})
 	level := zap.InfoLevel
 	if r.State == record.Dead {

@@ -89,6 +89,7 @@ func Run(ctx context.Context, cfg Config) error {
 		clock:   &clock{},
 		log:     log.Named("verdict").With(zap.String("tenant", cfg.Names.Tenant)),
 		metrics: tm,
+		tracer:  cfg.Tracer,
 		letters: consume.NewLetters(js, cfg.Names),
 		graph:   client,
 		tokens:  graph.NewTokens(acquire, func(err error) { tm.TokenRequest(tokenResult(err)) }),
