@@ -258,7 +258,7 @@ func inWords(c Cause) string {
 	case CauseFuse:
 		return "the fuse has blown: more devices than allowed; worker resume releases it"
 	}
-	return string(c)
+	return visible(string(c)) // from no list of ours
 }
 
 // said is a verdict and whose it is.
