@@ -98,14 +98,13 @@ func (w *world) config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.
 		NATS:  worker.NATS{URL: w.nats.URL()},
 		Names: w.names,
 		Setup: true,
-		Credential: graph.Credential{
+		Tenants: []worker.Tenant{{Name: w.names.Tenant, Rate: rate, Credential: graph.Credential{
 			Authority: w.sim.URL(), TenantID: graphsim.DefaultTenantID, ClientID: graphsim.DefaultClientID,
 			Scope: graph.Clouds()["global"].Scope, Secret: graphsim.DefaultClientSecret, RootCAs: w.sim.CAs(),
-		},
+		}}},
 		Endpoint:    w.sim.URL(),
 		RootCAs:     w.sim.CAs(),
 		Concurrency: 32,
-		Rate:        rate,
 		MaxPause:    3 * time.Second,
 		Policy: worker.Policy{
 			RequestTimeout: 3 * time.Second,

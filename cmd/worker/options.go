@@ -83,6 +83,8 @@ type policyOptions struct {
 	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
 	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
 	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up."`
+	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
+	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
 	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
 
@@ -157,12 +159,27 @@ func (o nameOptions) read(r *reader) consume.Names {
 	return n
 }
 
-func (o azureOptions) read(r *reader) (graph.Credential, string) {
+// endpoint is the root of Graph.
+func (o azureOptions) endpoint(r *reader) string {
 	clouds := graph.Clouds()
 	cloud, ok := clouds[o.GraphCloud]
 	if !ok {
 		r.fail("GRAPH_CLOUD", "%q is none of: %s", o.GraphCloud, strings.Join(slices.Sorted(maps.Keys(clouds)), ", "))
 	}
+	if o.GraphEndpoint == "" {
+		return cloud.Endpoint
+	}
+	if holdsUser(o.GraphEndpoint) {
+		r.fail("GRAPH_ENDPOINT", "it names a user: write the address of Graph like https://graph.microsoft.com")
+	} else if _, err := graph.New(graph.Config{Endpoint: o.GraphEndpoint}); err != nil {
+		r.fail("GRAPH_ENDPOINT", "%v", err)
+	}
+	return o.GraphEndpoint
+}
+
+// credential is as whom devices are reset.
+func (o azureOptions) credential(r *reader) graph.Credential {
+	cloud := graph.Clouds()[o.GraphCloud] // what is no cloud is told already
 	c := graph.Credential{
 		Authority: cloud.Authority, TenantID: o.AzureTenantID, ClientID: o.AzureClientID, Scope: cloud.Scope,
 		Secret:             o.AzureClientSecret,
@@ -207,24 +224,15 @@ func (o azureOptions) read(r *reader) (graph.Credential, string) {
 	if !c.ManagedIdentity || o.AzureClientID != "" {
 		r.entra("AZURE_CLIENT_ID", o.AzureClientID, "the application's GUID")
 	}
-	if o.GraphEndpoint == "" {
-		return c, cloud.Endpoint
-	}
-	if holdsUser(o.GraphEndpoint) {
-		r.fail("GRAPH_ENDPOINT", "it names a user: write the address of Graph like https://graph.microsoft.com")
-	} else if _, err := graph.New(graph.Config{Endpoint: o.GraphEndpoint}); err != nil {
-		r.fail("GRAPH_ENDPOINT", "%v", err)
-	}
-	return c, o.GraphEndpoint
+	return c
 }
 
-func (o policyOptions) read(r *reader, c *worker.Config) {
+func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	c.Concurrency = r.number("WORKER_CONCURRENCY", o.Concurrency, 1, 1000)
 	rate, err := pace.ParseRate(o.Rate)
 	if err != nil {
 		r.fail("WORKER_RATE", "%v", err)
 	}
-	c.Rate = rate
 	c.MaxPause = r.duration("WORKER_MAX_PAUSE", o.MaxPause, time.Second)
 	c.Policy = worker.Policy{
 		RequestTimeout: r.duration("WORKER_REQUEST_TIMEOUT", o.RequestTimeout, 100*time.Millisecond),
@@ -233,11 +241,16 @@ func (o policyOptions) read(r *reader, c *worker.Config) {
 		BackoffMax:     r.duration("WORKER_BACKOFF_MAX", o.BackoffMax, time.Millisecond),
 		MaxAge:         r.duration("WORKER_MAX_AGE", o.MaxAge, 0),
 		VerifyAfter:    r.duration("WORKER_VERIFY_AFTER", o.VerifyAfter, 0),
+		Cooldown:       r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0),
 		OnUnknown:      worker.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(worker.UnknownDeadLetter), string(worker.UnknownRetry))),
+	}
+	if c.Policy.Fuse, err = pace.ParseRate(o.Fuse); err != nil {
+		r.fail("WORKER_FUSE", "%v", err)
 	}
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)
 	}
+	return rate
 }
 
 func (o serviceOptions) read(r *reader, c *worker.Config) {

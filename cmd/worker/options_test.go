@@ -49,27 +49,30 @@ func azureOptionTable(t *testing.T) []option {
 	t.Helper()
 	p := newPair(t)
 	secret, cert, federated := write(t, "secret", "s3cret\n"), write(t, "app.pem", p.cert+p.key), write(t, "federated", "a.b.c")
+	tenants := write(t, "tenants.yaml", "- {name: contoso, tenantId: contoso.example}\n")
 	const usual = "https://login.microsoftonline.com"
 	return []option{
-		{name: "AZURE_TENANT_ID", other: "contoso.example", get: func(c worker.Config) any { return c.Credential.TenantID },
+		{name: "AZURE_TENANT_ID", other: "contoso.example", get: func(c worker.Config) any { return c.Tenants[0].Credential.TenantID },
 			usualIs: "7e4a17b0-0000-4000-8000-00000000a001", otherIs: "contoso.example"},
-		{name: "AZURE_CLIENT_ID", other: "c11e4700-0000-4000-8000-00000000b002", get: func(c worker.Config) any { return c.Credential.ClientID },
+		{name: "AZURE_CLIENT_ID", other: "c11e4700-0000-4000-8000-00000000b002", get: func(c worker.Config) any { return c.Tenants[0].Credential.ClientID },
 			usualIs: "c11e4700-0000-4000-8000-00000000b001", otherIs: "c11e4700-0000-4000-8000-00000000b002"},
-		{name: "AZURE_CLIENT_SECRET", other: "-other~secret", get: func(c worker.Config) any { return c.Credential.Secret },
+		{name: "AZURE_CLIENT_SECRET", other: "-other~secret", get: func(c worker.Config) any { return c.Tenants[0].Credential.Secret },
 			usualIs: "graphsim-not-a-real-client-secret", otherIs: "-other~secret"},
 		{name: "AZURE_CLIENT_SECRET_FILE", other: secret, with: noSecret,
-			get: func(c worker.Config) any { return c.Credential.SecretFile }, usualIs: "", otherIs: secret},
+			get: func(c worker.Config) any { return c.Tenants[0].Credential.SecretFile }, usualIs: "", otherIs: secret},
 		{name: "AZURE_CLIENT_CERTIFICATE_PATH", other: cert, with: noSecret,
-			get: func(c worker.Config) any { return c.Credential.CertificatePath }, usualIs: "", otherIs: cert},
+			get: func(c worker.Config) any { return c.Tenants[0].Credential.CertificatePath }, usualIs: "", otherIs: cert},
 		{name: "AZURE_FEDERATED_TOKEN_FILE", other: federated, with: noSecret,
-			get: func(c worker.Config) any { return c.Credential.FederatedTokenFile }, usualIs: "", otherIs: federated},
+			get: func(c worker.Config) any { return c.Tenants[0].Credential.FederatedTokenFile }, usualIs: "", otherIs: federated},
 		{name: "WORKER_MANAGED_IDENTITY", usual: "false", other: "true", with: noSecret,
-			get: func(c worker.Config) any { return c.Credential.ManagedIdentity }, usualIs: false, otherIs: true},
-		{name: "AZURE_AUTHORITY_HOST", other: "https://login.example/", get: func(c worker.Config) any { return c.Credential.Authority },
+			get: func(c worker.Config) any { return c.Tenants[0].Credential.ManagedIdentity }, usualIs: false, otherIs: true},
+		{name: "AZURE_AUTHORITY_HOST", other: "https://login.example/", get: func(c worker.Config) any { return c.Tenants[0].Credential.Authority },
 			usualIs: usual, otherIs: "https://login.example/"},
+		{name: "WORKER_TENANTS_FILE", other: tenants, with: []string{"AZURE_TENANT_ID", ""},
+			get: func(c worker.Config) any { return c.Tenants[0].Name }, usualIs: "default", otherIs: "contoso"},
 		{name: "GRAPH_CLOUD", usual: "global", other: "dod",
 			get: func(c worker.Config) any {
-				return graph.Cloud{Endpoint: c.Endpoint, Authority: c.Credential.Authority, Scope: c.Credential.Scope}
+				return graph.Cloud{Endpoint: c.Endpoint, Authority: c.Tenants[0].Credential.Authority, Scope: c.Tenants[0].Credential.Scope}
 			},
 			usualIs: graph.Clouds()["global"], otherIs: graph.Clouds()["dod"]},
 		{name: "GRAPH_ENDPOINT", other: "http://127.0.0.1:8080", get: func(c worker.Config) any { return c.Endpoint },
@@ -79,7 +82,7 @@ func azureOptionTable(t *testing.T) []option {
 
 func workOptionTable() []option {
 	return []option{
-		{name: "WORKER_TENANT", usual: "default", other: "contoso", get: func(c worker.Config) any { return c.Names.Tenant }, usualIs: "default", otherIs: "contoso"},
+		{name: "WORKER_TENANT", usual: "default", other: "contoso", get: func(c worker.Config) any { return c.Tenants[0].Name }, usualIs: "default", otherIs: "contoso"},
 		{name: "WORKER_STREAM", usual: "PASSCODE_RESETS", other: "S", get: func(c worker.Config) any { return c.Names.Stream }, usualIs: "PASSCODE_RESETS", otherIs: "S"},
 		{name: "WORKER_SUBJECT", usual: "passcode.reset.requests", other: "a.b", get: func(c worker.Config) any { return c.Names.Filter() },
 			usualIs: "passcode.reset.requests.default", otherIs: "a.b.default"},
@@ -90,7 +93,7 @@ func workOptionTable() []option {
 		{name: "WORKER_BUCKET", usual: "passcode-resets", other: "b", get: func(c worker.Config) any { return c.Names.Bucket }, usualIs: "passcode-resets", otherIs: "b"},
 		{name: "WORKER_SETUP", usual: "true", other: "false", get: func(c worker.Config) any { return c.Setup }, usualIs: true, otherIs: false},
 		{name: "WORKER_CONCURRENCY", usual: "32", other: "1", get: func(c worker.Config) any { return c.Concurrency }, usualIs: 32, otherIs: 1},
-		{name: "WORKER_RATE", usual: "200/20s", other: "0", get: func(c worker.Config) any { return c.Rate },
+		{name: "WORKER_RATE", usual: "200/20s", other: "0", get: func(c worker.Config) any { return c.Tenants[0].Rate },
 			usualIs: pace.Rate{N: 200, W: 20 * time.Second}, otherIs: pace.Rate{}},
 		{name: "WORKER_REQUEST_TIMEOUT", usual: "30s", other: "1s", get: func(c worker.Config) any { return c.Policy.RequestTimeout },
 			usualIs: 30 * time.Second, otherIs: time.Second},
@@ -103,6 +106,10 @@ func workOptionTable() []option {
 		{name: "WORKER_MAX_AGE", usual: "24h", other: "0", get: func(c worker.Config) any { return c.Policy.MaxAge }, usualIs: 24 * time.Hour, otherIs: time.Duration(0)},
 		{name: "WORKER_VERIFY_AFTER", usual: "30s", other: "0s", get: func(c worker.Config) any { return c.Policy.VerifyAfter },
 			usualIs: 30 * time.Second, otherIs: time.Duration(0)},
+		{name: "WORKER_FUSE", usual: "0", other: "500/1h", get: func(c worker.Config) any { return c.Policy.Fuse },
+			usualIs: pace.Rate{}, otherIs: pace.Rate{N: 500, W: time.Hour}},
+		{name: "WORKER_DEVICE_COOLDOWN", usual: "0s", other: "15m", get: func(c worker.Config) any { return c.Policy.Cooldown },
+			usualIs: time.Duration(0), otherIs: 15 * time.Minute},
 		{name: "WORKER_ON_UNKNOWN", usual: "dead-letter", other: "retry", get: func(c worker.Config) any { return c.Policy.OnUnknown },
 			usualIs: worker.UnknownDeadLetter, otherIs: worker.UnknownRetry},
 		{name: "WORKER_HTTP_ADDR", usual: ":9090", other: "[::1]:0", get: func(c worker.Config) any { return c.HTTPAddr }, usualIs: ":9090", otherIs: "[::1]:0"},
@@ -131,7 +138,7 @@ func configure(t *testing.T, env map[string]string, args ...string) (worker.Conf
 		t.Fatal(err)
 	}
 	r := &reader{}
-	cfg := c.Run.config(r)
+	cfg, _ := c.Run.config(r)
 	return cfg, r.err()
 }
 

@@ -28,7 +28,7 @@ func startNATS(t *testing.T, opts server.Options) *natstest.Server {
 // made is what setup says of each of its four things.
 func made(action string) string {
 	return action + " stream PASSCODE_RESETS\n" + action + " stream PASSCODE_RESETS_DEAD\n" +
-		action + " key-value bucket passcode-resets\n" + action + " consumer worker-default\n"
+		action + " key-value bucket passcode-resets\n" + action + " key-value bucket passcode-resets-state\n" + action + " consumer worker-default\n"
 }
 
 func TestSetup(t *testing.T) {
@@ -71,7 +71,7 @@ func TestSetup(t *testing.T) {
 	}
 
 	env = with(env, "WORKER_STREAM", "S", "WORKER_SUBJECT", "s.s", "WORKER_DEAD_STREAM", "D", "WORKER_DEAD_SUBJECT", "s.d", "WORKER_TENANT", "contoso")
-	check("created  stream S\ncreated  stream D\ncreated  key-value bucket b\ncreated  consumer worker-contoso\n",
+	check("created  stream S\ncreated  stream D\ncreated  key-value bucket b\ncreated  key-value bucket b-state\ncreated  consumer worker-contoso\n",
 		"--bucket=b", "--storage=memory", "--replicas=1")
 	if c := config("S"); c.Storage != jetstream.MemoryStorage || c.Subjects[0] != "s.s.*" || config("D").Subjects[0] != "s.d.*" {
 		t.Errorf("request stream: %+v", c)

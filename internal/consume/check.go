@@ -81,6 +81,9 @@ func consumerWeaknesses(cfg jetstream.ConsumerConfig, n Names) (found []string) 
 	if len(cfg.BackOff) > 0 {
 		say("consumer %s has a back-off list, which adds to every delay; remove it", cfg.Durable)
 	}
+	if cfg.PriorityPolicy != jetstream.PriorityPolicyPinned {
+		say("consumer %s has no pinned priority group, so that several replicas would all work and each keep the rate for itself; delete it and let worker setup make it", cfg.Durable)
+	}
 	if err := usable(cfg, n); err != nil {
 		say("consumer %s cannot be used: %v", cfg.Durable, err)
 	}
@@ -88,12 +91,11 @@ func consumerWeaknesses(cfg jetstream.ConsumerConfig, n Names) (found []string) 
 }
 
 // Unserved tells the tenants that have requests waiting on the stream, but no
-// consumer. It fails where that may not be read.
-func (q *Queue) Unserved(ctx context.Context) ([]string, error) {
+// consumer; n.Tenant is not looked at. It fails where that may not be read.
+func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
-	n := q.cfg.Names
-	s, err := q.js.Stream(ctx, n.Stream)
+	s, err := js.Stream(ctx, n.Stream)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", n.Stream, err)
 	}

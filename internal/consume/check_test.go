@@ -205,8 +205,7 @@ func TestWeaknessesLockedDown(t *testing.T) {
 func TestUnserved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	q := r.queue()
-	if got, err := q.Unserved(r.ctx); err == nil {
+	if got, err := Unserved(r.ctx, r.js, spec); err == nil {
 		t.Errorf("without a stream: %q", got)
 	}
 	r.setup(Layout{Memory: true})
@@ -220,16 +219,16 @@ func TestUnserved(t *testing.T) {
 	if _, err := Setup(r.ctx, r.admin, other, Layout{}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := q.Unserved(r.ctx); err != nil || !slices.Equal(got, []string{"alpha", "zeta"}) {
+	if got, err := Unserved(r.ctx, r.js, spec); err != nil || !slices.Equal(got, []string{"alpha", "zeta"}) {
 		t.Errorf("%q, %v, want alpha and zeta", got, err)
 	}
-	r.run(Config{Handle: func(context.Context, Message) Disposition { return Ack() }})
+	r.run(Config{Handle: func(_, _ context.Context, _ Message) Disposition { return Ack() }})
 	r.await("the end of the queue", func() bool { return r.left(spec.Stream) == 4 })
 	if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
 		t.Fatal(err)
 	}
 	// Nothing waits for the default tenant, so nobody need serve it.
-	if got, err := q.Unserved(r.ctx); err != nil || !slices.Equal(got, []string{"alpha", "zeta"}) {
+	if got, err := Unserved(r.ctx, r.js, spec); err != nil || !slices.Equal(got, []string{"alpha", "zeta"}) {
 		t.Errorf("%q, %v, want alpha and zeta", got, err)
 	}
 }

@@ -55,10 +55,21 @@ type Config struct {
 	// Prepare is called after the setup and before the first message, each time
 	// the queue is bound; nil does nothing.
 	Prepare func(context.Context) error
-	// Ready waits until it makes sense to take another message.
-	Ready func(context.Context) error
-	// Handle works on one message. Its context ends when the process must.
-	Handle func(context.Context, Message) Disposition
+	// Credit tells how many further messages it makes sense to take now. Where
+	// that is 0, at is when to ask again, zero if only a change tells; changed
+	// is closed at the next change. nil: as many as there are slots.
+	Credit func() (n int, at time.Time, changed <-chan struct{})
+	// Begin is called when this replica becomes the one that works on the queue,
+	// and before it handles a message; nil does nothing. intake ends when it is
+	// that no longer.
+	Begin func(intake context.Context)
+	// Active is told whether this replica is the one that works on the queue;
+	// nil is not told.
+	Active func(bool)
+	// Handle works on one message. intake ends when nothing further is to be
+	// begun, because the process is to end or another replica works now; work
+	// ends when the process must.
+	Handle func(intake, work context.Context, m Message) Disposition
 	// Clock, if not nil, is told how far the server's clock is ahead of ours,
 	// each time the queue is bound and its depth is read.
 	Clock func(ahead time.Duration)
@@ -194,45 +205,51 @@ func filters(cfg jetstream.ConsumerConfig) []string {
 	return cfg.FilterSubjects
 }
 
-// pull hands out messages until intake ends (nil) or the consumer is lost.
-//
-// A slot is taken before a message is asked for, and one message is asked for
-// at a time: the server's ack wait begins when it sends a message, so a
-// message in a buffer would age there.
+// pull hands out messages until intake ends (nil) or the consumer is lost. No
+// more messages are asked for than there are free slots: the server's ack wait
+// begins when it sends a message, so a message in a buffer would age there.
 func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, alive func(), slots chan struct{}, inWork *sync.WaitGroup) error {
-	p, err := newPuller(q.js, consumer, q.times, alive, func(m *nats.Msg) { q.nak(m, 0) })
+	info := consumer.CachedInfo()
+	created := info.Created.UnixNano()
+	q.created.Store(created)
+	var p *puller
+	begin := func() (func(*nats.Msg), func()) {
+		term, end := context.WithCancel(intake)
+		begun := make(chan struct{})
+		inWork.Go(func() {
+			defer close(begun)
+			if q.cfg.Begin != nil {
+				q.cfg.Begin(term)
+			}
+		})
+		return func(m *nats.Msg) {
+			inWork.Go(func() {
+				defer p.look()
+				defer func() { <-slots }()
+				<-begun
+				q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3})
+			})
+		}, end
+	}
+	on := events{
+		credit: q.cfg.Credit,
+		begin:  begin,
+		alive:  alive,
+		stray:  func(m *nats.Msg) { q.nak(m, 0) },
+		active: q.cfg.Active,
+	}
+	if on.credit == nil {
+		on.credit = func() (int, time.Time, <-chan struct{}) { return q.cfg.Slots, time.Time{}, nil }
+	}
+	if on.active == nil {
+		on.active = func(bool) {}
+	}
+	p, err := newPuller(q.js, consumer, q.times, slots, on)
 	if err != nil {
 		return err
 	}
-	defer p.stop()
-	info := consumer.CachedInfo()
-	q.created.Store(info.Created.UnixNano())
-	for {
-		select {
-		case slots <- struct{}{}:
-		case <-intake.Done():
-			return nil
-		}
-		if err := q.cfg.Ready(intake); err != nil {
-			<-slots
-			return fmt.Errorf("wait for the next message: %w", err)
-		}
-		msg, err := p.next(intake)
-		if err != nil {
-			<-slots
-			return err
-		}
-		if intake.Err() != nil {
-			<-slots
-			q.nak(msg, 0)
-			return nil
-		}
-		d := delivery{msg: msg, created: info.Created.UnixNano(), beat: info.Config.AckWait / 3}
-		inWork.Go(func() {
-			defer func() { <-slots }()
-			q.work(work, d)
-		})
-	}
+	defer p.stop(work)
+	return p.run(intake)
 }
 
 // delivery is a message in work.
@@ -244,7 +261,7 @@ type delivery struct {
 
 // work runs the handler, keeps the message from being delivered to another
 // meanwhile, and carries out the verdict.
-func (q *Queue) work(ctx context.Context, d delivery) {
+func (q *Queue) work(intake, work context.Context, d delivery) {
 	meta, err := d.msg.Metadata()
 	if err != nil {
 		// Not a delivery of a consumer: there is nothing to acknowledge.
@@ -252,7 +269,7 @@ func (q *Queue) work(ctx context.Context, d delivery) {
 		return
 	}
 	stopBeats := q.keepAlive(d.msg, d.beat)
-	verdict := q.cfg.Handle(ctx, Message{
+	verdict := q.cfg.Handle(intake, work, Message{
 		Subject:   d.msg.Subject,
 		Header:    d.msg.Header,
 		Data:      d.msg.Data,
@@ -267,7 +284,7 @@ func (q *Queue) work(ctx context.Context, d delivery) {
 		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",
 			zap.Uint64("sequence", meta.Sequence.Stream))
 	case verdict.ack:
-		q.ack(ctx, d, meta.Sequence.Stream)
+		q.ack(work, d, meta.Sequence.Stream)
 	default:
 		q.nak(d.msg, verdict.delay)
 	}

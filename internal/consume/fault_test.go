@@ -24,6 +24,8 @@ func TestStrayMessages(t *testing.T) {
 	r.times.heartbeat, r.times.expiry = usual.heartbeat, usual.expiry
 	w := r.run(Config{Setup: true, Slots: 1, Handle: h.handle})
 	w.awaitBound()
+	r.publish("pins the worker") // its pulls from before the cuts are served, too
+	take(r, h.calls, "the first message").answer <- Ack()
 	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
 	// The server drops the old pull of a connection that is gone if it looks at
 	// the right moment.
@@ -59,7 +61,7 @@ func TestConnectionCut(t *testing.T) {
 	r := newRig(t)
 	r.times.heartbeat, r.times.expiry = usual.heartbeat, usual.expiry // too slow to tell
 	handled := make(chan string, 999)
-	w := r.run(Config{Setup: true, Handle: func(_ context.Context, m Message) Disposition {
+	w := r.run(Config{Setup: true, Handle: func(_, _ context.Context, m Message) Disposition {
 		handled <- string(m.Data)
 		return Ack()
 	}})
@@ -113,62 +115,46 @@ func TestAnswerToEarlierPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := newPuller(r.js, consumer, quick, func() {}, func(m *nats.Msg) { t.Errorf("nobody waits for %q", m.Data) })
+	got := make(chan string, 9)
+	p, err := newPuller(r.js, consumer, quick, make(chan struct{}, 1), events{
+		credit: func() (int, time.Time, <-chan struct{}) { return 1, time.Time{}, nil },
+		begin:  func() (func(*nats.Msg), func()) { return func(m *nats.Msg) { got <- string(m.Data) }, func() {} },
+		alive:  func() {},
+		active: func(bool) {},
+		stray:  func(m *nats.Msg) { t.Errorf("no slot for %q", m.Data) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.stop()
-	got := make(chan string, 1)
-	go func() {
-		m, err := p.next(r.ctx)
-		if err != nil {
+	ctx, cancel := context.WithCancel(r.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- p.run(ctx) }()
+	defer func() {
+		cancel()
+		if err := take(r, ended, "the end"); err != nil {
 			t.Error(err)
-			m = &nats.Msg{}
 		}
-		got <- string(m.Data)
+		p.stop(r.ctx)
 	}()
 	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
-	for _, status := range []string{"100", "404", "408", "409", "503"} {
-		m := &nats.Msg{Subject: p.inbox + ".0", Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}
-		if err := r.admin.Conn().PublishMsg(m); err != nil {
-			t.Fatal(err)
+	for _, status := range []string{"100", "404", "408", "409", "423", "503"} {
+		for _, l := range p.lanes {
+			m := &nats.Msg{Subject: l.inbox + ".0", Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}
+			if err := r.admin.Conn().PublishMsg(m); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if err := r.admin.Conn().FlushTimeout(testTime); err != nil {
 		t.Fatal(err)
 	}
-	none(r, got, "the wait is over")
+	none(r, ended, "the pull is over")
 	if n := r.info().NumWaiting; n != 1 {
 		t.Errorf("%d pulls wait, want 1", n)
 	}
 	r.publish("a")
 	if m := take(r, got, "the message"); m != "a" {
 		t.Errorf("message %q", m)
-	}
-}
-
-// TestGiveUp has a message arrive at the moment at which it is no longer waited for.
-func TestGiveUp(t *testing.T) {
-	t.Parallel()
-	var stray []*nats.Msg
-	p := &puller{messages: make(chan *nats.Msg, 1), answers: make(chan *nats.Msg, 1), stray: func(m *nats.Msg) { stray = append(stray, m) }}
-	first, second := &nats.Msg{Reply: "1"}, &nats.Msg{Reply: "2"}
-	p.wanted.Store(true)
-	p.receive(first)
-	p.receive(second)
-	if m, err := p.giveUp(context.Canceled); m != first || err != nil {
-		t.Errorf("%v, %v, want the message", m, err)
-	}
-	p.wanted.Store(true)
-	if m, err := p.giveUp(context.Canceled); m != nil || !errors.Is(err, context.Canceled) {
-		t.Errorf("%v, %v, want the error", m, err)
-	}
-	p.receive(first)
-	if !slices.Equal(stray, []*nats.Msg{second, first}) {
-		t.Errorf("given back: %v", stray)
-	}
-	for range 3 {
-		p.receive(&nats.Msg{}) // about a pull; nobody reads it, and nothing blocks
 	}
 }
 
@@ -350,7 +336,7 @@ func TestLeaderStops(t *testing.T) {
 	// What was on its way through the server that stops comes after that.
 	r.setupAckWait(Layout{}, 2*time.Second)
 	handled := make(chan string, 9999)
-	w := r.run(Config{Setup: true, Slots: 8, Handle: func(_ context.Context, m Message) Disposition {
+	w := r.run(Config{Setup: true, Slots: 8, Handle: func(_, _ context.Context, m Message) Disposition {
 		handled <- string(m.Data)
 		return Ack()
 	}})
@@ -406,6 +392,7 @@ func TestLeaderStops(t *testing.T) {
 var locked = []string{
 	"$JS.API.CONSUMER.INFO.PASSCODE_RESETS.worker-default",
 	"$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS.worker-default",
+	"$JS.API.CONSUMER.UNPIN.PASSCODE_RESETS.worker-default",
 	"$JS.ACK.PASSCODE_RESETS.worker-default.>",
 	"passcode.reset.dead.default",
 }
@@ -537,7 +524,7 @@ func TestStandstill(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, err := c.Next()
+			m, err := c.Next(jetstream.FetchPriorityGroup(group))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -239,6 +239,8 @@ type Depth struct {
 	AckPending  int // delivered, not acknowledged
 	Redelivered int
 	Oldest      time.Duration // age of the oldest message; 0 in an empty queue
+	// PausedUntil is until when an operator has paused the consumer; zero: not.
+	PausedUntil time.Time
 }
 
 // Depth asks the server how much waits.
@@ -255,6 +257,9 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 		Messages:    int(info.NumPending) + info.NumAckPending,
 		AckPending:  info.NumAckPending,
 		Redelivered: info.NumRedelivered,
+	}
+	if info.Paused && info.PauseRemaining > 0 {
+		d.PausedUntil = time.Now().Add(info.PauseRemaining)
 	}
 	if d.Messages == 0 {
 		return d, nil

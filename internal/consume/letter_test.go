@@ -296,7 +296,7 @@ func TestPublishLarge(t *testing.T) {
 	r := newRig(t)
 	r.setup(Layout{Memory: true})
 	handled := make(chan Message, 99)
-	r.run(Config{Setup: true, Slots: 1, Handle: func(ctx context.Context, m Message) Disposition {
+	r.run(Config{Setup: true, Slots: 1, Handle: func(_, ctx context.Context, m Message) Disposition {
 		if err := NewLetters(r.js, spec).Publish(ctx, m, letter); err != nil {
 			t.Errorf("the letter of %d bytes and %d headers: %v", len(m.Data), len(m.Header), err)
 		}
@@ -342,7 +342,7 @@ func TestPublishForeignHeaders(t *testing.T) {
 	r := newRig(t)
 	r.setup(Layout{Memory: true})
 	handled := make(chan Message, 99)
-	r.run(Config{Setup: true, Slots: 1, Handle: func(ctx context.Context, m Message) Disposition {
+	r.run(Config{Setup: true, Slots: 1, Handle: func(_, ctx context.Context, m Message) Disposition {
 		if err := NewLetters(r.js, spec).Publish(ctx, m, letter); err != nil {
 			t.Errorf("the letter with %v: %v", m.Header, err)
 		}

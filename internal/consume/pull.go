@@ -6,44 +6,86 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// puller asks a consumer for messages, one at a time.
+// puller asks a consumer for as many messages as there are free slots, and hands
+// each out as it comes.
 //
-// The library's iterator does the same, but it takes a message that has no data
-// and a header "Status" for a word of the server's, so that such a message is
-// never handed out and stops the queue each time it comes; a message that
-// answers a pull from before a reconnect ages in its buffer; and its end waits
-// ten seconds for a server that is away.
+// The library's iterator is not used: it takes a message that has no data and a
+// header "Status" for a word of the server's, so that such a message is never
+// handed out and stops the queue each time it comes; a message that answers a
+// pull from before a reconnect ages in its buffer; and its end waits ten seconds
+// for a server that is away.
 type puller struct {
 	nc       *nats.Conn
 	consumer jetstream.Consumer
 	times    times
-	// alive is called at each sign of life of the server.
-	alive func()
-	// stray is called with a message that nobody waits for.
-	stray func(*nats.Msg)
+	on       events
+	slots    chan struct{} // one is taken for each message in work
 
 	subject     string // where pulls are sent
-	request     []byte
-	inbox       string // each pull has a reply subject of its own below it
-	sub         *nats.Subscription
-	closed      chan struct{} // closed with sub
+	most        int    // messages of one pull
+	expiry      time.Duration
+	lanes       []*lane
 	reconnected chan nats.Status
-	pulls       int // so far
+	wake        chan struct{} // something has changed that may allow another pull
 
-	// wanted is set while next waits. Whoever takes it back decides what
-	// becomes of a message that arrives at that moment, so that none is left
-	// lying.
-	wanted   atomic.Bool
-	messages chan *nats.Msg // room for the wanted one
-	answers  chan *nats.Msg // what the server says about pulls
+	pinned pinned
+
+	mu    sync.Mutex
+	pulls int       // so far
+	seen  time.Time // the last sign of life of the server
+	fault error     // of a pull; nil once it was looked at
+	over  bool      // nothing more is handed out
+	term  *term     // nil while another replica works
 }
+
+// events are what a puller tells.
+type events struct {
+	// credit tells how many further messages it makes sense to take now. Where
+	// that is 0, at is when to ask again, zero if only a change tells; changed
+	// is closed at the next change.
+	credit func() (n int, at time.Time, changed <-chan struct{})
+	// begin is called when this replica becomes the one that works. What it
+	// returns takes the messages, each in a slot that is taken for it, until end
+	// is called.
+	begin func() (take func(*nats.Msg), end func())
+	// alive is called at each sign of life of the server.
+	alive func()
+	// stray is called with a message that there is no slot for.
+	stray func(*nats.Msg)
+	// active is told whether this replica is the one that works.
+	active func(bool)
+}
+
+// term is the time in which this replica is the one that works.
+type term struct {
+	pin  string // what the server calls it; empty where it pins nobody
+	take func(*nats.Msg)
+	end  func()
+}
+
+// lane is a subscription for one pull at a time: a message does not tell which
+// pull it answers, so pulls that are to be told apart need one each.
+type lane struct {
+	sub    *nats.Subscription
+	inbox  string
+	closed chan struct{} // closed with sub
+
+	// Guarded by puller.mu.
+	reply string    // of the present pull
+	left  int       // messages that it may still bring; 0: there is no pull
+	seen  time.Time // its last sign of life
+}
+
+// laneCount is how many pulls can be on their way: while one is answered, the
+// slots that become free are asked for by another.
+const laneCount = 4
 
 // times are those of binding and pulling; tests shorten them.
 type times struct {
@@ -54,7 +96,8 @@ type times struct {
 	// patience is how long a connected server may give no sign of life before
 	// the queue counts as lost: an election takes some seconds.
 	patience time.Duration
-	// giveBack bounds the wait for what was on its way when a puller ends.
+	// giveBack bounds the wait for what was on its way when a puller ends, and
+	// for handing over to another replica.
 	giveBack time.Duration
 	// pauseMin and pauseMax bound the pauses between two tries to bind.
 	pauseMin time.Duration
@@ -81,28 +124,47 @@ var (
 	errDeleted = errors.New("the consumer was deleted")
 )
 
-// newPuller begins to listen for messages; the first is asked for by next.
-func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, alive func(), stray func(*nats.Msg)) (*puller, error) {
+// newPuller begins to listen for messages; run asks for them.
+func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, slots chan struct{}, on events) (*puller, error) {
 	nc, info := js.Conn(), consumer.CachedInfo()
 	p := &puller{
 		nc:       nc,
 		consumer: consumer,
 		times:    t,
-		alive:    alive,
-		stray:    stray,
+		on:       on,
+		slots:    slots,
 		subject:  fmt.Sprintf("%s.CONSUMER.MSG.NEXT.%s.%s", apiPrefix(js.Options()), info.Stream, info.Name),
-		request:  fmt.Appendf(nil, `{"batch":1,"expires":%d,"idle_heartbeat":%d}`, t.expiry, t.heartbeat),
-		inbox:    nc.NewInbox(),
-		closed:   make(chan struct{}),
-		messages: make(chan *nats.Msg, 1),
-		answers:  make(chan *nats.Msg, 16),
+		most:     cap(slots),
+		expiry:   t.expiry,
+		wake:     make(chan struct{}, 1),
+		seen:     time.Now(),
+		pinned:   pinnedOf(js, info.Config),
 	}
-	sub, err := nc.Subscribe(p.inbox+".*", p.receive)
-	if err != nil {
-		return nil, fmt.Errorf("pull: %w", err)
+	// A pull beyond the limits of a consumer is refused whole.
+	if limit := info.Config.MaxRequestBatch; limit > 0 {
+		p.most = min(p.most, limit)
 	}
-	sub.SetClosedHandler(func(string) { close(p.closed) })
-	p.sub, p.reconnected = sub, nc.StatusChanged(nats.CONNECTED)
+	if limit := info.Config.MaxRequestExpires; limit > 0 {
+		p.expiry = min(p.expiry, limit)
+	}
+	for range laneCount {
+		l := &lane{inbox: nc.NewInbox(), closed: make(chan struct{})}
+		sub, err := nc.Subscribe(l.inbox+".*", func(m *nats.Msg) { p.receive(l, m) })
+		if err != nil {
+			for _, l := range p.lanes {
+				_ = l.sub.Unsubscribe() // it fails for the same reason
+			}
+			return nil, fmt.Errorf("pull: %w", err)
+		}
+		sub.SetClosedHandler(func(string) { close(l.closed) })
+		l.sub, p.lanes = sub, append(p.lanes, l)
+	}
+	p.reconnected = nc.StatusChanged(nats.CONNECTED)
+	if p.pinned.group == "" {
+		p.mu.Lock()
+		p.beginTerm("")
+		p.mu.Unlock()
+	}
 	return p, nil
 }
 
@@ -118,107 +180,67 @@ func apiPrefix(o jetstream.JetStreamOptions) string {
 
 // receive sorts what arrives. Only a message has a subject to reply to: that of
 // its ack.
-func (p *puller) receive(m *nats.Msg) {
-	switch {
-	case m.Reply == "":
-		select {
-		case p.answers <- m:
-		default: // nobody pulls, so it is about an earlier pull
-		}
-	case p.wanted.CompareAndSwap(true, false):
-		p.messages <- m
+func (p *puller) receive(l *lane, m *nats.Msg) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer p.look()
+	if m.Reply == "" {
+		p.answered(l, m)
+		return
+	}
+	p.lives(l)
+	l.left = max(0, l.left-1)
+	if p.over || !p.inTerm(l, m) {
+		p.on.stray(m)
+		return
+	}
+	select {
+	case p.slots <- struct{}{}:
+		p.term.take(m)
 	default:
-		// It answers a pull that was given up, because the connection broke or
-		// the queue ends. To keep it would be to let it age.
-		p.stray(m)
+		// It answers a pull that was given up, because the connection broke. To
+		// keep it would be to let it age.
+		p.on.stray(m)
 	}
 }
 
-// next waits for a message. It fails when ctx ends or the consumer is lost.
-func (p *puller) next(ctx context.Context) (*nats.Msg, error) {
-	p.wanted.Store(true)
-	seen := time.Now() // the last sign of life
-	for ctx.Err() == nil {
-		m, err := p.ask(ctx, &seen)
-		switch {
-		case m != nil:
-			return m, nil
-		case err == nil || ctx.Err() != nil:
-			continue
-		}
-		if err := p.lost(ctx, err, &seen); err != nil && ctx.Err() == nil {
-			return p.giveUp(err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-p.reconnected:
-		case <-time.After(p.times.pauseMin):
-		}
+// answered takes a word of the server's about a pull. Call with mu held.
+func (p *puller) answered(l *lane, m *nats.Msg) {
+	renewal := p.term != nil && m.Subject == p.renewal(p.term.pin)
+	if m.Subject != l.reply && !renewal {
+		return // about an earlier pull
 	}
-	return p.giveUp(ctx.Err())
+	status, description := m.Header.Get("Status"), m.Header.Get("Description")
+	if status != "100" && !renewal {
+		l.left = 0
+	}
+	switch {
+	case status == "100": // heartbeat
+		p.lives(l)
+	case status == "404", status == "408": // the pull has expired
+		p.lives(l)
+	case status == "423":
+		p.lives(l)
+		p.endTerm(nil)
+	case renewal && status == "409" && strings.HasPrefix(description, "Message Size Exceeds"):
+		p.lives(l)
+	default:
+		p.fault = answerError(status, description)
+	}
 }
 
-// giveUp ends the wait for a message with an error, unless one has just come.
-func (p *puller) giveUp(err error) (*nats.Msg, error) {
-	if !p.wanted.CompareAndSwap(true, false) {
-		return <-p.messages, nil
-	}
-	return nil, err
+// lives notes a sign of life. Call with mu held.
+func (p *puller) lives(l *lane) {
+	p.seen = time.Now()
+	l.seen = p.seen
+	p.on.alive()
 }
 
-// ask sends one pull and waits for a message. Without one and without an error
-// the pull is over, and another may be sent.
-func (p *puller) ask(ctx context.Context, seen *time.Time) (*nats.Msg, error) {
-	for {
-		// What has come until now is not about the pull to be sent.
-		select {
-		case m := <-p.messages:
-			return m, nil
-		case <-p.answers:
-			continue
-		case <-p.reconnected:
-			continue
-		default:
-		}
-		break
-	}
-	p.pulls++
-	reply := p.inbox + "." + strconv.Itoa(p.pulls)
-	if err := p.nc.PublishRequest(p.subject, reply, p.request); err != nil {
-		return nil, err
-	}
-	silence := time.NewTimer(2 * p.times.heartbeat)
-	defer silence.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case m := <-p.messages:
-			p.alive()
-			return m, nil
-		case <-p.reconnected:
-			// The server that it was sent to may have forgotten it.
-			*seen = time.Now()
-			return nil, nil
-		case <-silence.C:
-			return nil, errSilent
-		case m := <-p.answers:
-			if m.Subject != reply {
-				continue
-			}
-			silence.Reset(2 * p.times.heartbeat)
-			switch status := m.Header.Get("Status"); status {
-			case "100": // heartbeat
-				*seen = time.Now()
-				p.alive()
-			case "404", "408": // the pull has expired
-				*seen = time.Now()
-				p.alive()
-				return nil, nil
-			default:
-				return nil, answerError(status, m.Header.Get("Description"))
-			}
-		}
+// look makes run look again.
+func (p *puller) look() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -232,44 +254,161 @@ func answerError(status, description string) error {
 	return fmt.Errorf("the server answered %s %s", status, headerText(description, maxDetail))
 }
 
+// run asks for messages until ctx ends (nil) or the consumer is lost.
+func (p *puller) run(ctx context.Context) error {
+	tick := time.NewTicker(min(p.times.heartbeat, p.pinned.renew()) / 2)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		again, changed, err := p.ask()
+		if err != nil {
+			if err = p.lost(ctx, err); err != nil && ctx.Err() == nil {
+				return err
+			}
+			again, changed = time.After(p.times.pauseMin), nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-p.wake:
+		case <-changed:
+		case <-again:
+		case <-tick.C:
+		case <-p.reconnected:
+			p.forget()
+		}
+	}
+	return nil
+}
+
+// forget gives up the pulls under way: the server that they were sent to may
+// have forgotten them.
+func (p *puller) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = time.Now()
+	for _, l := range p.lanes {
+		l.left = 0
+	}
+}
+
+// ask sends a pull for the slots that are free, if there is something to ask
+// for, and tells when to look again, apart from a wake. It fails where an
+// earlier pull has.
+func (p *puller) ask() (again <-chan time.Time, changed <-chan struct{}, err error) {
+	credit, at, change := p.on.credit()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if err := p.check(now); err != nil {
+		return nil, nil, err
+	}
+	if err := p.renewPin(now); err != nil {
+		return nil, nil, err
+	}
+	out, idle := 0, (*lane)(nil)
+	for _, l := range p.lanes {
+		out += l.left
+		if l.left == 0 {
+			idle = l
+		}
+	}
+	free := cap(p.slots) - len(p.slots)
+	if credit < free {
+		changed = change
+		if credit == 0 && !at.IsZero() {
+			again = time.After(time.Until(at))
+		}
+	}
+	want := min(free, credit, p.most) - out
+	// While half of what could be had is asked for already, more is not: each
+	// pull that waits costs the server heartbeats.
+	if want <= 0 || idle == nil || 2*out > cap(p.slots) {
+		return again, changed, nil
+	}
+	return again, changed, p.send(idle, want, now)
+}
+
+// check looks for pulls that are silent, and for faults. Call with mu held.
+func (p *puller) check(now time.Time) error {
+	for _, l := range p.lanes {
+		if l.left > 0 && now.Sub(l.seen) > 2*p.times.heartbeat {
+			l.left = 0
+			p.fault = errSilent
+		}
+	}
+	err := p.fault
+	p.fault = nil
+	return err
+}
+
+// send asks for n messages. Call with mu held.
+func (p *puller) send(l *lane, n int, now time.Time) error {
+	p.pulls++
+	l.reply = l.inbox + "." + strconv.Itoa(p.pulls)
+	request := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d%s}`, n, p.expiry, p.times.heartbeat, p.pin(now))
+	if err := p.nc.PublishRequest(p.subject, l.reply, request); err != nil {
+		return err
+	}
+	l.left, l.seen = n, now
+	return nil
+}
+
 // lost decides whether a failed pull means that the consumer is gone. nil: pull
 // again.
-func (p *puller) lost(ctx context.Context, err error, seen *time.Time) error {
+func (p *puller) lost(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, errDeleted) || p.nc.IsClosed():
 		return fmt.Errorf("pull: %w", err)
 	case !p.nc.IsConnected():
-		*seen = time.Now()
+		p.forget()
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.times.api)
 	defer cancel()
 	created := p.consumer.CachedInfo().Created // Info replaces it
 	info, infoErr := p.consumer.Info(ctx)
+	p.mu.Lock()
+	silence := time.Since(p.seen)
+	p.mu.Unlock()
 	switch {
 	case errors.Is(infoErr, jetstream.ErrConsumerNotFound) || errors.Is(infoErr, jetstream.ErrStreamNotFound):
 		return fmt.Errorf("pull: %w", infoErr)
 	case infoErr == nil && !info.Created.Equal(created):
 		return fmt.Errorf("pull: %w", errDeleted) // and made anew
-	case time.Since(*seen) < p.times.patience:
+	case silence < p.times.patience:
 		return nil
 	}
 	return fmt.Errorf("pull: %w", err)
 }
 
-// stop ends the pulls. What the server had sent already is given back at once.
-func (p *puller) stop() {
+// stop ends the pulls. What the server had sent already is given back at once,
+// and another replica may work. ctx is that of the work, not of the intake.
+func (p *puller) stop(ctx context.Context) {
+	p.mu.Lock()
+	p.over = true
+	held := p.term
+	p.endTerm(nil)
+	p.mu.Unlock()
 	p.nc.RemoveStatusListener(p.reconnected)
-	if p.nc.IsConnected() && p.sub.Drain() == nil {
-		timeout := time.NewTimer(p.times.giveBack)
-		defer timeout.Stop()
-		select {
-		case <-p.closed:
-			return
-		case <-timeout.C:
-		}
+	timeout := time.NewTimer(p.times.giveBack)
+	defer timeout.Stop()
+	draining := p.nc.IsConnected()
+	for _, l := range p.lanes {
+		draining = draining && l.sub.Drain() == nil
 	}
-	// On a connection that is gone nothing arrives any more. The error would be
-	// that it was closed for good.
-	_ = p.sub.Unsubscribe()
+	for _, l := range p.lanes {
+		if draining {
+			select {
+			case <-l.closed:
+				continue
+			case <-timeout.C:
+				draining = false
+			}
+		}
+		// On a connection that is gone nothing arrives any more. The error would
+		// be that it was closed for good.
+		_ = l.sub.Unsubscribe()
+	}
+	if held != nil && held.pin != "" && p.nc.IsConnected() {
+		p.pinned.handOver(ctx, p.consumer.CachedInfo(), p.times.giveBack)
+	}
 }

@@ -71,7 +71,7 @@ func TestTwoWorkers(t *testing.T) {
 	var mu sync.Mutex
 	times := map[string]int{}
 	for range 2 {
-		r.run(Config{Setup: true, Handle: func(_ context.Context, m Message) Disposition {
+		r.run(Config{Setup: true, Handle: func(_, _ context.Context, m Message) Disposition {
 			mu.Lock()
 			defer mu.Unlock()
 			times[string(m.Data)]++
@@ -299,13 +299,14 @@ func (r *rig) next() string {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m, err := c.Next(jetstream.FetchMaxWait(atOnce))
+	m, err := c.Next(jetstream.FetchMaxWait(atOnce), jetstream.FetchPriorityGroup(group))
 	if err != nil {
 		r.t.Fatalf("a message was not given back: %v", err)
 	}
-	if err := m.Ack(); err != nil {
+	if err := m.DoubleAck(r.ctx); err != nil {
 		r.t.Fatal(err)
 	}
+	r.unpin() // each call is another replica's
 	return string(m.Data())
 }
 
@@ -347,43 +348,65 @@ func TestWorkIsCut(t *testing.T) {
 	}
 }
 
-// TestReady takes no message before it makes sense, and ends while it waits.
-func TestReady(t *testing.T) {
+// TestCredit takes no message before it makes sense, no more than that, and ends
+// while it waits. With one slot, the next is asked for when the credit is used.
+func TestCredit(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
-	leave := make(chan struct{})
-	w := r.run(Config{Setup: true, Handle: h.handle, Ready: func(ctx context.Context) error {
-		select {
-		case <-leave:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	var mu sync.Mutex
+	credit, changed := 0, make(chan struct{})
+	grant := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		credit = n
+		close(changed)
+		changed = make(chan struct{})
+	}
+	w := r.run(Config{Setup: true, Slots: 1, Handle: func(intake, work context.Context, m Message) Disposition {
+		mu.Lock()
+		credit--
+		mu.Unlock()
+		return h.handle(intake, work, m)
+	}, Credit: func() (int, time.Time, <-chan struct{}) {
+		mu.Lock()
+		defer mu.Unlock()
+		return credit, time.Time{}, changed
 	}})
 	w.awaitBound()
-	r.publish("a", "b")
+	r.publish("a", "b", "c", "d")
 	none(r, h.calls, "a message was taken")
 	if i := r.info(); i.NumAckPending != 0 || i.NumWaiting != 0 {
 		t.Errorf("%d messages out, %d pulls wait", i.NumAckPending, i.NumWaiting)
 	}
-	leave <- struct{}{}
-	take(r, h.calls, "a message").answer <- Ack()
-	none(r, h.calls, "a second message was taken")
+	for _, n := range []int{1, 2} {
+		grant(n)
+		for range n {
+			take(r, h.calls, "a message").answer <- Ack()
+		}
+		none(r, h.calls, "one message too many was taken")
+	}
 	if took := w.stop(); took > time.Second {
 		t.Errorf("Run took %s to end", took)
 	}
 }
 
-func TestReadyFails(t *testing.T) {
+// TestCreditAtAnInstant looks again when that has come.
+func TestCreditAtAnInstant(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	broken := errors.New("broken")
-	w := r.run(Config{Setup: true, Slots: 1, Handle: newHandler().handle, Ready: func(context.Context) error { return broken }})
-	for range 3 { // the slot is there each time
-		if err := w.awaitLost(); !errors.Is(err, broken) {
-			t.Errorf("Bound(%v)", err)
+	r, h := newRig(t), newHandler()
+	at := time.Now().Add(700 * time.Millisecond)
+	r.run(Config{Setup: true, Handle: h.handle, Credit: func() (int, time.Time, <-chan struct{}) {
+		if time.Now().Before(at) {
+			return 0, at, nil
 		}
+		return 1, time.Time{}, nil
+	}})
+	r.publish("a")
+	take(r, h.calls, "the message").answer <- Ack()
+	if early := time.Until(at); early > 0 {
+		t.Errorf("taken %s early", early)
 	}
+	r.awaitEmpty()
 }
 
 func TestPrepare(t *testing.T) {

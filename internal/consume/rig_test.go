@@ -254,9 +254,6 @@ func (r *rig) run(cfg Config) *running {
 	if cfg.Slots == 0 {
 		cfg.Slots = 4
 	}
-	if cfg.Ready == nil {
-		cfg.Ready = func(context.Context) error { return nil }
-	}
 	cfg.Bound = func(err error) { w.bound <- err }
 	w.q = New(r.js, cfg)
 	w.q.times = r.times
@@ -332,7 +329,7 @@ type call struct {
 
 func newHandler() *handler { return &handler{calls: make(chan call, 999)} }
 
-func (h *handler) handle(ctx context.Context, m Message) Disposition {
+func (h *handler) handle(_, ctx context.Context, m Message) Disposition {
 	h.count(1)
 	defer h.count(-1)
 	c := call{m, ctx, make(chan Disposition, 1)}

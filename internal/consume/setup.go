@@ -28,6 +28,9 @@ func (n Names) Dead() string { return n.DeadSubject + "." + n.Tenant }
 // Consumer is the name of the tenant's durable consumer.
 func (n Names) Consumer() string { return "worker-" + n.Tenant }
 
+// StateBucket is the key-value bucket of what the replicas hand on to each other.
+func (n Names) StateBucket() string { return n.Bucket + "-state" }
+
 // Layout is how what [Setup] makes is stored.
 type Layout struct {
 	// Replicas of streams and bucket; 0 means three where the server is part
@@ -50,6 +53,12 @@ const (
 	retention     = 90 * 24 * time.Hour
 	history       = 16
 	maxReplicas   = 3
+	// group is the consumer's priority group. The replica that is pinned in it
+	// is the one that works; the others' pulls wait.
+	group = "worker"
+	// pinnedTTL is how long the server waits for a sign of life of the pinned
+	// replica before it pins another.
+	pinnedTTL = 5 * time.Second
 )
 
 func (l Layout) replicas() int {
@@ -127,6 +136,18 @@ func (l Layout) Records(n Names) jetstream.KeyValueConfig {
 	}
 }
 
+// State is the configuration of the bucket of what the replicas of a worker hand
+// on to each other.
+func (l Layout) State(n Names) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket:      n.StateBucket(),
+		Description: "what the workers of a tenant hand on to each other",
+		History:     1,
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+	}
+}
+
 // statusSubject is where each change of a record is published again.
 const statusSubject = "passcode.reset.status"
 
@@ -142,6 +163,10 @@ func (l Layout) Worker(n Names) jetstream.ConsumerConfig {
 		MaxDeliver:    -1,
 		MaxAckPending: maxAckPending,
 		FilterSubject: n.Filter(),
+		// So that one replica at a time works on the tenant, and its quota is kept.
+		PriorityPolicy: jetstream.PriorityPolicyPinned,
+		PriorityGroups: []string{group},
+		PinnedTTL:      pinnedTTL,
 	}
 }
 
@@ -151,29 +176,53 @@ type Done struct {
 	Action string // "created", "exists", "updated"
 }
 
-// Setup creates the streams, the bucket and the consumer that are missing. It
+// Setup creates the streams, the buckets and the consumer that are missing. It
 // changes nothing that exists, unless Layout.Update says so.
 func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
-	var done []Done
-	add := func(what, action string, err error) error {
-		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
-		}
-		done = append(done, Done{what, action})
-		return nil
+	done, err := SetupShared(ctx, js, n, l)
+	if err != nil {
+		return done, err
 	}
+	own, err := SetupConsumer(ctx, js, n, l)
+	if err != nil {
+		return done, err
+	}
+	return append(done, own), nil
+}
+
+// SetupConsumer does what [Setup] does for the tenant's consumer.
+func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (Done, error) {
+	what := "consumer " + n.Consumer()
+	action, err := ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
+	if err != nil {
+		return Done{}, fmt.Errorf("%s: %w", what, err)
+	}
+	return Done{what, action}, nil
+}
+
+// SetupShared does what [Setup] does for what all tenants share: everything but
+// the consumer.
+func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (done []Done, err error) {
 	for _, cfg := range []jetstream.StreamConfig{l.Requests(n), l.Letters(n)} {
 		action, err := ensureStream(ctx, js, cfg, l)
-		if err := add("stream "+cfg.Name, action, err); err != nil {
+		if done, err = appendDone(done, "stream "+cfg.Name, action, err); err != nil {
 			return done, err
 		}
 	}
-	action, err := ensureBucket(ctx, js, l.Records(n), l)
-	if err := add("key-value bucket "+n.Bucket, action, err); err != nil {
-		return done, err
+	for _, cfg := range []jetstream.KeyValueConfig{l.Records(n), l.State(n)} {
+		action, err := ensureBucket(ctx, js, cfg, l)
+		if done, err = appendDone(done, "key-value bucket "+cfg.Bucket, action, err); err != nil {
+			return done, err
+		}
 	}
-	action, err = ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
-	return done, add("consumer "+n.Consumer(), action, err)
+	return done, nil
+}
+
+func appendDone(done []Done, what, action string, err error) ([]Done, error) {
+	if err != nil {
+		return done, fmt.Errorf("%s: %w", what, err)
+	}
+	return append(done, Done{what, action}), nil
 }
 
 func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, l Layout) (string, error) {
@@ -213,7 +262,10 @@ func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Key
 	}
 	to := l.kept(existing.CachedInfo().Config)
 	to.Description, to.Storage, to.MaxMsgsPerSubject = cfg.Description, cfg.Storage, int64(cfg.History)
-	to.MaxAge, to.Duplicates, to.RePublish = cfg.TTL, min(to.Duplicates, cfg.TTL), cfg.RePublish
+	to.MaxAge, to.RePublish = cfg.TTL, cfg.RePublish
+	if cfg.TTL > 0 {
+		to.Duplicates = min(to.Duplicates, cfg.TTL)
+	}
 	_, err = js.UpdateStream(ctx, to)
 	return "updated", err
 }

@@ -69,6 +69,7 @@ func contract() made {
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: 1000,
 			FilterSubject: "passcode.reset.requests.default", DeliverPolicy: jetstream.DeliverAllPolicy,
 			ReplayPolicy: jetstream.ReplayInstantPolicy, MaxWaiting: 512,
+			PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{"worker"}, PinnedTTL: 5 * time.Second,
 		},
 	}
 }
@@ -94,7 +95,7 @@ func actions(done []Done) (out string) {
 	return strings.TrimSuffix(out, "; ")
 }
 
-const things = "ACTION stream PASSCODE_RESETS; ACTION stream PASSCODE_RESETS_DEAD; ACTION key-value bucket passcode-resets; ACTION consumer worker-default"
+const things = "ACTION stream PASSCODE_RESETS; ACTION stream PASSCODE_RESETS_DEAD; ACTION key-value bucket passcode-resets; ACTION key-value bucket passcode-resets-state; ACTION consumer worker-default"
 
 func all(action string) string { return strings.ReplaceAll(things, "ACTION", action) }
 
@@ -118,7 +119,7 @@ func TestSetup(t *testing.T) {
 	other := spec
 	other.Tenant = "other"
 	done, err = Setup(r.ctx, r.js, other, Layout{})
-	if err != nil || !strings.HasSuffix(actions(done), "exists key-value bucket passcode-resets; created consumer worker-other") {
+	if err != nil || !strings.HasSuffix(actions(done), "exists key-value bucket passcode-resets-state; created consumer worker-other") {
 		t.Fatalf("%s, %v", actions(done), err)
 	}
 }

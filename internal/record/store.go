@@ -30,7 +30,9 @@ const (
 
 // Store is the bucket.
 type Store struct {
-	kv jetstream.KeyValue
+	js     jetstream.JetStream
+	bucket string
+	kv     jetstream.KeyValue
 	// Tests shorten these.
 	replyTimeout, refusedTimeout time.Duration
 }
@@ -41,7 +43,7 @@ func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, e
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", bucket, err)
 	}
-	return &Store{kv: kv, replyTimeout: replyTimeout, refusedTimeout: refusedTimeout}, nil
+	return &Store{js: js, bucket: bucket, kv: kv, replyTimeout: replyTimeout, refusedTimeout: refusedTimeout}, nil
 }
 
 // Get reads a record and its revision. Where there is none, the revision is 0.
@@ -71,6 +73,49 @@ func (s *Store) entry(ctx context.Context, key string) (jetstream.KeyValueEntry,
 	}
 	return entry, nil
 }
+
+// Since reads each change of a tenant's records since an instant of the server's,
+// the oldest first, as far as the history of each record reaches. A record that
+// is not of the form it should be is passed over.
+func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each func(Record)) error {
+	fail := func(err error) error {
+		return fmt.Errorf("records of tenant %s since %s: %w", tenant, since.UTC().Format(time.RFC3339), err)
+	}
+	consumer, err := s.js.OrderedConsumer(ctx, "KV_"+s.bucket, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{"$KV." + s.bucket + "." + tenant + ".*"},
+		DeliverPolicy:  jetstream.DeliverByStartTimePolicy,
+		OptStartTime:   &since,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	info := consumer.CachedInfo()
+	for left := info.NumPending; left > 0; {
+		batch, err := consumer.Fetch(int(min(left, sinceBatch)), jetstream.FetchContext(ctx))
+		if err != nil {
+			return fail(err)
+		}
+		got := uint64(0)
+		for m := range batch.Messages() {
+			got++
+			var r Record
+			if json.Unmarshal(m.Data(), &r) == nil {
+				each(r)
+			}
+		}
+		if err := batch.Error(); err != nil {
+			return fail(err)
+		}
+		if got == 0 {
+			return fail(errors.New("no answer"))
+		}
+		left -= min(left, got)
+	}
+	return nil
+}
+
+// sinceBatch is how many changes are asked for at a time.
+const sinceBatch = 500
 
 // Put writes a record if its revision is still the given one (0: if there is
 // none), and returns the new revision. It fails with [ErrConflict] where it is

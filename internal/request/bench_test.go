@@ -1,6 +1,7 @@
 package request
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -27,6 +28,35 @@ func BenchmarkDecode(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				_, _ = Decode(src)
+			}
+		})
+	}
+}
+
+func BenchmarkDecodeEvent(b *testing.B) {
+	data := body(`,"requestedBy":"help desk"`)
+	event := `{"specversion":"1.0","id":"A1","source":"/desk","type":"reset","traceparent":"` + trace + `","data":` + data + `}`
+	var many strings.Builder
+	for i := range 6000 {
+		fmt.Fprintf(&many, `"x%d":0,`, i)
+	}
+	inBody := map[string][]string{"Content-Type": {"application/cloudevents+json"}}
+	for _, bb := range []struct {
+		name, body string
+		header     map[string][]string
+	}{
+		{"binary", data, binaryHeader(map[string][]string{"ce-traceparent": {trace}})},
+		{"structured", event, inBody},
+		{"many", "{" + many.String() + event[1:], inBody},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			src := Source{Data: []byte(bb.body), Header: bb.header, Stream: "REQ", Sequence: 42}
+			b.SetBytes(int64(len(src.Data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Decode(src); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

@@ -29,8 +29,10 @@ type Source struct {
 // Every text but DeviceID, AppID and Traceparent may hold bytes that are special in a URL, a header
 // or a log line, and is to be escaped there.
 type Request struct {
-	// ID is the publisher's id, else the header Nats-Msg-Id, else "<stream>-<sequence>"; it is never
-	// empty. The first two have 1 to 256 bytes and no control characters.
+	// ID is the publisher's id, else that of the CloudEvent, else the header Nats-Msg-Id, else
+	// "<stream>-<sequence>"; it is never empty. The first three have 1 to 256 bytes and no control
+	// characters. That of a CloudEvent is "<source> <id>", or where this is longer, "ce-sha256-" and
+	// its SHA-256 in hex.
 	ID string
 	// IDGiven is false when ID is the fallback "<stream>-<sequence>", which a later message can bear
 	// again once the stream was created anew.
@@ -46,8 +48,8 @@ type Request struct {
 	// RequestedBy and Reason are free text of at most 256 bytes of valid UTF-8; what was longer has
 	// been cut. Empty means absent or empty.
 	RequestedBy, Reason string
-	// Traceparent is the header of that name, of the form that W3C Trace Context gives it; empty
-	// where it is absent or of another form.
+	// Traceparent is the header of that name, else the attribute of the CloudEvent, of the form that
+	// W3C Trace Context gives it; empty where it is absent or of another form.
 	Traceparent string
 }
 
@@ -57,7 +59,9 @@ func (r Request) Key() string { return EscapeID(r.ID) }
 // Invalid is the error of Decode. Both texts come from a closed list and hold no byte of what the
 // publisher sent, so they are safe in a header and in a log line.
 type Invalid struct {
-	// Field is a field's name, "Nats-Msg-Id", or "body" when the body as a whole cannot be read.
+	// Field is a field's name, "Nats-Msg-Id", or "body" when the body as a whole cannot be read. For
+	// a CloudEvent it may also be "Content-Type", "data", "data_base64", an attribute as "ce-id", or
+	// "ce-*" for one that CloudEvents does not define itself.
 	Field string
 	// Problem says what is wrong with it.
 	Problem string
@@ -66,16 +70,25 @@ type Invalid struct {
 // Error returns the field and its problem, as in "managedDeviceId: missing".
 func (e *Invalid) Error() string { return e.Field + ": " + e.Problem }
 
-// Decode reads and checks the request in a message.
+// Decode reads and checks the request in a message, which is the body, or the data of a CloudEvent 1.0
+// in the binary or the structured mode of the NATS binding.
 //
-// The error is always an *Invalid. Where several things are wrong it names the body, else the first
+// The error is always an *Invalid. Where several things are wrong it names what is wrong with the
+// event in the order Content-Type, specversion, id, source, type, the rest, else the body, else the first
 // field in the order managedDeviceId, userId, detectedAppId, id (or Nats-Msg-Id), notAfter,
 // requestedBy, reason. The Request returned with an error serves to report it: ID and IDGiven are
 // set as far as a valid id was found, RequestedBy, Reason and Traceparent as far as they could be
 // read, DeviceID if it was valid, and nothing else.
 func Decode(src Source) (Request, error) {
 	var d decoder
-	d.split(src.Data)
+	switch binary, structured := modes(src.Header); {
+	case structured:
+		d.structured(src, binary)
+	case binary:
+		d.binary(src)
+	default:
+		d.split(src.Data)
+	}
 
 	var r Request
 	r.DeviceID = d.device()
@@ -85,9 +98,7 @@ func Decode(src Source) (Request, error) {
 	r.NotAfter = d.deadline()
 	r.RequestedBy = d.note(fieldRequestedBy)
 	r.Reason = d.note(fieldReason)
-	if tp := header(src.Header, "traceparent"); isTraceparent(tp) {
-		r.Traceparent = tp
-	}
+	r.Traceparent = d.traceparent(src)
 	if d.bad != nil {
 		// Half of a request must not look like a whole one with fewer fields: that is another route,
 		// or a reset without its deadline.
@@ -97,10 +108,12 @@ func Decode(src Source) (Request, error) {
 	return r, nil
 }
 
-// decoder holds one body taken apart, and the first thing found wrong with it.
+// decoder holds one message taken apart, and the first thing found wrong with it.
 type decoder struct {
 	fields [numFields]field
-	bad    *Invalid
+	// eventID and trace are what a CloudEvent adds; empty without one.
+	eventID, trace string
+	bad            *Invalid
 }
 
 func (d *decoder) refuse(name, problem string) {
@@ -156,6 +169,9 @@ func (d *decoder) identify(src Source) (id string, given bool) {
 		}
 		d.refuse(fieldNames[fieldID], problem)
 	}
+	if d.eventID != "" {
+		return d.eventID, true
+	}
 	if s := header(src.Header, headerMsgID); s != "" {
 		problem := idProblem(s)
 		if problem == "" {
@@ -183,6 +199,17 @@ func (d *decoder) note(i int) string {
 	return cut(s, maxNote)
 }
 
+func (d *decoder) traceparent(src Source) string {
+	s := header(src.Header, attrTrace)
+	if s == "" {
+		s = d.trace
+	}
+	if !isTraceparent(s) {
+		return ""
+	}
+	return s
+}
+
 const headerMsgID = "Nats-Msg-Id"
 
 // header returns the first value of a header, or "". A message may bear the name in several
@@ -194,8 +221,7 @@ func header(h map[string][]string, name string) string {
 	}
 	best, value := "", ""
 	for k, v := range h {
-		// With the lengths equal, EqualFold can only fold ASCII.
-		if len(v) == 0 || len(k) != len(name) || !strings.EqualFold(k, name) {
+		if len(v) == 0 || !isName(k, name) {
 			continue
 		}
 		if best == "" || k < best {

@@ -16,13 +16,13 @@ const (
 
 // The problems with a field's text.
 const (
-	problemGUID      = "not a GUID of 8-4-4-4-12 hex digits"
-	problemUser      = "neither a GUID nor a UPN of letters, digits and '.-_!#^~ around one @, at most 256 bytes"
-	problemApp       = "not 1 to 128 of A-Z, a-z, 0-9, _ and -"
-	problemIDLong    = "longer than 256 bytes"
-	problemIDControl = "holds a control character"
-	problemIDUnicode = "holds broken Unicode or U+FFFD"
-	problemTime      = "not an RFC 3339 time between the years 1 and 9999"
+	problemGUID    = "not a GUID of 8-4-4-4-12 hex digits"
+	problemUser    = "neither a GUID nor a UPN of letters, digits and '.-_!#^~ around one @, at most 256 bytes"
+	problemApp     = "not 1 to 128 of A-Z, a-z, 0-9, _ and -"
+	problemIDLong  = "longer than 256 bytes"
+	problemControl = "holds a control character"
+	problemUnicode = "holds broken Unicode or U+FFFD"
+	problemTime    = "not an RFC 3339 time between the years 1 and 9999"
 )
 
 func isGUID(s string) bool {
@@ -77,14 +77,19 @@ func idProblem(s string) string {
 	if len(s) > maxID {
 		return problemIDLong
 	}
+	return textProblem(s)
+}
+
+// textProblem tells what is wrong with a text that identifies something; "" means nothing.
+func textProblem(s string) string {
 	for _, r := range s {
 		switch {
 		case unicode.IsControl(r):
-			return problemIDControl
+			return problemControl
 		case r == utf8.RuneError:
 			// Every broken escape or byte turns into U+FFFD, so two different ids could become one,
 			// and the second request would pass for a duplicate.
-			return problemIDUnicode
+			return problemUnicode
 		}
 	}
 	return ""

@@ -56,24 +56,48 @@ func (d *decoder) split(data []byte) {
 		d.refuse("body", problem)
 		return
 	}
-	for i := skipSpace(data, 0) + 1; ; {
-		i = skipSpace(data, i)
-		switch data[i] {
-		case '}':
+	d.members(data)
+}
+
+// members finds the known fields of a valid JSON object.
+func (d *decoder) members(object []byte) {
+	for w := walk(object); ; {
+		key, raw, ok := w.next()
+		if !ok {
 			return
-		case ',':
-			i = skipSpace(data, i+1)
 		}
-		keyEnd := skipString(data, i)
-		key := data[i:keyEnd]
-		start := skipSpace(data, skipSpace(data, keyEnd)+1) // past the colon
-		i = skipValue(data, start)
 		if n := known(key); n >= 0 {
-			f := &d.fields[n]
-			f.twice = f.twice || f.raw != nil
-			f.raw = data[start:i]
+			d.fields[n].add(raw)
 		}
 	}
+}
+
+func (f *field) add(raw []byte) {
+	f.twice = f.twice || f.raw != nil
+	f.raw = raw
+}
+
+// walker goes over the members of a valid JSON object.
+type walker struct {
+	data []byte
+	i    int
+}
+
+func walk(object []byte) walker { return walker{object, skipSpace(object, 0) + 1} }
+
+// next returns a name, still in its quotes, and its value, and false after the last one.
+func (w *walker) next() (key, raw []byte, ok bool) {
+	data, i := w.data, skipSpace(w.data, w.i)
+	switch data[i] {
+	case '}':
+		return nil, nil, false
+	case ',':
+		i = skipSpace(data, i+1)
+	}
+	keyEnd := skipString(data, i)
+	start := skipSpace(data, skipSpace(data, keyEnd)+1) // past the colon
+	w.i = skipValue(data, start)
+	return data[i:keyEnd], data[start:w.i], true
 }
 
 func bodyProblem(data []byte) string {
@@ -99,20 +123,26 @@ func bodyProblem(data []byte) string {
 
 // text returns the string in a field, and false where it is absent or refused.
 func (d *decoder) text(i int) (string, bool) {
-	f := d.fields[i]
+	s, ok, problem := d.fields[i].text()
+	if problem != "" {
+		d.refuse(fieldNames[i], problem)
+	}
+	return s, ok
+}
+
+// text returns the string in a field, false where there is none, and what is wrong with it.
+func (f field) text() (s string, ok bool, problem string) {
 	switch {
 	case f.raw == nil:
-		return "", false
+		return "", false, ""
 	case f.twice:
-		d.refuse(fieldNames[i], problemTwice)
-		return "", false
+		return "", false, problemTwice
 	case f.raw[0] == 'n': // null
-		return "", false
+		return "", false, ""
 	case f.raw[0] != '"':
-		d.refuse(fieldNames[i], problemString)
-		return "", false
+		return "", false, problemString
 	}
-	return unquote(f.raw), true
+	return unquote(f.raw), true, ""
 }
 
 // known returns the field that a key, still in its quotes, names, or -1.

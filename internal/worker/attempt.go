@@ -113,6 +113,7 @@ func (j *job) accepted(work context.Context, change func(*record.Record)) consum
 		// message next will find out what became of it.
 		return j.trouble(err)
 	}
+	j.fuse.accepted(j.req.DeviceID, j.req.ID, j.rec.FinishedAt)
 	if err == nil {
 		j.metrics.Request(metrics.OutcomeAccepted, time.Since(j.published()))
 		j.verdict("accepted", j.rec)

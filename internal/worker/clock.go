@@ -20,6 +20,12 @@ func (c *clock) set(ahead time.Duration) { c.ahead.Store(int64(ahead)) }
 // stays zero.
 func (c *clock) local(t time.Time) time.Time { return shift(t, -time.Duration(c.ahead.Load())) }
 
+// remote is an instant of this machine's by the server's clock. The zero instant
+// stays zero.
+func (c *clock) remote(t time.Time) time.Time {
+	return shift(t, time.Duration(c.ahead.Load())).UTC()
+}
+
 // read turns a record's instants into this machine's. ReceivedAt stays as it
 // is: it identifies the message.
 func (c *clock) read(r record.Record) record.Record {

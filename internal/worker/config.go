@@ -40,13 +40,18 @@ const (
 // Config is everything that [Run] needs. Zero durations and counts are not
 // replaced by defaults: the command line has these.
 type Config struct {
-	NATS  NATS
+	NATS NATS
+	// Names are the names on NATS; their Tenant is not looked at.
 	Names consume.Names
-	// Setup creates missing streams, bucket and consumer, laid out as Layout says.
+	// Setup creates missing streams, buckets and consumers, laid out as Layout says.
 	Setup  bool
 	Layout consume.Layout
 
-	Credential graph.Credential
+	// Tenants are served from the start; at least one. Each new list that comes
+	// from Changes takes the place of the one before; nil: none comes.
+	Tenants []Tenant
+	Changes <-chan []Tenant
+
 	// Endpoint is Graph's root without a version.
 	Endpoint string
 	// RootCAs are trusted for TLS to Graph and the token service; nil means
@@ -54,9 +59,9 @@ type Config struct {
 	RootCAs *x509.CertPool
 
 	Policy Policy
-	// Concurrency is how many requests are worked on at a time.
+	// Concurrency is how many requests of one tenant are worked on at a time. A
+	// tenant whose calls hang takes nothing from another.
 	Concurrency int
-	Rate        pace.Rate
 	// MaxPause caps a pause that Graph asks for; 0 means no cap.
 	MaxPause time.Duration
 
@@ -73,6 +78,16 @@ type Config struct {
 	Log   *zap.Logger
 }
 
+// Tenant is whose devices are reset, and as whom. It is comparable: a tenant
+// whose value changes is stopped and started anew.
+type Tenant struct {
+	// Name is the last token of the tenant's subjects.
+	Name       string
+	Credential graph.Credential
+	// Rate is the tenant's quota; the zero Rate has no limit.
+	Rate pace.Rate
+}
+
 // Policy is what the verdicts depend on.
 type Policy struct {
 	RequestTimeout         time.Duration // of one call
@@ -82,4 +97,10 @@ type Policy struct {
 	MaxAge      time.Duration
 	VerifyAfter time.Duration
 	OnUnknown   OnUnknown
+	// Fuse holds a tenant when more distinct devices than that would be reset
+	// in the window, until an operator releases it; zero: off.
+	Fuse pace.Rate
+	// Cooldown is how long after a device was reset another request for it is
+	// refused; 0: off.
+	Cooldown time.Duration
 }

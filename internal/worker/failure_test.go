@@ -17,6 +17,7 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/state"
 )
 
 // orphan publishes a request and leaves its record as a worker leaves it that
@@ -88,7 +89,7 @@ func TestWorkerGoneBeforeCall(t *testing.T) {
 // call resets a device as the worker that is gone did.
 func call(t *testing.T, r *rig, device string) {
 	t.Helper()
-	acquire, err := r.cfg.Credential.Acquire()
+	acquire, err := r.cfg.Tenants[0].Credential.Acquire()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func bare(t *testing.T, r *rig) *tenant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	acquire, err := r.cfg.Credential.Acquire()
+	acquire, err := r.cfg.Tenants[0].Credential.Acquire()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,8 @@ func bare(t *testing.T, r *rig) *tenant {
 		exists: func(ctx context.Context, stream string, seq uint64, at time.Time) (bool, error) {
 			return consume.Exists(ctx, r.js, stream, seq, at)
 		},
-		store: store, busy: map[string]struct{}{}, waiting: map[uint64]time.Time{}, clock: &clock{}}
+		stores: func() (*record.Store, *state.Store) { return store, nil }, fuse: newFuse(pace.Rate{}, 0), news: make(chan struct{}, 1),
+		busy: map[string]struct{}{}, waiting: map[uint64]time.Time{}, clock: &clock{}}
 }
 
 // next takes the next message from the stream as a delivery.
@@ -142,7 +144,7 @@ func next(t *testing.T, r *rig) (consume.Message, jetstream.Msg) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	msg, err := c.Next(jetstream.FetchMaxWait(10 * time.Second))
+	msg, err := c.Next(jetstream.FetchMaxWait(10*time.Second), jetstream.FetchPriorityGroup("worker"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +350,7 @@ func TestDrain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{Latency: 300 * time.Millisecond}, func(c *Config) {
 		c.Concurrency = 8
-		c.Rate = pace.Rate{N: 4, W: time.Second} // some wait for their turn when the stop comes
+		c.Tenants[0].Rate = pace.Rate{N: 4, W: time.Second} // some wait for their turn when the stop comes
 	})
 	stop := r.start()
 	const n = 24
@@ -361,7 +363,7 @@ func TestDrain(t *testing.T) {
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("the stop took %s", took)
 	}
-	r.cfg.Rate = pace.Rate{}
+	r.cfg.Tenants[0].Rate = pace.Rate{}
 	r.start()
 	r.awaitEmpty()
 	if took := time.Since(began); took > 15*time.Second {

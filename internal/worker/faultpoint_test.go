@@ -283,6 +283,7 @@ func TestFaultPoints(t *testing.T) {
 func (p point) test(r *rig, f fault, want end, n int) {
 	const id = "INC1"
 	device := p.device(0x8000 + n)
+	r.cfg.Policy.RequestTimeout = 4 * time.Second
 	shortAckWait(r)
 	direct := r.cfg
 	w := newWire(r)
@@ -360,7 +361,7 @@ func (p point) lay(r *rig, w *wire, f fault) (hit <-chan struct{}) {
 		r.t.Cleanup(s.Close)
 		roots := x509.NewCertPool()
 		roots.AddCert(s.Certificate())
-		r.cfg.Credential.Authority, r.cfg.Credential.RootCAs = s.URL, roots
+		r.cfg.Tenants[0].Credential.Authority, r.cfg.Tenants[0].Credential.RootCAs = s.URL, roots
 		return done
 	}
 	r.front(func(_ http.ResponseWriter, q *http.Request) bool {

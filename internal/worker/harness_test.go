@@ -23,7 +23,6 @@ import (
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
-	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 )
 
@@ -92,13 +91,14 @@ func newRig(t *testing.T, sim graphsim.Config, change func(*Config)) *rig {
 		NATS:  NATS{URL: n.URL()},
 		Names: r.names,
 		Setup: true,
-		Credential: graph.Credential{Authority: s.URL(), TenantID: graphsim.DefaultTenantID, ClientID: graphsim.DefaultClientID,
-			Scope: "https://graph.microsoft.com/.default", Secret: graphsim.DefaultClientSecret, RootCAs: s.CAs()},
+		Tenants: []Tenant{{Name: "default", Credential: graph.Credential{
+			Authority: s.URL(), TenantID: graphsim.DefaultTenantID, ClientID: graphsim.DefaultClientID,
+			Scope: "https://graph.microsoft.com/.default", Secret: graphsim.DefaultClientSecret, RootCAs: s.CAs(),
+		}}},
 		Endpoint:    s.URL(),
 		RootCAs:     s.CAs(),
 		Concurrency: 32,
 		MaxPause:    5 * time.Second,
-		Rate:        pace.Rate{},
 		Policy: Policy{RequestTimeout: 2 * time.Second, MaxAttempts: 4, BackoffMin: 50 * time.Millisecond,
 			BackoffMax: 500 * time.Millisecond, MaxAge: time.Hour, VerifyAfter: 300 * time.Millisecond, OnUnknown: UnknownDeadLetter},
 		HTTPAddr:     r.addr,

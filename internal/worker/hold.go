@@ -169,6 +169,33 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 	return h.probeAt, true
 }
 
+// restore goes on with a hold that another replica began, or this one before a
+// restart; the first probe goes at once. It is false where there is a hold
+// already, or the cause is none that probes end.
+func (h *hold) restore(cause metrics.Cause, detail string, since, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch cause {
+	case metrics.CauseCredentials, metrics.CausePermission, metrics.CauseGraphUnavailable:
+	default:
+		return false
+	}
+	if h.cause != "" {
+		return false
+	}
+	h.cause, h.detail, h.since, h.step, h.probeAt = cause, detail, since, probeMin, now
+	return true
+}
+
+// stand ends whatever holds the tenant: another replica works on it now, and
+// knows better.
+func (h *hold) stand() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.outage)
+	h.release()
+}
+
 // turn notes that a message has had its turn in this round.
 func (h *hold) turn(sequence uint64) {
 	if len(h.tried) >= roundMost {

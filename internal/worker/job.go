@@ -48,6 +48,8 @@ const (
 	// writeBefore bounds the record write before a call. After a call there is
 	// no bound but the end of the process: what happened must be written down.
 	writeBefore = 30 * time.Second
+	// fuseWait is how long a request stays away that a blown fuse has sent back.
+	fuseWait = 10 * time.Second
 	// troubleWait is the wait after a failure of NATS itself.
 	troubleWait = 5 * time.Second
 )
@@ -76,7 +78,8 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 		now := time.Now()
 		expired := j.expiry(now) != ""
 		p := planFor(j.rec, j.origin(), j.req.IDGiven, expired, j.policy, now)
-		if p.step == stepExpire && !j.known {
+		cooling := j.fuse.cooling(j.req.DeviceID, j.req.ID, now)
+		if !j.known && (p.step == stepExpire || p.step == stepAttempt && !cooling.IsZero()) {
 			// A dead letter is published before its record: it must be certain
 			// that the request was not accepted by an earlier message.
 			if err := j.load(work); err != nil {
@@ -123,12 +126,33 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 				return d
 			}
 		case stepAttempt:
+			if !cooling.IsZero() {
+				if d, done := j.bury(work, metrics.ReasonCooldown, j.coolingDetail(now.Sub(cooling))); done {
+					return d
+				}
+				continue
+			}
+			if until, blown := j.fused(now); blown {
+				return j.backAt(until, false)
+			}
 			if d, done := j.attempt(intake, work); done {
 				return d
 			}
 		}
 	}
 	return j.backAt(time.Now().Add(otherMin), false)
+}
+
+// fused tells whether the fuse lets a reset begin, and else when the request
+// should come again.
+func (j *job) fused(now time.Time) (until time.Time, blown bool) {
+	ok, news := j.fuse.admit(j.req.DeviceID, now)
+	if news {
+		j.log.Error("hold: the fuse has blown: one more device would be too many; worker resume releases it",
+			zap.String("cause", string(metrics.CauseFuse)), zap.Int("devices", j.fuse.limit.N), zap.Duration("within", j.fuse.limit.W))
+		j.showHold()
+	}
+	return now.Add(fuseWait), !ok
 }
 
 // published is when the stream stored the message, by this machine's clock.
@@ -268,6 +292,10 @@ func (j *job) expiredDetail(now time.Time) string {
 	return detail
 }
 
+func (j *job) coolingDetail(ago time.Duration) string {
+	return fmt.Sprintf("another request has reset the device %s ago, less than %s", ago.Round(time.Second), j.fuse.cooldown)
+}
+
 // ready brings together what a call needs: leave of the hold, a token, a slot
 // of the pacer. If it fails, d is what becomes of the message.
 func (j *job) ready(intake context.Context) (c ready, d consume.Disposition, ok bool) {
@@ -368,42 +396,4 @@ func (j *job) trouble(err error) consume.Disposition {
 	j.log.Error("the request was given back: its record could not be read or written",
 		zap.String("request_id", j.req.ID), zap.String("device", j.req.DeviceID), zap.Error(err))
 	return consume.Back(troubleWait)
-}
-
-// verdict logs one line about the request as its record now stands, and tells
-// the status page and the trace.
-func (j *job) verdict(what string, r record.Record) {
-	j.metrics.Verdict(metrics.Verdict{
-		ID: j.req.ID, Device: j.req.DeviceID, Outcome: what, State: string(r.State),
-		Reason: r.Reason, Detail: r.Detail, Attempt: r.Attempts, Status: r.Status,
-	})
-	j.trace.Verdict(trace.Verdict{
-		Outcome: what, Reason: r.Reason, Detail: r.Detail, Attempts: r.Attempts,
-		Verified: r.Verified, Dead: r.State == record.Dead,
-	})
-	level := zap.InfoLevel
-	if r.State == record.Dead {
-		level = zap.WarnLevel
-	}
-	fields := []zap.Field{
-		zap.String("request_id", j.req.ID),
-		zap.String("device", j.req.DeviceID),
-		zap.Int("attempt", r.Attempts),
-		zap.Int("status", r.Status),
-		zap.String("reason", r.Reason),
-		zap.String("graph_request_id", r.GraphRequestID),
-		zap.String("client_request_id", r.ClientRequestID),
-		zap.Duration("duration", time.Since(j.started)),
-	}
-	if r.Verified {
-		fields = append(fields, zap.Bool("verified", true))
-	}
-	for name, value := range map[string]string{
-		"detail": r.Detail, "requested_by": j.req.RequestedBy, "request_reason": j.req.Reason, "traceparent": j.req.Traceparent,
-	} {
-		if value != "" {
-			fields = append(fields, zap.String(name, value))
-		}
-	}
-	j.log.Log(level, what, fields...)
 }

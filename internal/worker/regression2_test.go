@@ -24,6 +24,7 @@ import (
 // headers leave no room for a letter's, hold nothing up.
 func testHardToPassOn(r *rig) {
 	r.start()
+	started := len(r.log.String())
 	odd := []nats.Header{{"X-Junk": {strings.Repeat("x", 65300)}}}
 	for _, status := range []string{"100", "400", "404", "408", "409", "503"} {
 		odd = append(odd, nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}})
@@ -41,7 +42,7 @@ func testHardToPassOn(r *rig) {
 	if n := len(r.letters()); n != len(odd) {
 		r.t.Errorf("%d dead letters, want %d", n, len(odd))
 	}
-	if strings.Contains(r.log.String(), "cannot be worked on") {
+	if strings.Contains(r.log.String()[started:], "cannot be worked on") {
 		r.t.Error("the queue was lost")
 	}
 }
@@ -123,9 +124,10 @@ func (r *rig) change(id string, change func(*record.Record)) {
 func testThrottledAfterTakeOver(r *rig) {
 	r.own(graphsim.Config{Roles: []string{graphsim.RoleReset}}) // a look-up would say nothing
 	dev := graphsim.GoodDevice(1)
+	r.cfg.Policy.RequestTimeout = 20 * time.Second
 	answer := meanwhile(r, dev, http.Header{"Retry-After": {"1"}}, http.StatusTooManyRequests)
 	r.change("INC1", func(rec *record.Record) {
-		rec.State, rec.NextAt = record.Verifying, r.cfg.Policy.verifyAt(rec.AttemptedAt)
+		rec.State, rec.NextAt = record.Verifying, time.Now().Add(3*time.Second).UTC()
 	})
 	answer()
 	r.settled()
@@ -135,10 +137,26 @@ func testThrottledAfterTakeOver(r *rig) {
 	}
 }
 
+// testThrottledAfterNextAttempt: another worker is at the next attempt already.
+// What becomes of that one is not for the first to write.
+func testThrottledAfterNextAttempt(r *rig) {
+	dev := graphsim.GoodDevice(0x8000)
+	r.cfg.Policy.RequestTimeout = 4 * time.Second
+	answer := meanwhile(r, dev, http.Header{"Retry-After": {"1"}}, http.StatusTooManyRequests)
+	r.change("INC1", func(rec *record.Record) {
+		rec.State, rec.Attempts, rec.ClientRequestID, rec.AttemptedAt = record.Attempting, 2, "c", time.Now().UTC()
+	})
+	call(r.t, r, dev)
+	answer()
+	r.settled()
+	r.accepted("INC1", dev, 2, true)
+}
+
 // testOvertaken: another worker has gone on with a further attempt when the
 // first sees its own refused. The first buries nothing.
 func testOvertaken(r *rig) {
 	dev := graphsim.GoodDevice(0x5000)
+	r.cfg.Policy.RequestTimeout = 20 * time.Second
 	answer := meanwhile(r, dev, nil, http.StatusConflict)
 	r.change("INC1", func(rec *record.Record) {
 		rec.State, rec.ClientRequestID, rec.NextAt = record.Retrying, "another", time.Now().Add(3*time.Second).UTC()
@@ -240,6 +258,7 @@ func testRetryAfterOf504(r *rig) {
 func testSlowDials(r *rig) {
 	const latency, dial = 300 * time.Millisecond, 800 * time.Millisecond
 	r.own(graphsim.Config{NoHTTP2: true, Latency: latency})
+	r.cfg.Policy.RequestTimeout = 20 * time.Second
 	made := slowDials(r, dial)
 	r.start()
 	r.publish(reset("first", graphsim.FaultDevice(429, 1, 1, 1)), nil) // Retry-After: 1
@@ -353,11 +372,13 @@ func testEightBad(r *rig) {
 		r.publish(reset(fmt.Sprint("bad", i), graphsim.FaultDevice(500, 0, 0, 0x3000+i)), nil)
 	}
 	r.eventually("the hold, and probes", func() bool { return r.held() && r.metric(`attempts_total{result="unknown",tenant="default"}`) > bad+3 })
-	for i := range 4 {
+	for i := range 3 {
 		id, began := fmt.Sprint("good", i), time.Now()
 		r.publish(reset(id, graphsim.GoodDevice(0x3000+i)), nil)
 		r.eventually(id, func() bool { return r.record(id).State == record.Accepted })
-		if took := time.Since(began); took > 15*time.Second {
+		// A probe each second, eight others before it: and as much again for a
+		// machine that has much to do.
+		if took := time.Since(began); took > 25*time.Second {
 			r.t.Errorf("%s was accepted only after %s", id, took)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,6 +17,7 @@ import (
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/state"
 	"passcode-worker/internal/trace"
 )
 
@@ -36,39 +38,97 @@ type tenant struct {
 	// maxPause caps what a service asks for; 0 means no cap.
 	maxPause time.Duration
 	hold     *hold
+	fuse     *fuse
+	// stores are the buckets; nil until they were found.
+	stores func() (*record.Store, *state.Store)
+	// active is set while this replica is the one that works on the tenant.
+	active atomic.Bool
+	// news makes handOn look.
+	news chan struct{}
 	// exists tells whether a message is still on its stream.
 	exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 
-	mu    sync.Mutex
-	store *record.Store // nil until the bucket was found
+	handing  sync.Mutex
+	handedOn state.Worker // guarded by handing, and by takeOver, before which nothing is written
+
+	mu sync.Mutex
+	// operator is until when an operator has paused the queue; zero: not paused.
+	operator time.Time
 	// busy are the keys that are worked on in this process.
 	busy map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
 	waiting map[uint64]time.Time
 }
 
-func (t *tenant) setStore(s *record.Store) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.store = s
-}
-
 // claim reserves a request for one message at a time, so that a process is not
-// a competitor to itself.
-func (t *tenant) claim(key string) (*record.Store, bool) {
+// a competitor to itself. While devices cool down it reserves the device, too:
+// of two requests at once for one device the second waits for the first's end.
+func (t *tenant) claim(key, device string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, taken := t.busy[key]; taken {
-		return nil, false
+	keys := t.claimed(key, device)
+	for _, k := range keys {
+		if _, taken := t.busy[k]; taken {
+			return false
+		}
 	}
-	t.busy[key] = struct{}{}
-	return t.store, true
+	for _, k := range keys {
+		t.busy[k] = struct{}{}
+	}
+	return true
 }
 
-func (t *tenant) unclaim(key string) {
+func (t *tenant) unclaim(key, device string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.busy, key)
+	for _, k := range t.claimed(key, device) {
+		delete(t.busy, k)
+	}
+}
+
+func (t *tenant) claimed(key, device string) []string {
+	if t.fuse.cooldown == 0 || device == "" {
+		return []string{key}
+	}
+	return []string{key, "device " + device} // a key has no spaces
+}
+
+// setActive is told whether this replica is the one that works.
+func (t *tenant) setActive(active bool) {
+	t.active.Store(active)
+	t.metrics.SetActive(active)
+	if !active {
+		t.hold.stand()
+		t.showHold()
+		t.log.Info("standing by: another replica works on the tenant, or may")
+		return
+	}
+	t.log.Info("working on the tenant")
+}
+
+// setPaused is told until when an operator has paused the queue; zero: not.
+func (t *tenant) setPaused(until time.Time) {
+	t.mu.Lock()
+	before := t.operator
+	t.operator = until
+	t.mu.Unlock()
+	if before.IsZero() == until.IsZero() {
+		return
+	}
+	if until.IsZero() {
+		t.log.Info("hold: over", zap.String("cause", string(metrics.CausePaused)))
+	} else {
+		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.Time("until", until))
+	}
+	t.showHold()
+}
+
+// credit tells how many further requests it makes sense to take now.
+func (t *tenant) credit() (n int, at time.Time, changed <-chan struct{}) {
+	if !t.fuse.blown().IsZero() {
+		return 0, time.Now().Add(pollInterval), nil
+	}
+	return t.pacer.Available()
 }
 
 // wait notes when a message is going to be tried again; a zero instant: not.
@@ -110,12 +170,11 @@ func (t *tenant) handle(intake, work context.Context, m consume.Message) (d cons
 	}()
 	req, err := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
 	j.req, j.key = req, record.Key(t.name, req.Key())
-	store, ok := t.claim(j.key)
-	if !ok {
+	if !t.claim(j.key, req.DeviceID) {
 		return consume.Back(otherMin)
 	}
-	defer t.unclaim(j.key)
-	j.store = store
+	defer t.unclaim(j.key, req.DeviceID)
+	j.store, _ = t.stores()
 	return j.run(intake, work, err)
 }
 
@@ -155,11 +214,34 @@ func (t *tenant) ended(cause metrics.Cause) {
 	t.showHold()
 }
 
-func (t *tenant) showHold() {
-	held, _, _, _ := t.hold.state()
-	for _, c := range metrics.Causes() {
-		t.metrics.SetHold(c, c == held)
+// holds are the causes for which the queue stands still.
+func (t *tenant) holds() []metrics.Hold {
+	holds := []metrics.Hold{}
+	if cause, detail, since, probe := t.hold.state(); cause != "" {
+		holds = append(holds, metrics.Hold{Cause: cause, Since: since, Detail: detail, NextProbe: probe})
 	}
+	if at := t.fuse.blown(); !at.IsZero() {
+		holds = append(holds, metrics.Hold{Cause: metrics.CauseFuse, Since: at, Detail: fmt.Sprintf(
+			"more than %d devices would have been reset within %s; worker resume releases it", t.fuse.limit.N, t.fuse.limit.W)})
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.operator.IsZero() {
+		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + t.operator.UTC().Format(time.RFC3339)})
+	}
+	return holds
+}
+
+// showHold shows what holds the tenant, and lets the next replica know.
+func (t *tenant) showHold() {
+	held := map[metrics.Cause]bool{}
+	for _, h := range t.holds() {
+		held[h.Cause] = true
+	}
+	for _, c := range metrics.Causes() {
+		t.metrics.SetHold(c, held[c])
+	}
+	t.changed()
 }
 
 // pause records a call that was throttled, or whose answer asked for a pause,
@@ -171,6 +253,7 @@ func (t *tenant) pause(sent time.Time, e *graph.Error) time.Time {
 	until, added, capped := t.pacer.Throttled(sent, e.RetryAfter)
 	t.metrics.SetPausedUntil(until)
 	t.metrics.AddPause(added)
+	t.changed()
 	if capped {
 		t.log.Warn("Graph asked for a longer pause than is allowed; it was capped",
 			zap.Duration("asked", e.RetryAfter), zap.Time("until", until))
@@ -182,15 +265,12 @@ func (t *tenant) pause(sent time.Time, e *graph.Error) time.Time {
 
 // state is the tenant's part of /readyz.
 func (t *tenant) state(bound error) metrics.TenantState {
-	s := metrics.TenantState{Tenant: t.name, Active: true, Bound: bound == nil, Holds: []metrics.Hold{}}
+	s := metrics.TenantState{Tenant: t.name, Active: t.active.Load(), Bound: bound == nil, Holds: t.holds()}
 	if bound != nil {
 		s.Error = fmt.Sprint(bound)
 	}
 	if until := t.pacer.Paused(); !until.IsZero() {
 		s.PausedUntil = &until
-	}
-	if cause, detail, since, probe := t.hold.state(); cause != "" {
-		s.Holds = append(s.Holds, metrics.Hold{Cause: cause, Since: since, Detail: detail, NextProbe: probe})
 	}
 	return s
 }

@@ -1,5 +1,5 @@
-// Package requesttest holds requests that no worker may act on, for tests of every layer that a
-// request passes through.
+// Package requesttest holds requests that a worker must take, and such as it must refuse, for tests
+// of every layer that a request passes through.
 package requesttest
 
 import (
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Payload is a message that must be refused.
+// Payload is a message of a publisher.
 type Payload struct {
 	// Name is unique and fits a test's name.
 	Name string
@@ -17,8 +17,10 @@ type Payload struct {
 	// Header may be nil. Its values pass a NATS connection unchanged: they hold no CR or LF and do
 	// not begin or end with white space.
 	Header map[string][]string
-	// Field is what the refusal must name.
+	// Field is what the refusal must name; empty where the message must be taken.
 	Field string
+	// ID is the id of a request that must be taken; empty means that its place in the stream is.
+	ID string
 }
 
 // The names that a refusal can give.
@@ -32,6 +34,7 @@ const (
 	fieldRequestedBy = "requestedBy"
 	fieldReason      = "reason"
 	headerMsgID      = "Nats-Msg-Id"
+	headerType       = "Content-Type"
 )
 
 const (
@@ -39,12 +42,12 @@ const (
 	maxBytes = 64 << 10
 )
 
-// Hostile returns the payloads: broken bodies, bad values of each field, and bad headers. No two are
-// alike, and each is below 900 KiB, its header below 60 KiB, so a JetStream server with its
+// Hostile returns what must be refused: broken bodies, bad values of each field, bad headers and bad
+// events. No two are alike, and each is below 900 KiB, its header below 60 KiB, so a JetStream server with its
 // usual limits stores them all. The caller may change what it gets.
 func Hostile() []Payload {
 	var all []Payload
-	for _, more := range [][]Payload{bodies(), structures(), devices(), users(), apps(), ids(), times(), notes(), headers()} {
+	for _, more := range [][]Payload{bodies(), structures(), devices(), users(), apps(), ids(), times(), notes(), headers(), badEvents(), badEventBodies()} {
 		all = append(all, more...)
 	}
 	return all

@@ -1,6 +1,8 @@
 package requesttest_test
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,16 +15,38 @@ func TestHostile(t *testing.T) {
 	if len(all) < 60 {
 		t.Errorf("%d payloads, want at least 60", len(all))
 	}
+	for _, p := range all {
+		if p.Field == "" || p.ID != "" {
+			t.Errorf("%q: field %q, id %q", p.Name, p.Field, p.ID)
+		}
+	}
+	checkPayloads(t, all)
+}
+
+func TestAccepted(t *testing.T) {
+	t.Parallel()
+	all := requesttest.Accepted()
+	for _, p := range all {
+		if p.Field != "" {
+			t.Errorf("%q: field %q", p.Name, p.Field)
+		}
+	}
+	checkPayloads(t, all)
+}
+
+// checkPayloads checks that all differ, and pass a NATS connection unchanged.
+func checkPayloads(t *testing.T, all []requesttest.Payload) {
+	t.Helper()
 	names, messages, msgIDs := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, p := range all {
-		if p.Name == "" || p.Field == "" || names[p.Name] {
-			t.Errorf("%q: name or field empty, or name not unique", p.Name)
+		if p.Name == "" || names[p.Name] {
+			t.Errorf("%q: name empty, or not unique", p.Name)
 		}
 		names[p.Name] = true
 
 		message, size := string(p.Data), 0
-		for name, values := range p.Header {
-			for _, v := range values {
+		for _, name := range slices.Sorted(maps.Keys(p.Header)) {
+			for _, v := range p.Header[name] {
 				message += "\n" + name + ": " + v
 				size += len(name) + len(v) + 4
 				if strings.ContainsAny(v, "\r\n") || v != strings.Trim(v, " \t\r\n") || v == "" {

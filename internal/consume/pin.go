@@ -1,0 +1,123 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A consumer with a pinned priority group serves the pulls of one replica only,
+// until that has sent no pull for a while or is unpinned. The others' pulls wait
+// at the server. The pin is told with each message and has to be named in each
+// further pull. Source: NATS ADR-42, and nats-server, server/consumer.go.
+
+// headerPin names the pin.
+const headerPin = "Nats-Pin-Id"
+
+// pinned is how a consumer pins; the zero pinned is one that does not.
+type pinned struct {
+	js    jetstream.JetStream
+	group string
+	ttl   time.Duration // without a pull, until another replica is pinned
+	last  time.Time     // when the last pull with the pin was sent; guarded by puller.mu
+}
+
+func pinnedOf(js jetstream.JetStream, cfg jetstream.ConsumerConfig) pinned {
+	if cfg.PriorityPolicy != jetstream.PriorityPolicyPinned || len(cfg.PriorityGroups) == 0 {
+		return pinned{}
+	}
+	return pinned{js: js, group: cfg.PriorityGroups[0], ttl: cfg.PinnedTTL}
+}
+
+// renewMin is often enough for any consumer.
+const renewMin = 100 * time.Millisecond
+
+// renew is how often the pin is renewed.
+func (p pinned) renew() time.Duration {
+	if p.group == "" {
+		return time.Hour
+	}
+	return max(p.ttl/3, renewMin)
+}
+
+// pin is the part of a pull that says who asks. Call with mu held.
+func (p *puller) pin(now time.Time) string {
+	switch {
+	case p.pinned.group == "":
+		return ""
+	case p.term == nil:
+		return fmt.Sprintf(`,"group":%q`, p.pinned.group)
+	}
+	p.pinned.last = now
+	return fmt.Sprintf(`,"group":%q,"id":%q`, p.pinned.group, p.term.pin)
+}
+
+// renewal is where the answer to the renewal of a pin goes.
+func (p *puller) renewal(pin string) string { return p.lanes[0].inbox + "." + "pin-" + pin }
+
+// renewPin keeps the pin while nothing is asked for: every slot is taken, or
+// calls have to wait. It asks for a message of one byte. There is none, so that
+// the server brings nothing, but notes that the pinned replica is there. Call
+// with mu held.
+func (p *puller) renewPin(now time.Time) error {
+	if p.pinned.group == "" || p.term == nil || now.Sub(p.pinned.last) < p.pinned.renew() {
+		return nil
+	}
+	request := fmt.Appendf(nil, `{"batch":1,"max_bytes":1,"expires":%d%s}`, p.pinned.renew(), p.pin(now))
+	return p.nc.PublishRequest(p.subject, p.renewal(p.term.pin), request)
+}
+
+// inTerm begins a term if the message is the first that this replica gets as the
+// pinned one. It is false for a message of a term that is over. Call with mu held.
+func (p *puller) inTerm(l *lane, m *nats.Msg) bool {
+	if p.pinned.group == "" {
+		return true
+	}
+	pin := m.Header.Get(headerPin)
+	if p.term == nil || p.term.pin != pin {
+		if pin == "" {
+			return false
+		}
+		p.endTerm(l) // the pull that brought it has the new pin
+		p.beginTerm(pin)
+		p.pinned.last = time.Now() // the server counts from the delivery
+	}
+	return true
+}
+
+// beginTerm makes this replica the one that works. Call with mu held.
+func (p *puller) beginTerm(pin string) {
+	take, end := p.on.begin()
+	p.term = &term{pin: pin, take: take, end: end}
+	p.on.active(true)
+}
+
+// endTerm ends it: another replica works, or may. The pulls under way, except one,
+// are void, because they name the old pin. Call with mu held.
+func (p *puller) endTerm(except *lane) {
+	for _, l := range p.lanes {
+		if l != except {
+			l.left = 0
+		}
+	}
+	if p.term == nil {
+		return
+	}
+	p.term.end()
+	p.term = nil
+	p.on.active(false)
+}
+
+// handOver lets the server pin another replica now, rather than once it has
+// noticed that this one is gone. Where the right for it is missing, it will
+// notice.
+func (p pinned) handOver(ctx context.Context, info *jetstream.ConsumerInfo, within time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	subject := fmt.Sprintf("%s.CONSUMER.UNPIN.%s.%s", apiPrefix(p.js.Options()), info.Stream, info.Name)
+	// The answer is not looked at: what could be done about a refusal?
+	_, _ = p.js.Conn().RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"group":%q}`, p.group))
+}

@@ -1,0 +1,229 @@
+package consume
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// shortPin is long enough for a busy machine, and short enough to wait for.
+const shortPin = time.Second
+
+// setupPin makes the streams, and the consumer with a short pin.
+func (r *rig) setupPin() {
+	r.t.Helper()
+	r.setup(Layout{Memory: true})
+	if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
+		r.t.Fatal(err)
+	}
+	cfg := Layout{}.Worker(spec)
+	cfg.PinnedTTL = shortPin
+	if _, err := r.admin.CreateConsumer(r.ctx, spec.Stream, cfg); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// replica is a queue on a connection of its own.
+type replica struct {
+	*running
+	h      *handler
+	active atomic.Bool
+	terms  atomic.Int32
+	ended  chan struct{} // one for each term that has ended
+}
+
+// replica runs a queue through the rig's proxy, or past it.
+func (r *rig) replica(direct bool, slots int, credit func() (int, time.Time, <-chan struct{})) *replica {
+	r.t.Helper()
+	x := &replica{h: newHandler(), ended: make(chan struct{}, 99)}
+	through := r.js
+	if direct {
+		r.js = newJetStream(r.t, r.connect(r.server.URL(), ""))
+	}
+	x.running = r.run(Config{
+		Slots: slots, Handle: x.h.handle, Credit: credit,
+		Active: x.active.Store,
+		Begin: func(intake context.Context) {
+			x.terms.Add(1)
+			context.AfterFunc(intake, func() { x.ended <- struct{}{} })
+		},
+	})
+	r.js = through
+	x.awaitBound()
+	return x
+}
+
+// unpin takes the pin away, as an operator can.
+func (r *rig) unpin() {
+	r.t.Helper()
+	stream, err := r.admin.Stream(r.ctx, spec.Stream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := stream.UnpinConsumer(r.ctx, spec.Consumer(), group); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// pinnedID is whom the server has pinned.
+func (r *rig) pinnedID() string {
+	for _, g := range r.info().PriorityGroups {
+		return g.PinnedClientID
+	}
+	return ""
+}
+
+// TestOneWorks has two replicas: one gets all messages, the other none; when the
+// first is told to stop, the other works at once.
+func TestOneWorks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setupPin()
+	first := r.replica(false, 2, nil)
+	r.publish("1")
+	take(r, first.h.calls, "the first message").answer <- Ack()
+	second := r.replica(true, 2, nil)
+	for _, m := range []string{"2", "3", "4", "5", "6"} {
+		r.publish(m)
+		take(r, first.h.calls, "a message").answer <- Ack()
+	}
+	if !first.active.Load() || second.active.Load() || len(second.h.calls) != 0 {
+		t.Errorf("active: first %t, second %t, which has %d messages", first.active.Load(), second.active.Load(), len(second.h.calls))
+	}
+	r.publish("in work")
+	c := take(r, first.h.calls, "a message")
+	go first.end()
+	take(r, first.ended, "the end of the first's term")
+	begun := time.Now()
+	r.publish("7")
+	take(r, second.h.calls, "a message for the second").answer <- Ack()
+	if took := time.Since(begun); took > shortPin {
+		t.Errorf("the second took over after %s; it was told to wait for the pin to time out", took)
+	}
+	c.answer <- Ack() // what was in work comes to its end
+	r.awaitEmpty()
+	r.await("the second to be active alone", func() bool { return second.active.Load() && !first.active.Load() })
+}
+
+// TestTakeover cuts the working replica off: the other works once the pin has
+// timed out, and goes on to when the first one is back.
+func TestTakeover(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setupPin()
+	first := r.replica(false, 2, nil)
+	r.publish("1")
+	take(r, first.h.calls, "the first message").answer <- Ack()
+	second := r.replica(true, 2, nil)
+	r.publish("in work")
+	c := take(r, first.h.calls, "a message")
+	r.proxy.Swallow()
+	// It hears nothing, so it cannot know whether it is still the one.
+	take(r, first.ended, "the end of the first's term")
+	r.await("the pin to time out", func() bool { return r.pinnedID() == "" })
+	r.publish("2")
+	take(r, second.h.calls, "a message for the second").answer <- Ack()
+	if !second.active.Load() {
+		t.Error("the second works, but does not say so")
+	}
+	r.proxy.Heal()
+	r.await("the first to be inactive", func() bool { return !first.active.Load() })
+	c.answer <- Ack()
+	r.awaitEmpty()
+	r.publish("3")
+	take(r, second.h.calls, "a message for the second").answer <- Ack()
+	if len(first.h.calls) != 0 {
+		t.Error("the first got a message")
+	}
+}
+
+// TestPinIsKept while every slot is taken, and while there is no credit: a
+// replica that waits is not one that is gone.
+func TestPinIsKept(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ waiting bool }{"nothing waits": {false}, "messages wait": {true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.setupPin()
+			var closed atomic.Bool
+			first := r.replica(false, 1, func() (int, time.Time, <-chan struct{}) {
+				if closed.Load() {
+					return 0, time.Time{}, nil
+				}
+				return 1, time.Time{}, nil
+			})
+			r.publish("1")
+			m := take(r, first.h.calls, "a message")
+			r.replica(true, 1, nil)
+			pin := r.pinnedID()
+			hold := func(what string) {
+				t.Helper()
+				if c.waiting {
+					r.publish("waits")
+				}
+				for begun := time.Now(); time.Since(begun) < 3*shortPin; {
+					none(r, first.ended, "the term ended though "+what)
+				}
+				if now := r.pinnedID(); now != pin || pin == "" {
+					t.Errorf("%s: pinned %q, then %q", what, pin, now)
+				}
+			}
+			hold("every slot was taken")
+			closed.Store(true)
+			m.answer <- Ack()
+			hold("there was no credit")
+			if n := first.terms.Load(); n != 1 {
+				t.Errorf("%d terms", n)
+			}
+			if i := r.info(); i.NumRedelivered != 0 {
+				t.Errorf("%d redelivered: keeping the pin must not cost a delivery", i.NumRedelivered)
+			}
+		})
+	}
+}
+
+// TestPinLostInWork takes the pin away while a message is in work: no further
+// work is to be begun, and the ack of what was done counts.
+func TestPinLostInWork(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setupPin()
+	first := r.replica(false, 1, nil)
+	r.publish("1")
+	m := take(r, first.h.calls, "a message")
+	r.unpin()
+	second := r.replica(true, 1, nil)
+	r.publish("2")
+	take(r, second.h.calls, "a message for the second").answer <- Ack()
+	take(r, first.ended, "the end of the first's term")
+	m.answer <- Ack()
+	r.awaitEmpty()
+}
+
+// TestWithoutGroup works on a consumer that pins nobody: each replica works.
+func TestWithoutGroup(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(Layout{Memory: true})
+	if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Layout{}.Worker(spec)
+	cfg.PriorityPolicy, cfg.PriorityGroups, cfg.PinnedTTL = jetstream.PriorityPolicyNone, nil, 0
+	if _, err := r.admin.CreateConsumer(r.ctx, spec.Stream, cfg); err != nil {
+		t.Fatal(err)
+	}
+	first, second := r.replica(false, 1, nil), r.replica(true, 1, nil)
+	r.publish("1", "2")
+	a, b := take(r, first.h.calls, "a message"), take(r, second.h.calls, "a message")
+	if !first.active.Load() || !second.active.Load() || first.terms.Load() != 1 {
+		t.Errorf("active: %t, %t", first.active.Load(), second.active.Load())
+	}
+	a.answer <- Ack()
+	b.answer <- Ack()
+	r.awaitEmpty()
+}

@@ -1,0 +1,49 @@
+package worker
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/request"
+)
+
+// TestEvents publishes CloudEvents in both modes: one event is one request in
+// whichever mode it comes, and the same id of another source is another.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	r.start()
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	data := func(device string) string { return fmt.Sprintf(`{"managedDeviceId":%q,"requestedBy":"jo"}`, device) }
+	inHeaders := func(source, device string) {
+		r.publish(data(device), nats.Header{
+			"ce-specversion": {"1.0"}, "CE-Id": {"INC%201"}, "Ce-Source": {source}, "ce-type": {"reset"}, "ce-traceparent": {trace},
+		})
+	}
+	inBody := func(source, device string) {
+		r.publish(fmt.Sprintf(`{"specversion":"1.0","id":"INC 1","source":%q,"type":"reset","traceparent":%q,"data":%s}`, source, trace, data(device)),
+			nats.Header{"Content-Type": {"application/cloudevents+json; charset=utf-8"}})
+	}
+	sources := []string{"/a", "/b"}
+	for i, source := range sources {
+		for range 2 {
+			inHeaders(source, graphsim.GoodDevice(i))
+			inBody(source, graphsim.GoodDevice(i))
+		}
+	}
+	for i, source := range sources {
+		id := source + " INC 1"
+		rec := r.awaitState(request.EscapeID(id), record.Accepted)
+		if rec.ID != id || rec.RequestedBy != "jo" || rec.Traceparent != trace {
+			t.Errorf("record %+v", rec)
+		}
+		r.awaitEmpty()
+		if n := r.sim.Resets(graphsim.GoodDevice(i)); n != 1 {
+			t.Errorf("the device of %s was reset %d times", source, n)
+		}
+	}
+}

@@ -1,0 +1,207 @@
+package worker
+
+import (
+	"context"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/metrics"
+)
+
+const (
+	// pollInterval is how often the depth of a queue is read, and pollEach the
+	// least time per tenant: hundreds of them are read less often.
+	pollInterval = 2 * time.Second
+	pollEach     = 20 * time.Millisecond
+	// unservedInterval is how often tenants are looked for that nobody serves.
+	unservedInterval = time.Minute
+)
+
+// fleet is the tenants that the process serves, and what they share.
+type fleet struct {
+	cfg     Config
+	js      jetstream.JetStream
+	metrics *metrics.Metrics
+	log     *zap.Logger
+	host    string // this worker's name in the records
+	buckets *buckets
+	count   atomic.Int32 // of tenants
+
+	mu sync.Mutex
+	// served is guarded by mu; only run changes it.
+	served map[string]*service
+	// said are the warnings that were given, each once in the life of the process.
+	said map[string]struct{}
+}
+
+func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	f := &fleet{cfg: cfg, js: js, metrics: m, log: cfg.Log, host: host, served: map[string]*service{}, said: map[string]struct{}{}}
+	f.buckets = newBuckets(f)
+	return f
+}
+
+// run serves the tenants until ctx ends, and waits for what is in work then,
+// which work may cut short.
+func (f *fleet) run(ctx, work context.Context) {
+	f.apply(ctx, work, f.cfg.Tenants)
+	var others sync.WaitGroup
+	others.Go(func() { f.buckets.watch(ctx) })
+	others.Go(func() { f.watchUnserved(ctx) })
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case tenants := <-f.cfg.Changes:
+			f.apply(ctx, work, tenants)
+		}
+	}
+	others.Wait()
+	for _, s := range f.all() {
+		<-s.done
+	}
+}
+
+// apply serves these tenants from now on: one that is new is begun, one that is
+// missing is ended, one that has changed is ended and begun anew.
+func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
+	f.count.Store(int32(len(tenants)))
+	listed := map[string]bool{}
+	for _, t := range tenants {
+		listed[t.Name] = true
+		before := f.get(t.Name)
+		if before != nil && before.spec == t {
+			continue
+		}
+		if before != nil {
+			f.log.Info("the tenant has changed: it is ended and begun anew", zap.String("tenant", t.Name))
+			before.stop()
+		}
+		f.begin(ctx, work, t, before)
+	}
+	for _, s := range f.all() {
+		if !listed[s.spec.Name] {
+			f.log.Info("the tenant is no longer served", zap.String("tenant", s.spec.Name))
+			s.stop()
+			f.forget(work, s)
+		}
+	}
+}
+
+// begin serves a tenant once its service before, if any, has ended.
+func (f *fleet) begin(ctx, work context.Context, t Tenant, before *service) {
+	s, err := newService(f, t)
+	if err != nil {
+		// The list was checked when it was read.
+		f.log.Error("the tenant cannot be served", zap.String("tenant", t.Name), zap.Error(err))
+		return
+	}
+	intake, stop := context.WithCancel(ctx)
+	s.stop = stop
+	f.mu.Lock()
+	f.served[t.Name] = s
+	f.mu.Unlock()
+	go func() {
+		defer close(s.done)
+		defer stop()
+		if before != nil {
+			<-before.done
+		}
+		s.run(intake, work)
+	}()
+}
+
+// forget takes a tenant off the list once its work has ended.
+func (f *fleet) forget(work context.Context, s *service) {
+	go func() {
+		select {
+		case <-s.done:
+		case <-work.Done():
+			return // the process ends
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.served[s.spec.Name] == s {
+			delete(f.served, s.spec.Name)
+			f.metrics.Remove(s.spec.Name)
+		}
+	}()
+}
+
+func (f *fleet) get(name string) *service {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.served[name]
+}
+
+// all are the services, by name.
+func (f *fleet) all() []*service {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*service
+	for _, name := range slices.Sorted(maps.Keys(f.served)) {
+		all = append(all, f.served[name])
+	}
+	return all
+}
+
+// states are the tenants' parts of /readyz.
+func (f *fleet) states() []metrics.TenantState {
+	states := []metrics.TenantState{}
+	for _, s := range f.all() {
+		states = append(states, s.tenant.state(s.binding()))
+	}
+	return states
+}
+
+// poll is how long to wait between two readings of one queue's depth.
+func (f *fleet) poll() time.Duration {
+	return max(pollInterval, time.Duration(f.count.Load())*pollEach)
+}
+
+// once warns of something, once in the life of the process.
+func (f *fleet) once(warning string, fields ...zap.Field) {
+	f.mu.Lock()
+	_, again := f.said[warning]
+	f.said[warning] = struct{}{}
+	f.mu.Unlock()
+	if !again {
+		f.log.Warn(warning, fields...)
+	}
+}
+
+// watchUnserved names the tenants whose requests nobody takes.
+func (f *fleet) watchUnserved(ctx context.Context) {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	named := map[string]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if !slices.ContainsFunc(f.all(), func(s *service) bool { return s.binding() == nil }) {
+			continue // nothing can be read yet
+		}
+		// Best effort: the right to read this is not needed for the work.
+		tenants, _ := consume.Unserved(ctx, f.js, f.cfg.Names)
+		for _, name := range tenants {
+			if !named[name] {
+				named[name] = true
+				f.log.Warn("requests wait for a tenant that nobody serves", zap.String("tenant", name))
+			}
+		}
+		ticker.Reset(unservedInterval)
+	}
+}

@@ -1,0 +1,194 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/state"
+)
+
+// Times of handing on from one replica to the next, or to itself after a restart.
+const (
+	// takeOverWait bounds the reading of what was before. What cannot be read in
+	// time is found out again by the next calls.
+	takeOverWait = 3 * time.Second
+	handOnWait   = 5 * time.Second
+	handOnPause  = time.Second
+)
+
+// takeOver learns what the replica before this one was told and has sent, before
+// the first request is worked on. intake ends when this replica is no longer
+// the one that works.
+func (t *tenant) takeOver(intake context.Context) {
+	for intake.Err() == nil {
+		ctx, cancel := context.WithTimeout(intake, takeOverWait)
+		err := t.recall(ctx)
+		cancel()
+		if err == nil || intake.Err() != nil {
+			return
+		}
+		if t.fuse.horizon() == 0 {
+			t.log.Warn("what was before could not be read: pauses, holds and the window of calls begin anew", zap.Error(err))
+			return
+		}
+		// A fuse that forgets is none.
+		t.log.Error("what was before could not be read, which the fuse and the cooldown need; trying again", zap.Error(err))
+		select {
+		case <-intake.Done():
+		case <-time.After(handOnPause):
+		}
+	}
+}
+
+func (t *tenant) recall(ctx context.Context) error {
+	records, known := t.stores()
+	now := time.Now()
+	if known != nil {
+		if err := t.recallState(ctx, known, now); err != nil {
+			return err
+		}
+	}
+	horizon := max(t.pacer.Window(), t.fuse.horizon())
+	return records.Since(ctx, t.name, t.clock.remote(now.Add(-horizon)), func(r record.Record) {
+		r = t.clock.read(r)
+		if r.State == record.Attempting {
+			t.pacer.Sent(r.AttemptedAt)
+			t.fuse.began(r.ManagedDeviceID, r.AttemptedAt, now)
+		}
+		if r.State == record.Accepted {
+			t.fuse.accepted(r.ManagedDeviceID, r.ID, r.FinishedAt)
+		}
+		if r.State == record.Retrying && (r.Status == 429 || r.Status == 503) && r.NextAt.After(now) {
+			// The pause may not have been handed on: its worker was killed.
+			t.pacer.Restore(0, r.NextAt)
+		}
+	})
+}
+
+func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.Time) error {
+	w, err := known.Worker(ctx, t.name)
+	if err != nil {
+		return err
+	}
+	o, err := known.Operator(ctx, t.name)
+	if err != nil {
+		return err
+	}
+	t.pacer.Restore(w.Granted, t.clock.local(w.PausedUntil))
+	if until := t.pacer.Paused(); !until.IsZero() {
+		t.metrics.SetPausedUntil(until)
+	}
+	if w.Hold != nil && t.hold.restore(metrics.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
+		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
+	}
+	t.fuse.settle(t.clock.local(w.FuseBlownAt), t.clock.local(o.ReleasedAt))
+	t.handedOn = w
+	t.showHold()
+	return nil
+}
+
+// changed makes what is to be handed on be looked at.
+func (t *tenant) changed() {
+	select {
+	case t.news <- struct{}{}:
+	default:
+	}
+}
+
+// handOn writes down what the next replica has to know, each time it changes,
+// until ctx ends.
+func (t *tenant) handOn(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			// The pause or hold of a call that has just ended.
+			t.write(context.WithoutCancel(ctx))
+			return
+		case <-t.news:
+		}
+		if t.write(ctx) {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(handOnPause):
+			t.changed()
+		}
+	}
+}
+
+// write hands on, if there is something new, and tells whether nothing is left
+// to do.
+func (t *tenant) write(ctx context.Context) (done bool) {
+	_, known := t.stores()
+	if known == nil || !t.active.Load() {
+		return true // nowhere to write, or not this replica's to write
+	}
+	ctx, cancel := context.WithTimeout(ctx, handOnWait)
+	defer cancel()
+	t.handing.Lock()
+	defer t.handing.Unlock()
+	w := t.standing()
+	if same(w, t.handedOn) {
+		return true
+	}
+	if err := known.SetWorker(ctx, t.name, w); err != nil {
+		t.log.Debug("what the next worker has to know could not be written; trying again", zap.Error(err))
+		return false
+	}
+	t.handedOn = w
+	return true
+}
+
+// standing is what the next replica has to know now.
+func (t *tenant) standing() state.Worker {
+	w := state.Worker{
+		PausedUntil: t.clock.remote(t.pacer.Paused()),
+		Granted:     t.pacer.Granted(),
+		FuseBlownAt: t.clock.remote(t.fuse.blown()),
+		Worker:      t.host,
+	}
+	if cause, detail, since, _ := t.hold.state(); cause != "" {
+		w.Hold = &state.Hold{Cause: string(cause), Since: t.clock.remote(since), Detail: detail}
+	}
+	return w
+}
+
+// same tells whether there is nothing new. What is said of a hold changes with
+// each probe, and so does its instant with the clocks; neither is news.
+func same(a, b state.Worker) bool {
+	if (a.Hold == nil) != (b.Hold == nil) || a.Hold != nil && a.Hold.Cause != b.Hold.Cause {
+		return false
+	}
+	const tolerance = time.Second
+	near := func(a, b time.Time) bool { return a.IsZero() == b.IsZero() && a.Sub(b).Abs() < tolerance }
+	return a.Granted == b.Granted && near(a.PausedUntil, b.PausedUntil) && near(a.FuseBlownAt, b.FuseBlownAt)
+}
+
+// look asks whether an operator has released the fuse, and hands on what has
+// changed by itself.
+func (t *tenant) look(ctx context.Context) {
+	t.forget(time.Now())
+	limit := t.pacer.Limit()
+	t.metrics.SetRate(limit, t.pacer.Rate().PerSecond())
+	t.changed()
+	_, known := t.stores()
+	if known == nil || t.fuse.blown().IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, handOnWait)
+	defer cancel()
+	o, err := known.Operator(ctx, t.name)
+	if err != nil {
+		t.log.Debug("whether the fuse was released could not be read; trying again", zap.Error(err))
+		return
+	}
+	if t.fuse.settle(time.Time{}, t.clock.local(o.ReleasedAt)) {
+		t.log.Info("hold: over", zap.String("cause", string(metrics.CauseFuse)))
+		t.showHold()
+	}
+}

@@ -1,0 +1,212 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/pace"
+)
+
+// service works on one tenant's queue.
+type service struct {
+	fleet  *fleet
+	spec   Tenant
+	names  consume.Names
+	tenant *tenant
+	queue  *consume.Queue
+	log    *zap.Logger
+	stop   context.CancelFunc // ends its intake
+	done   chan struct{}      // closed when it has ended
+
+	mu    sync.Mutex
+	bound error // nil while the queue is bound
+}
+
+func newService(f *fleet, spec Tenant) (*service, error) {
+	acquire, err := spec.Credential.Acquire()
+	if err != nil {
+		return nil, err
+	}
+	client, err := spec.client(f.cfg, f.metrics.GraphRequest)
+	if err != nil {
+		return nil, err
+	}
+	names := f.cfg.Names
+	names.Tenant = spec.Name
+	tm := f.metrics.Tenant(spec.Name)
+	tm.SetRate(spec.Rate.PerSecond(), spec.Rate.PerSecond())
+	log := f.log.With(zap.String("tenant", spec.Name))
+	t := &tenant{
+		name:    spec.Name,
+		host:    f.host,
+		policy:  f.cfg.Policy,
+		clock:   &clock{},
+		log:     log.Named("verdict"),
+		metrics: tm,
+		tracer:  f.cfg.Tracer,
+		stores:  f.buckets.stores,
+		letters: consume.NewLetters(f.js, names),
+		graph:   client,
+		tokens:  graph.NewTokens(acquire, func(err error) { tm.TokenRequest(tokenResult(err)) }),
+		pacer:   pace.New(spec.Rate, f.cfg.MaxPause),
+
+		maxPause: f.cfg.MaxPause,
+		hold:     newHold(),
+		fuse:     newFuse(f.cfg.Policy.Fuse, f.cfg.Policy.Cooldown),
+		news:     make(chan struct{}, 1),
+		exists: func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error) {
+			return consume.Exists(ctx, f.js, stream, sequence, published)
+		},
+		busy:    map[string]struct{}{},
+		waiting: map[uint64]time.Time{},
+	}
+	s := &service{
+		fleet: f, spec: spec, names: names, tenant: t, log: log,
+		done: make(chan struct{}), bound: errors.New("not bound yet"),
+	}
+	s.queue = consume.New(f.js, consume.Config{
+		Names:   names,
+		Setup:   f.cfg.Setup,
+		Layout:  f.cfg.Layout,
+		Slots:   f.cfg.Concurrency,
+		Prepare: f.buckets.open,
+		Clock:   t.clock.set,
+		Credit:  t.credit,
+		Begin:   t.takeOver,
+		Active:  t.setActive,
+		Handle:  t.handle,
+		Bound:   s.setBound,
+		Log:     log.Named("consume"),
+	})
+	return s, nil
+}
+
+// run works until intake ends, and waits for what is in work then.
+func (s *service) run(intake, work context.Context) {
+	defer s.tenant.graph.Close()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { s.watch(intake) })
+	watching.Go(func() { s.tenant.handOn(intake) })
+	s.queue.Run(intake, work)
+}
+
+func (s *service) setBound(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.log.Info("bound to the queue")
+	case s.bound == nil || err.Error() != s.bound.Error():
+		s.log.Error("the queue cannot be worked on; trying again for ever", zap.Error(err))
+	}
+	s.bound = err
+}
+
+func (s *service) binding() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bound != nil {
+		return s.bound
+	}
+	return s.fleet.buckets.err()
+}
+
+// watch shows how much waits, and says once what is weaker than promised.
+func (s *service) watch(ctx context.Context) {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	checked := false
+	var flow flow
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if s.binding() != nil {
+			continue
+		}
+		if !checked {
+			checked = true
+			for _, w := range s.queue.Weaknesses(ctx) {
+				s.fleet.once("weaker than promised: " + w)
+			}
+		}
+		ticker.Reset(s.fleet.poll())
+		s.tenant.look(ctx)
+		depth, err := s.queue.Depth(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.log.Debug("the queue's depth could not be read", zap.Error(err))
+			}
+			continue
+		}
+		s.tenant.setPaused(depth.PausedUntil)
+		s.tenant.metrics.SetQueue(metrics.Queue{
+			Messages:    depth.Messages,
+			AckPending:  depth.AckPending,
+			Redelivered: depth.Redelivered,
+			Oldest:      depth.Oldest,
+			Drain:       s.tenant.drainTime(depth.Messages, flow.perSecond(depth.Messages, time.Now())),
+		})
+	}
+}
+
+// flow measures how fast a queue shrinks.
+type flow struct {
+	at       time.Time
+	messages int
+	rate     float64 // smoothed, messages per second; below 0 while it grows
+}
+
+func (f *flow) perSecond(messages int, now time.Time) float64 {
+	if !f.at.IsZero() && now.After(f.at) {
+		rate := float64(f.messages-messages) / now.Sub(f.at).Seconds()
+		f.rate += (rate - f.rate) / 4
+	}
+	f.at, f.messages = now, messages
+	return f.rate
+}
+
+// drainTime estimates how long it takes to empty the queue, at the rate that is
+// granted or, where there is no limit, at the measured one; below 0 means that
+// no end is in sight.
+func (t *tenant) drainTime(messages int, measured float64) time.Duration {
+	if messages == 0 {
+		return 0
+	}
+	if len(t.holds()) > 0 {
+		return -1
+	}
+	rate, backlog := measured, float64(messages)
+	if limit := t.pacer.Limit(); limit > 0 {
+		// What is left of the window goes at once.
+		now, _, _ := t.pacer.Available()
+		rate, backlog = limit, max(0, backlog-float64(now))
+	} else if measured <= 0 {
+		return -1
+	}
+	left := time.Duration(backlog / rate * float64(time.Second))
+	if until := t.pacer.Paused(); !until.IsZero() {
+		left += time.Until(until)
+	}
+	return left
+}
+
+func tokenResult(err error) metrics.TokenResult {
+	if err == nil {
+		return metrics.TokenOK
+	}
+	if e := (*graph.Error)(nil); errors.As(err, &e) && e.Kind == graph.TokenRefused {
+		return metrics.TokenRefused
+	}
+	return metrics.TokenUnavailable
+}
