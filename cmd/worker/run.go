@@ -48,6 +48,8 @@ func (c runCmd) Run(ctx context.Context) error {
 	if c.TenantsFile != "" {
 		cfg.Changes = c.watchTenants(ctx, file.data, file.rate, cfg.Log)
 	}
+	stopTracing := startTracing(ctx, &cfg)
+	defer stopTracing()
 	return worker.Run(ctx, cfg)
 }
 

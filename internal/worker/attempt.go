@@ -51,12 +51,15 @@ func (j *job) post(intake, work context.Context, c ready) (d consume.Disposition
 		return j.notSent(intake, work, before)
 	}
 	c.slot.Done()
+	var failure *graph.Error
+	if err != nil && !errors.As(err, &failure) {
+		failure = &graph.Error{Kind: graph.Unknown, Err: err}
+	}
+	if j.trace != nil {
+		j.trace.Attempt(traced(sent, r.Attempts, call, answer, failure))
+	}
 	if err == nil {
 		return j.accept(work, c.token, answer), true
-	}
-	var failure *graph.Error
-	if !errors.As(err, &failure) {
-		failure = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
 	return j.failed(work, c, before, sent, failure)
 }

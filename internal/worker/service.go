@@ -50,6 +50,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		clock:   &clock{},
 		log:     log.Named("verdict"),
 		metrics: tm,
+		tracer:  f.cfg.Tracer,
 		stores:  f.buckets.stores,
 		letters: consume.NewLetters(f.js, names),
 		graph:   client,

@@ -18,6 +18,7 @@ import (
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/trace"
 )
 
 // tenant is what the requests of one tenant share.
@@ -28,6 +29,7 @@ type tenant struct {
 	clock   *clock
 	log     *zap.Logger
 	metrics *metrics.Tenant
+	tracer  *trace.Tracer // nil: no traces
 
 	letters *consume.Letters
 	graph   *graph.Client
