@@ -23,6 +23,17 @@ import (
 // set where the tools have been installed on purpose.
 const requireTools = "DEPLOY_REQUIRE_TOOLS"
 
+// slowToo is set to run the tests that take minutes.
+const slowToo = "DEPLOY_SLOW"
+
+// slow skips the test unless slow ones are wanted.
+func slow(t *testing.T) {
+	t.Helper()
+	if os.Getenv(slowToo) == "" {
+		t.Skipf("it takes long: set %s=1", slowToo)
+	}
+}
+
 // missing skips the test, or fails where nothing may be missing.
 func missing(t *testing.T, format string, args ...any) {
 	t.Helper()
