@@ -111,6 +111,7 @@ func TestComposeIsConsistent(t *testing.T) {
 // an empty root, as its user.
 func TestDockerfileStepsWork(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("the image is for linux")
 	}

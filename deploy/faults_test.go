@@ -39,6 +39,7 @@ var madeUpOnly = map[string]string{
 // is seen firing. Then the dashboard's queries are asked of the same Prometheus.
 func TestFaultsRaiseTheirAlerts(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
 		t.Skip("SSL_CERT_FILE has no effect here")
 	}
@@ -61,7 +62,6 @@ func TestFaultsRaiseTheirAlerts(t *testing.T) {
 		return
 	}
 	t.Run("dashboard", func(t *testing.T) { checkDashboard(t, p, began) })
-	t.Logf("a worker takes %.0f MiB of memory", p.value(`max(process_resident_memory_bytes{job="second"})`)/(1<<20))
 	s.process.kill()
 	p.awaitAlerts(40*time.Second, "PasscodeResetWorkerAbsent")
 
