@@ -131,7 +131,7 @@ func (u user) mayNotSubscribe(subjects ...string) {
 func (u user) refuses(what string, try func() error) {
 	u.t.Helper()
 	for len(u.refused) > 0 {
-		_ = <-u.refused
+		u.t.Logf("before: %v", <-u.refused)
 	}
 	if err := errors.Join(try(), u.nc.Flush()); err != nil {
 		u.t.Fatalf("%s: %v", what, err)
