@@ -59,8 +59,8 @@ tidy-check: ## check that go.mod and go.sum are tidy
 	cd tools && $(GO) mod tidy -diff
 	cd tools/deploy && $(GO) mod tidy -diff
 
-# Static binaries with a version in them, checksums, and a list of what is in
-# them (CycloneDX).
+# Static binaries with a version in them, for each a list of what is in it
+# (CycloneDX), and checksums.
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 
 .PHONY: dist
@@ -71,7 +71,9 @@ dist: bin/cyclonedx-gomod ## build the release into dist
 		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -buildvcs=auto \
 			-ldflags "-s -w -X main.version=$(VERSION)" -o dist/worker_$${os}_$$arch$$ext ./cmd/worker; \
 	done
-	bin/cyclonedx-gomod app -json -licenses -main cmd/worker -output dist/worker.cdx.json .
+	set -e; for b in dist/worker_*; do \
+		bin/cyclonedx-gomod bin -json -std -licenses -version $(VERSION) -output $$b.cdx.json $$b; \
+	done
 	cd dist && sha256sum * > SHA256SUMS
 
 .PHONY: rules
