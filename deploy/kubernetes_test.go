@@ -317,6 +317,28 @@ func TestPodsAreRestricted(t *testing.T) {
 	}
 }
 
+// What chooses pods chooses the worker's.
+func TestSelectorsChooseTheWorker(t *testing.T) {
+	for _, overlay := range overlays {
+		all := render(t, overlay)
+		labels, _ := find(t, all, "Deployment").at("spec", "template", "metadata", "labels").(map[string]any)
+		for kind, path := range map[string][]any{
+			"Deployment": {"spec", "selector", "matchLabels"}, "PodDisruptionBudget": {"spec", "selector", "matchLabels"},
+			"NetworkPolicy": {"spec", "podSelector", "matchLabels"}, "PodMonitor": {"spec", "selector", "matchLabels"},
+		} {
+			chosen, _ := find(t, all, kind).at(path...).(map[string]any)
+			if len(chosen) == 0 {
+				t.Errorf("%s: %s chooses everything", overlay, kind)
+			}
+			for name, value := range chosen {
+				if labels[name] != value {
+					t.Errorf("%s: %s chooses %s=%v, the pods have %v", overlay, kind, name, value, labels)
+				}
+			}
+		}
+	}
+}
+
 // overlayEnv is the environment that an overlay gives the worker.
 func overlayEnv(t *testing.T, overlay string) map[string]string {
 	t.Helper()
