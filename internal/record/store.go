@@ -75,9 +75,9 @@ func (s *Store) entry(ctx context.Context, key string) (jetstream.KeyValueEntry,
 }
 
 // Since reads each change of a tenant's records since an instant of the server's,
-// the oldest first, as far as the history of each record reaches. A record that
-// is not of the form it should be is passed over.
-func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each func(Record)) error {
+// the oldest first, and when it was stored, as far as the history of each record
+// reaches. A record that is not of the form it should be is passed over.
+func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each func(r Record, stored time.Time)) error {
 	fail := func(err error) error {
 		return fmt.Errorf("records of tenant %s since %s: %w", tenant, since.UTC().Format(time.RFC3339), err)
 	}
@@ -105,8 +105,9 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 		for m := range batch.Messages() {
 			got++
 			var r Record
-			if json.Unmarshal(m.Data(), &r) == nil {
-				each(r)
+			meta, err := m.Metadata()
+			if err == nil && json.Unmarshal(m.Data(), &r) == nil {
+				each(r, meta.Timestamp)
 			}
 		}
 		if err := batch.Error(); err != nil {

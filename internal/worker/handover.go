@@ -52,11 +52,12 @@ func (t *tenant) recall(ctx context.Context) error {
 			return err
 		}
 	}
-	horizon := max(t.pacer.Window(), t.fuse.horizon())
-	return records.Since(ctx, t.name, t.clock.remote(now.Add(-horizon)), func(r record.Record) {
-		r = t.clock.read(r)
-		if r.State == record.Attempting {
-			t.pacer.Sent(r.AttemptedAt)
+	since := now.Add(-max(t.pacer.Window(), t.fuse.horizon()))
+	sent := map[string]time.Time{} // when each call was under way last, as far as is known
+	err := records.Since(ctx, t.name, t.clock.remote(since), func(r record.Record, stored time.Time) {
+		r, stored = t.clock.read(r), t.clock.local(stored)
+		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
+			sent[r.ClientRequestID] = stored
 			t.fuse.began(r.ManagedDeviceID, r.AttemptedAt, now)
 		}
 		if r.State == record.Accepted {
@@ -67,6 +68,10 @@ func (t *tenant) recall(ctx context.Context) error {
 			t.pacer.Restore(0, r.NextAt)
 		}
 	})
+	for _, at := range sent {
+		t.pacer.Sent(at)
+	}
+	return err
 }
 
 func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.Time) error {
