@@ -24,6 +24,9 @@ type service struct {
 	log    *zap.Logger
 	stop   context.CancelFunc // ends its intake
 	done   chan struct{}      // closed when it has ended
+	// leaving tells that the tenant is no longer listed and its calls in flight
+	// are waited for. Only fleet.apply reads and changes it.
+	leaving bool
 
 	mu    sync.Mutex
 	bound error // nil while the queue is bound
