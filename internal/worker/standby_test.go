@@ -34,7 +34,9 @@ func TestStandbyTellsTheTruth(t *testing.T) {
 	other := r.successor()
 	other.start()
 	r.await("the worker that works", func() bool { return says(r, `"active": true`, "<h1>Working</h1>") })
-	r.await("the standby", func() bool { return says(other, `"active": false`, `"activeElsewhere": true`, "Another replica has the queue") })
+	r.await("the standby", func() bool {
+		return says(other, `"active": false`, `"activeElsewhere": true`, "Another replica has the queue")
+	})
 
 	stop()
 	r.publish(reset("INC2", graphsim.GoodDevice(2)), nil)
