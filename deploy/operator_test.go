@@ -20,7 +20,7 @@ func (s *sandbox) thirdWorker(p *prom, addr string) {
 		return
 	}
 	defer func() { _ = sim.Close() }()
-	env := workerEnv(s.t, s.nats, "third", sim, "WORKER_HTTP_ADDR="+addr, "WORKER_FUSE=3/1h", "WORKER_VERIFY_AFTER=20s")
+	env := workerEnv(s.t, s.nats, "third", sim, "WORKER_HTTP_ADDR="+addr, "WORKER_FUSE=4/1h", "WORKER_VERIFY_AFTER=20s")
 	operator := func(command string) {
 		cmd := exec.CommandContext(s.t.Context(), program(s.t, "worker"), command, "--tenant", "third")
 		cmd.Env = []string{"NATS_URL=" + s.nats}
@@ -29,7 +29,7 @@ func (s *sandbox) thirdWorker(p *prom, addr string) {
 		}
 	}
 	w := start(s.t, env, program(s.t, "worker"), "run")
-	for i := range 5 {
+	for i := range 6 { // two are left when the fuse is released
 		s.publish("third", graphsim.GoodDevice(800+i), "")
 	}
 	p.awaitAlerts(30*time.Second, "PasscodeResetHeldFuse")
