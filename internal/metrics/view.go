@@ -140,7 +140,6 @@ func match(tenants []TenantState, filter string) []TenantState {
 func (g *glance) merge(o glance) {
 	g.queueKnown = g.queueKnown || o.queueKnown
 	g.queue.Messages += o.queue.Messages
-	g.queue.AckPending += o.queue.AckPending
 	g.queue.Oldest = max(g.queue.Oldest, o.queue.Oldest)
 	if g.queue.Drain >= 0 {
 		g.queue.Drain = max(g.queue.Drain, o.queue.Drain)
@@ -188,7 +187,7 @@ func rankOf(t TenantState, at time.Time) int {
 func newRow(t TenantState, g glance, at time.Time) row {
 	r := row{
 		Name: visible(t.Tenant), Known: g.queueKnown, Queue: thousands(g.queue.Messages),
-		Waiting:  thousands(max(0, g.queue.Messages-max(g.queue.AckPending, g.inFlight+g.waitingRetry))),
+		Waiting:  thousands(max(0, g.queue.Messages-g.inFlight-g.waitingRetry)),
 		InFlight: thousands(g.inFlight), Retry: thousands(g.waitingRetry),
 		Oldest: "none", Drain: "now", Calls: decimal(g.perSecond()), CallsValue: g.perSecond(), LimitValue: g.configured,
 	}

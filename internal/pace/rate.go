@@ -46,5 +46,11 @@ func (r Rate) String() string {
 	if r.N == 0 {
 		return "0"
 	}
-	return fmt.Sprintf("%d/%s", r.N, r.W)
+	w := r.W.String() // 1h0m0s
+	for _, nothing := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(w, nothing) {
+			w = w[:len(w)-len("0s")]
+		}
+	}
+	return fmt.Sprintf("%d/%s", r.N, w)
 }

@@ -58,7 +58,9 @@ func TestRate(t *testing.T) {
 	}{
 		{Rate{}, "0", 0},
 		{Rate{200, 20 * time.Second}, "200/20s", 10},
-		{Rate{1, time.Hour}, "1/1h0m0s", 1. / 3600},
+		{Rate{1, time.Hour}, "1/1h", 1. / 3600},
+		{Rate{9, 90 * time.Minute}, "9/1h30m", 9. / 5400},
+		{Rate{6, 10 * time.Minute}, "6/10m", .01},
 		{Rate{3, 500 * time.Millisecond}, "3/500ms", 6},
 	} {
 		if got := c.rate.String(); got != c.text {
