@@ -24,6 +24,7 @@ const (
 // the first request is worked on. intake ends when this replica is no longer
 // the one that works.
 func (t *tenant) takeOver(intake context.Context) {
+	defer t.learned(intake)
 	for intake.Err() == nil {
 		ctx, cancel := context.WithTimeout(intake, takeOverWait)
 		err := t.recall(ctx)
@@ -44,7 +45,33 @@ func (t *tenant) takeOver(intake context.Context) {
 	}
 }
 
+// learned lets this replica hand on, for as long as its term lasts.
+func (t *tenant) learned(intake context.Context) {
+	t.handing.Lock()
+	if over := intake.Done(); intake.Err() == nil {
+		t.term.Store(&over)
+	}
+	t.handing.Unlock()
+	t.showHold()
+}
+
+// handsOn tells whether it is this replica's to hand on.
+func (t *tenant) handsOn() bool {
+	term := t.term.Load()
+	if term == nil {
+		return false
+	}
+	select {
+	case <-*term:
+		return false
+	default:
+		return true
+	}
+}
+
 func (t *tenant) recall(ctx context.Context) error {
+	t.handing.Lock()
+	defer t.handing.Unlock()
 	records, known := t.stores()
 	now := time.Now()
 	if known != nil {
@@ -87,12 +114,12 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 	if until := t.pacer.Paused(); !until.IsZero() {
 		t.metrics.SetPausedUntil(until)
 	}
+	t.hold.stand() // of an earlier term
 	if w.Hold != nil && t.hold.restore(metrics.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
 	}
 	t.fuse.settle(t.clock.local(w.FuseBlownAt), t.clock.local(o.ReleasedAt))
 	t.handedOn = w
-	t.showHold()
 	return nil
 }
 
@@ -130,15 +157,16 @@ func (t *tenant) handOn(ctx context.Context) {
 // to do.
 func (t *tenant) write(ctx context.Context) (done bool) {
 	_, known := t.stores()
-	if known == nil || !t.active.Load() {
-		return true // nowhere to write, or not this replica's to write
+	if known == nil {
+		return true // nowhere to write
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOnWait)
 	defer cancel()
 	t.handing.Lock()
 	defer t.handing.Unlock()
 	w := t.standing()
-	if same(w, t.handedOn) {
+	// Asked after that was put together: with the term, the hold is forgotten.
+	if !t.handsOn() || same(w, t.handedOn) {
 		return true
 	}
 	if err := known.SetWorker(ctx, t.name, w); err != nil {
