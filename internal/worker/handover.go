@@ -18,6 +18,8 @@ const (
 	takeOverWait = 3 * time.Second
 	handOnWait   = 5 * time.Second
 	handOnPause  = time.Second
+	// leaveWait bounds what is left to do once all calls have ended.
+	leaveWait = 500 * time.Millisecond
 )
 
 // takeOver learns what the replica before this one was told and has sent, before
@@ -137,8 +139,6 @@ func (t *tenant) handOn(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			// The pause or hold of a call that has just ended.
-			t.write(context.WithoutCancel(ctx))
 			return
 		case <-t.news:
 		}
@@ -175,6 +175,21 @@ func (t *tenant) write(ctx context.Context) (done bool) {
 	}
 	t.handedOn = w
 	return true
+}
+
+// leave hands on the pause that was announced to a call that was in flight when
+// this replica's term ended.
+func (t *tenant) leave(ctx context.Context) {
+	_, known := t.stores()
+	until := t.pacer.Paused()
+	if known == nil || until.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveWait)
+	defer cancel()
+	if err := known.Pause(ctx, t.name, t.clock.remote(until)); err != nil {
+		t.log.Warn("the pause could not be handed on; the next worker may learn of it by a call", zap.Error(err))
+	}
 }
 
 // standing is what the next replica has to know now.

@@ -62,6 +62,20 @@ func TestPauseIsHandedOn(t *testing.T) {
 	}
 }
 
+// TestPauseOfTheLastCallIsHandedOn stops a worker while the call is in flight to
+// which the pause is announced.
+func TestPauseOfTheLastCallIsHandedOn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{Latency: 500 * time.Millisecond}, nil)
+	stop := r.start()
+	r.publish(reset("INC1", graphsim.FaultDevice(429, 1, 3, 1)), nil)
+	r.await("the call", func() bool { return r.sim.Status().Posts == 1 })
+	stop()
+	if until := r.handedOn().PausedUntil; until.IsZero() {
+		t.Errorf("handed on: %+v", r.handedOn())
+	}
+}
+
 // TestPauseIsReadFromTheRecords has no state to read: the worker was killed
 // before it could write it, which a missing bucket stands for.
 func TestPauseIsReadFromTheRecords(t *testing.T) {

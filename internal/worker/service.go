@@ -96,6 +96,7 @@ func (s *service) run(intake, work context.Context) {
 	watching.Go(func() { s.watch(intake) })
 	watching.Go(func() { s.tenant.handOn(intake) })
 	s.queue.Run(intake, work)
+	s.tenant.leave(context.WithoutCancel(work)) // also when the work was cut short
 }
 
 func (s *service) setBound(err error) {
