@@ -113,26 +113,15 @@ func (l *lesson) raisedBy(n int) time.Time {
 	return l.from().Add(time.Duration((n+l.step-1)/l.step) * l.w)
 }
 
-// room is how many more calls may go when so many are under way and so many in
-// all are in the window, and how many must leave it first where none may.
-// Nothing learned is no limit.
-func (l *lesson) room(underWay, inWindow int) (n, over int) {
-	switch {
-	case inWindow < l.sure:
-		return l.sure - inWindow, 0
-	case underWay == 0 && inWindow < l.limit:
-		return 1, 0
-	case inWindow < l.limit:
-		return 0, inWindow - l.sure + 1
-	}
-	return 0, inWindow - l.limit + 1
-}
-
 // rampStart is how many calls go at once at first after a refusal.
 const rampStart = 4
 
 // rampEnd is where a ramp is high enough to be no limit any more.
 const rampEnd = 1024
+
+// rampPatience is how long answers may stay away before the others go on without
+// them. It is well below [Patience], so that a call can wait for the end of a ramp.
+const rampPatience = 2 * time.Second
 
 // ramp lets few calls go at once after a refusal that came unexpected, and one
 // more for each that is let in, so that the number under way doubles with each
@@ -171,13 +160,12 @@ func (r *ramp) ended(round uint32, granted bool) {
 	}
 }
 
-// room is how many more calls may go. Answers that stay away must not hold the
-// others up for long: past its end the ramp is over.
+// room is how many more calls may go, and when the ramp is over in any case.
 func (r *ramp) room(now time.Time) (n int, end time.Time) {
 	if r.most == 0 {
 		return unlimited, time.Time{}
 	}
-	if end = r.since.Add(Patience); !r.since.IsZero() && !end.After(now) {
+	if end = r.since.Add(rampPatience); !r.since.IsZero() && !end.After(now) {
 		r.most = 0
 		return unlimited, time.Time{}
 	}

@@ -198,14 +198,8 @@ func (p *Pacer) room(now time.Time) (n int, at time.Time) {
 	n, at = unlimited, now
 	switch inWindow := p.taken + p.window.n; {
 	case p.lesson.limit > 0:
-		var over int
-		if n, over = p.lesson.room(p.taken, inWindow); n == 0 {
-			at = p.left(over)
-			if inWindow >= p.lesson.limit {
-				if raised := p.lesson.raisedBy(inWindow - p.lesson.limit + 1); at.IsZero() || raised.Before(at) {
-					at = raised
-				}
-			}
+		if n, at = p.lesson.sure-inWindow, now; n <= 0 {
+			n, at = p.more(now, inWindow)
 		}
 	case p.rate.N > 0:
 		if n = max(0, p.rate.N-inWindow); n == 0 {
@@ -224,6 +218,25 @@ func (p *Pacer) room(now time.Time) (n int, at time.Time) {
 		}
 	}
 	return n, at
+}
+
+// more is room where as many calls are in the window as are sure to be granted.
+// Call with mu held.
+func (p *Pacer) more(now time.Time, inWindow int) (n int, at time.Time) {
+	l := &p.lesson
+	at = p.left(inWindow - l.sure + 1)
+	if inWindow >= l.limit {
+		if raised := l.raisedBy(inWindow - l.limit + 1); at.IsZero() || raised.Before(at) {
+			at = raised
+		}
+		return 0, at
+	}
+	// Where many calls are about to leave the window, the server may have
+	// forgotten them already: to be let in now would prove nothing.
+	if p.taken > 0 || p.window.leaving(p.since(now)+l.w/10, l.sure/4) {
+		return 0, at
+	}
+	return 1, now
 }
 
 // left is when n calls will have left the window; zero where that depends on

@@ -101,3 +101,9 @@ func (w *window) left(n int) (at time.Duration, ok bool) {
 	}
 	return 0, false
 }
+
+// leaving tells whether more than n of the calls leave by then.
+func (w *window) leaving(by time.Duration, n int) bool {
+	at, ok := w.left(n + 1)
+	return ok && at <= by
+}
