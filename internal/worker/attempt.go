@@ -50,8 +50,8 @@ func (j *job) post(intake, work context.Context, c ready) (d consume.Disposition
 	if errors.Is(err, graph.ErrHeldBack) {
 		return j.notSent(intake, work, before)
 	}
-	c.slot.Done()
 	if err == nil {
+		c.slot.Accepted()
 		return j.accept(work, c.token, answer), true
 	}
 	var failure *graph.Error
@@ -91,7 +91,6 @@ func takeBack(r *record.Record, before record.Record) {
 // accept ends the request: Graph has taken the reset.
 func (j *job) accept(work context.Context, token graph.Token, answer graph.Answer) consume.Disposition {
 	j.metrics.Attempt(metrics.ResultAccepted)
-	j.pacer.Accepted()
 	j.ended(j.hold.accepted(token.Generation, time.Now()))
 	return j.accepted(work, func(r *record.Record) {
 		r.Status, r.GraphRequestID = answer.Status, answer.RequestID
@@ -119,7 +118,15 @@ func (j *job) accepted(work context.Context, change func(*record.Record)) consum
 
 // failed decides what a failed call means. This is the verdict table.
 func (j *job) failed(work context.Context, c ready, before record.Record, sent time.Time, e *graph.Error) (consume.Disposition, bool) {
-	pause := j.pause(sent, e)
+	switch e.Kind {
+	case graph.Refused, graph.Forbidden:
+		c.slot.Accepted() // Graph's quota has let it in
+	case graph.Throttled:
+		// The pause tells the pacer.
+	default:
+		c.slot.Done()
+	}
+	pause := j.pause(c.slot, sent, e)
 	switch e.Kind {
 	case graph.Throttled:
 		j.metrics.Attempt(metrics.ResultThrottled)

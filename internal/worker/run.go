@@ -236,6 +236,7 @@ func (s *service) watch(ctx context.Context, queue *consume.Queue, setup func(co
 			return
 		case <-ticker.C:
 		}
+		s.tenant.metrics.SetRate(s.tenant.pacer.Limit(), s.tenant.pacer.Rate().PerSecond())
 		s.watchRecords(ctx, setup)
 		if s.binding() != nil {
 			continue

@@ -161,12 +161,17 @@ func (t *tenant) showHold() {
 }
 
 // pause records a call that was throttled, or whose answer asked for a pause,
-// and returns the end of the pause; zero where there is none.
-func (t *tenant) pause(sent time.Time, e *graph.Error) time.Time {
+// and returns the end of the pause; zero where there is none. slot is that of a
+// reset; nil for a reading, whose quota is another.
+func (t *tenant) pause(slot *pace.Slot, sent time.Time, e *graph.Error) time.Time {
 	if e.RetryAfter == 0 && e.Kind != graph.Throttled && e.Kind != graph.Unavailable {
 		return time.Time{}
 	}
-	until, added, capped := t.pacer.Throttled(sent, e.RetryAfter)
+	throttled := t.pacer.Throttled
+	if slot != nil && e.Kind == graph.Throttled {
+		throttled = slot.Throttled
+	}
+	until, added, capped := throttled(sent, e.RetryAfter)
 	t.metrics.SetPausedUntil(until)
 	t.metrics.AddPause(added)
 	if capped {

@@ -94,7 +94,7 @@ func (j *job) notExecuted(intake, work context.Context, c ready, expired bool) (
 
 // unread goes on with a request whose outcome could not be read.
 func (j *job) unread(intake, work context.Context, c ready, sent time.Time, expired bool, e *graph.Error) (consume.Disposition, bool) {
-	pause := j.pause(sent, e)
+	pause := j.pause(nil, sent, e)
 	switch e.Kind {
 	case graph.Throttled, graph.Unavailable:
 		j.metrics.Verification(metrics.VerificationFailed)
