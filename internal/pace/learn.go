@@ -28,25 +28,37 @@ type lesson struct {
 	clean time.Time
 	// until is the end of the pause after the last refusals.
 	until time.Time
+	// none is set while no call was let in since the last refusals.
+	none bool
 }
 
 func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
 
 // refused learns from the first refusal of several: granted calls were let in
-// within the window before it. One that comes when none was let in tells that
-// the server grants nothing now, but not how much it grants in a window.
-func (l *lesson) refused(granted int) {
-	l.most, l.clean = l.limit, time.Time{}
-	if granted > 0 {
+// within the window before it. Where these were very few, as they are where
+// there was little to send, or none since the refusals before, it tells that the
+// server grants nothing now, but not how much it grants in a window; ok is false
+// then.
+func (l *lesson) refused(granted int) (ok bool) {
+	few := 10
+	if l.rate.N > 0 {
+		few = min(few, max(1, l.rate.N/20))
+	}
+	ok = granted >= few && !l.none
+	l.most, l.clean, l.none = l.limit, time.Time{}, true
+	if ok {
 		l.set(granted, granted)
 	}
+	return ok
 }
 
 // letIn tells that the server has let in so many calls within a window. late
 // is set where the last of them was under way with calls that were refused, so
 // that it belongs to what was learned from these.
 func (l *lesson) letIn(granted int, late bool) {
-	if late && granted > l.limit && l.clean.IsZero() {
+	if !late {
+		l.none = false
+	} else if granted > l.limit && l.clean.IsZero() {
 		l.set(granted, granted)
 	}
 	l.sure = max(l.sure, min(granted, l.limit))

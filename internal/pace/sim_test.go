@@ -60,7 +60,11 @@ func (s *server) take(now time.Duration) (ok bool, wait time.Duration) {
 		if count(ok) {
 			s.counts = append(s.counts, now)
 		}
-		if !ok && len(s.counts) >= s.n {
+		switch {
+		case ok:
+		case s.n == 0:
+			wait = s.w
+		default:
 			wait = s.counts[len(s.counts)-s.n] + s.w - now
 		}
 	case fixed:
@@ -79,7 +83,7 @@ func (s *server) take(now time.Duration) (ok bool, wait time.Duration) {
 			// A bucket that owed more than it holds would never be full again.
 			s.used = min(s.used+1, 1.5*float64(s.n))
 		}
-		wait = time.Duration((s.used + 1 - float64(s.n)) / perSecond * float64(time.Second))
+		wait = time.Duration(min(s.w.Seconds(), (s.used+1-float64(s.n))/perSecond) * float64(time.Second))
 	}
 	return ok, wait
 }
@@ -88,6 +92,9 @@ func (s *server) set(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n = n
+	if s.kind == bucket {
+		s.used = min(s.used, float64(n)) // it is empty at worst
+	}
 }
 
 func (s *server) retryAfter(wait time.Duration) time.Duration {
@@ -104,7 +111,6 @@ func (s *server) retryAfter(wait time.Duration) time.Duration {
 
 // drain is a backlog that callers work on through a pacer.
 type drain struct {
-	rate    Rate
 	server  *server
 	callers int
 	jitter  bool // of the latency of 150 ms
@@ -118,8 +124,6 @@ type drain struct {
 	seen       calls
 	letIn      int
 	refused    int
-	perWindow  map[int]int // refusals
-	inPause    int
 	pauseUntil time.Duration
 	took       time.Duration
 }
@@ -132,7 +136,6 @@ func (d *drain) run(t *testing.T, p *Pacer) {
 	if d.calls == 0 {
 		left = 1 << 30
 	}
-	d.perWindow = map[int]int{}
 	next := func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -175,7 +178,7 @@ func (d *drain) call(t *testing.T, p *Pacer, rnd *rand.Rand) bool {
 	sent := time.Now()
 	d.mu.Lock()
 	if d.clock.now() < d.pauseUntil {
-		d.inPause++
+		t.Errorf("a call at %s, in a pause until %s", d.clock.now(), d.pauseUntil)
 	}
 	d.mu.Unlock()
 	there, back := time.Duration(0), latency
@@ -200,7 +203,6 @@ func (d *drain) call(t *testing.T, p *Pacer, rnd *rand.Rand) bool {
 		d.pauseUntil = max(d.pauseUntil, d.clock.now()+retry)
 	}
 	d.refused++
-	d.perWindow[int(d.clock.now()/d.server.w)]++
 	return false
 }
 

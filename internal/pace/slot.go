@@ -59,10 +59,8 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 	// One that was under way when the first was refused tells nothing new.
 	news := s.end(now, false) && !sent.Before(p.lesson.until)
 	if news {
-		granted := p.window.granted
-		p.lesson.refused(granted)
-		switch {
-		case granted == 0:
+		switch ok := p.lesson.refused(p.window.granted); {
+		case !ok:
 			p.ramp.begin(1)
 		case s.sure:
 			p.ramp.begin(rampStart)
