@@ -40,9 +40,9 @@ func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
 // server grants nothing now, but not how much it grants in a window; ok is false
 // then.
 func (l *lesson) refused(granted int) (ok bool) {
-	few := 10
+	few := defaultCalls / 10
 	if l.rate.N > 0 {
-		few = min(few, max(1, l.rate.N/20))
+		few = min(few, max(1, l.rate.N/10))
 	}
 	ok = granted >= few && !l.none
 	l.most, l.clean, l.none = l.limit, time.Time{}, true

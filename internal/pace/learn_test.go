@@ -97,7 +97,7 @@ func TestNothingGranted(t *testing.T) {
 	for _, r := range []Rate{graphs, {}} {
 		synctest.Test(t, func(t *testing.T) {
 			p := New(r, time.Hour)
-			for range 9 {
+			for range 19 {
 				take(t, p).Accepted()
 			}
 			time.Sleep(time.Second) // fake time
