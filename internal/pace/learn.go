@@ -6,77 +6,133 @@ import "time"
 // tenant. Where no rate is configured, the steps back up are measured by it.
 const defaultCalls = 200
 
-// lesson is what refusals (429) have taught about the number of calls that the
-// server grants in a window. It is not safe for concurrent use.
-type lesson struct {
-	rate Rate
-	w    time.Duration
-
+// number is what was learned of the number of calls that the server grants.
+type number struct {
 	// limit is the number of calls allowed in a window; 0: nothing is learned.
 	limit int
 	// sure is how many calls in a window the server has let in. Those beyond it
 	// go one at a time, so that trying for more costs one refusal, not as many
 	// as there are callers.
 	sure int
-	// most is the limit before the last refusals; 0: there was none.
-	most int
 	// step is by how much a window without a refusal raises the limit; at
 	// forget there is no limit left to be learned.
 	step, forget int
-	// clean is since when no call was refused: the first call after the pause.
-	// Zero: there was none yet.
-	clean time.Time
-	// until is the end of the pause after the last refusals.
-	until time.Time
+}
+
+// lesson is what refusals (429) have taught about the number of calls that the
+// server grants in a window. It is not safe for concurrent use.
+type lesson struct {
+	number
+	rate Rate
+	w    time.Duration
+
+	// until is the end of the pause after the last refusals, and clean since
+	// when there was none: the first call after the pause. Zero: none yet.
+	until, clean time.Time
+	last         refusals
 	// none is set while no call was let in since the last refusals.
 	none bool
 }
 
+// refusals are those of calls that were under way together.
+type refusals struct {
+	before  number
+	none    bool // no call had been let in since the refusals before
+	sure    bool // the first was of a call that was sure to be granted
+	granted int  // the most calls that were let in within a window
+	// first is the call that was refused first. Of those after it, so many were
+	// refused, it included, and so many let in.
+	first, refused, letIn int
+}
+
+// ownAffair tells that most of the calls that followed on the one refused were
+// let in, so that it was not the quota that was used up.
+func (r *refusals) ownAffair() bool { return r.letIn > r.refused }
+
 func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
 
-// refused learns from the first refusal of several: granted calls were let in
-// within the window before it. Where these were very few, as they are where
-// there was little to send, or none since the refusals before, it tells that the
-// server grants nothing now, but not how much it grants in a window; ok is false
-// then.
-func (l *lesson) refused(granted int) (ok bool) {
+// refuse learns from the first refusal of several, of a call that was sure to be
+// granted or not: granted calls were let in within the window before it.
+func (l *lesson) refuse(first int, sure bool, granted int) {
+	l.last = refusals{before: l.number, none: l.none, sure: sure, granted: granted, first: first, refused: 1}
+	l.clean = time.Time{}
+	l.judge()
+}
+
+// late learns from a call that was under way with those refused. granted is the
+// number of calls let in within the window before its answer.
+func (l *lesson) late(call int, letIn bool, granted int) {
+	if !l.clean.IsZero() {
+		return // others have gone since
+	}
+	r := &l.last
+	r.granted = max(r.granted, granted)
+	switch {
+	case call <= r.first:
+	case letIn:
+		r.letIn++
+	default:
+		r.refused++
+	}
+	l.judge()
+}
+
+// judge draws the conclusion from the last refusals.
+func (l *lesson) judge() {
+	r := &l.last
+	l.number, l.none = r.before, !r.ownAffair()
+	if r.ownAffair() || !l.telling() {
+		return
+	}
+	granted := r.granted
+	if r.before.limit > 0 {
+		granted = min(granted, r.before.limit)
+	}
+	l.set(granted)
+}
+
+// telling is whether the last refusals tell how much the server grants in a
+// window. Where very few calls were let in, as is so where there was little to
+// send, or none since the refusals before, they only tell that nothing is
+// granted now.
+func (l *lesson) telling() bool {
 	few := defaultCalls / 10
 	if l.rate.N > 0 {
 		few = min(few, max(1, l.rate.N/10))
 	}
-	ok = granted >= few && !l.none
-	l.most, l.clean, l.none = l.limit, time.Time{}, true
-	if ok {
-		l.set(granted, granted)
-	}
-	return ok
+	return !l.last.none && l.last.granted >= few
 }
 
-// letIn tells that the server has let in so many calls within a window. late
-// is set where the last of them was under way with calls that were refused, so
-// that it belongs to what was learned from these.
-func (l *lesson) letIn(granted int, late bool) {
-	if !late {
-		l.none = false
-	} else if granted > l.limit && l.clean.IsZero() {
-		l.set(granted, granted)
+// ramp is how many calls may go at once at first after the last refusals; 0:
+// any number.
+func (l *lesson) ramp() int {
+	switch {
+	case l.last.ownAffair():
+		return 0
+	case !l.telling():
+		return 1
+	case l.last.sure:
+		return rampStart
 	}
+	return 0
+}
+
+// letIn tells that the server has let in so many calls within a window.
+func (l *lesson) letIn(granted int) {
+	l.none = false
 	l.sure = max(l.sure, min(granted, l.limit))
 }
 
-// set keeps to a number of calls, of which so many are sure to be granted.
-func (l *lesson) set(limit, sure int) {
-	if l.most > 0 {
-		limit = min(limit, l.most)
-	}
-	l.limit, l.sure = limit, min(limit, sure)
+// set keeps to a number of calls that are sure to be granted.
+func (l *lesson) set(granted int) {
+	l.limit, l.sure = granted, granted
 	l.forget = l.rate.N
 	l.step = max(1, (l.rate.N+10)/20)
 	if l.rate.N == 0 {
 		// No number is configured to come back to: the last one is forgotten
 		// once the server could have shown that it grants twice as much.
-		l.forget = max(2*limit, defaultCalls)
-		l.step = max(limit, defaultCalls) / 20
+		l.forget = max(2*granted, defaultCalls)
+		l.step = max(granted, defaultCalls) / 20
 	}
 	if l.limit >= l.forget {
 		l.limit = 0
@@ -112,7 +168,7 @@ func (l *lesson) from() time.Time {
 
 // began tells that a call may be sent now.
 func (l *lesson) began(now time.Time) {
-	if l.clean.IsZero() && l.limit > 0 {
+	if l.clean.IsZero() && !l.until.IsZero() {
 		l.clean = now
 		if idle := l.until.Add(l.w); idle.Before(now) {
 			l.clean = idle
@@ -142,14 +198,8 @@ const rampPatience = 2 * time.Second
 type ramp struct {
 	most  int       // calls under way; 0: no limit
 	taken int       // calls under way that count
-	since time.Time // when the first call went; zero: none has
-	// round tells apart the calls from before and after the last refusals.
-	round uint32
-}
-
-// begin starts anew: the calls under way are those of the round before.
-func (r *ramp) begin(most int) {
-	*r = ramp{most: most, round: r.round + 1}
+	from  int       // the first call that counts
+	since time.Time // when it went; zero: it has not
 }
 
 func (r *ramp) began(now time.Time) {
@@ -160,8 +210,8 @@ func (r *ramp) began(now time.Time) {
 }
 
 // ended tells that a call is over, and whether the server let it in.
-func (r *ramp) ended(round uint32, granted bool) {
-	if round != r.round {
+func (r *ramp) ended(call int, granted bool) {
+	if call < r.from {
 		return
 	}
 	r.taken--

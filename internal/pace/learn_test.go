@@ -90,6 +90,31 @@ func TestLearnsFromAllUnderWay(t *testing.T) {
 	})
 }
 
+// Where most of the calls that follow on the one refused are let in, the quota
+// is not used up, whatever was wrong with that call.
+func TestOwnAffair(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, time.Hour)
+		for range 30 {
+			take(t, p).Accepted()
+		}
+		slots := []*Slot{take(t, p), take(t, p), take(t, p), take(t, p), take(t, p)}
+		sent := time.Now()
+		slots[0].Accepted() // it was sent before
+		slots[1].Throttled(sent, 0)
+		wantLimit(t, p, 31./20, 31)
+		slots[2].Accepted()
+		wantLimit(t, p, 32./20, 32)
+		slots[3].Accepted()
+		wantLimit(t, p, 10, 0)
+		sleepUntil(p.Paused())
+		wantFree(t, p, 200-34-1) // one is under way
+		slots[4].Throttled(sent, 0)
+		wantLimit(t, p, 33./20, 33)
+	})
+}
+
 // A refusal when next to nothing was let in tells that nothing is granted now.
 // After each pause one call goes, until one is let in; then ever more at once.
 func TestNothingGranted(t *testing.T) {

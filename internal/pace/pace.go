@@ -45,6 +45,7 @@ type Pacer struct {
 	// stays taken until a window after its answer: when in between the server
 	// counted the call is unknown, so only then is it out of every window.
 	taken int
+	calls int // slots reserved so far
 	// window holds the calls that were answered.
 	window window
 	lesson lesson
@@ -108,7 +109,7 @@ func (p *Pacer) Restore(granted int, pausedUntil time.Time) {
 	if granted > 0 {
 		p.lesson = newLesson(p.rate, p.window.w)
 		p.lesson.until = now
-		p.lesson.set(granted, granted)
+		p.lesson.set(granted)
 	}
 	p.wake()
 }

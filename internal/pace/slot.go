@@ -6,18 +6,19 @@ import "time"
 // and Release ends it; after that, they change nothing of what is counted.
 type Slot struct {
 	p     *Pacer
-	round uint32 // of the ramp
-	sure  bool   // it was no try for more than the server had granted
-	ended bool   // guarded by p.mu
+	call  int  // counted from 1
+	sure  bool // it was no try for more than the server had granted
+	ended bool // guarded by p.mu
 }
 
 // take reserves a slot. Call with mu held, and only where there is room.
 func (p *Pacer) take(now time.Time) *Slot {
 	sure := p.lesson.limit == 0 || p.taken+p.window.n < p.lesson.sure
 	p.taken++
+	p.calls++
 	p.ramp.began(now)
 	p.lesson.began(now)
-	return &Slot{p: p, round: p.ramp.round, sure: sure}
+	return &Slot{p: p, call: p.calls, sure: sure}
 }
 
 // Release gives a slot back whose call was never sent.
@@ -43,7 +44,11 @@ func (s *Slot) Accepted() {
 	defer p.mu.Unlock()
 	now := time.Now()
 	if s.end(now, true) {
-		p.lesson.letIn(p.window.granted, s.round != p.ramp.round)
+		if s.call < p.ramp.from {
+			p.late(s, true)
+		} else {
+			p.lesson.letIn(p.window.granted)
+		}
 	}
 	p.accepted(now)
 }
@@ -56,21 +61,28 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	// One that was under way when the first was refused tells nothing new.
-	news := s.end(now, false) && !sent.Before(p.lesson.until)
-	if news {
-		switch ok := p.lesson.refused(p.window.granted); {
-		case !ok:
-			p.ramp.begin(1)
-		case s.sure:
-			p.ramp.begin(rampStart)
-		}
+	switch {
+	case !s.end(now, false):
+	case sent.Before(p.lesson.until):
+		p.late(s, false)
+	default:
+		p.lesson.refuse(s.call, s.sure, p.window.granted)
+		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
 	}
 	until, added, capped = p.throttled(now, sent, retryAfter)
 	if until.After(p.lesson.until) {
 		p.lesson.until = until
 	}
 	return until, added, capped
+}
+
+// late tells of a call that was under way with those refused last. Call with mu
+// held.
+func (p *Pacer) late(s *Slot, letIn bool) {
+	p.lesson.late(s.call, letIn, p.window.granted)
+	if p.ramp.since.IsZero() {
+		p.ramp.most = p.lesson.ramp()
+	}
 }
 
 // end ends the slot of a call that was sent, or, where sent is zero, was not. It
@@ -82,7 +94,7 @@ func (s *Slot) end(answered time.Time, granted bool) bool {
 	s.ended = true
 	p := s.p
 	p.taken--
-	p.ramp.ended(s.round, granted)
+	p.ramp.ended(s.call, granted)
 	if !answered.IsZero() {
 		p.window.drop(p.since(answered))
 		p.window.add(p.since(answered), granted)
