@@ -30,45 +30,69 @@ type lesson struct {
 	// when there was none: the first call after the pause. Zero: none yet.
 	until, clean time.Time
 	last         refusals
+	taught       bool // by the last refusals
 	// none is set while no call was let in since the last refusals.
 	none bool
 }
 
-// refusals are those of calls that were under way together.
+// refusals are those of calls that were under way together, and of those after
+// the pause, as long as none is let in.
 type refusals struct {
 	before  number
-	none    bool // no call had been let in since the refusals before
-	sure    bool // the first was of a call that was sure to be granted
 	granted int  // the most calls that were let in within a window
-	// first is the call that was refused first. Of those after it, so many were
-	// refused, it included, and so many let in.
+	sure    bool // the first was of a call that was sure to be granted
+	again   bool // there were some after the pause, too
+	// first is the call that was refused first. Of those from it on, so many were
+	// refused, and so many let in.
 	first, refused, letIn int
+	// odd is how many refusals before, within a window of each other, told
+	// nothing, and oddLetIn how many calls were let in since.
+	odd, oddLetIn int
 }
 
-// ownAffair tells that most of the calls that followed on the one refused were
-// let in, so that it was not the quota that was used up.
-func (r *refusals) ownAffair() bool { return r.letIn > r.refused }
+// telling is whether it was the quota that was used up: most of the calls that
+// were under way were refused. One alone, or some among more that were let in,
+// may be those calls' own affair; unless more than is sure was tried, or they
+// are many among the calls of late.
+func (r *refusals) telling() bool {
+	if r.refused > r.letIn && (r.refused > 1 || !r.sure) {
+		return true
+	}
+	all := r.odd + r.refused
+	return all > 2 && 2*all > r.oddLetIn+r.letIn
+}
 
 func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
 
-// refuse learns from the first refusal of several, of a call that was sure to be
-// granted or not: granted calls were let in within the window before it.
-func (l *lesson) refuse(first int, sure bool, granted int) {
-	l.last = refusals{before: l.number, none: l.none, sure: sure, granted: granted, first: first, refused: 1}
-	l.clean = time.Time{}
+// refuse learns from the first refusal since the last pause, of a call that was
+// sure to be granted or not: granted calls were let in within the window before it.
+func (l *lesson) refuse(now time.Time, first int, sure bool, granted int) {
+	recent := now.Sub(l.until) < l.w
+	if r := &l.last; recent && l.none {
+		// While nothing is let in, the window empties, and tells ever less.
+		r.refused++
+		r.again = true
+	} else {
+		last := *r
+		*r = refusals{before: l.number, granted: granted, sure: sure, first: first, refused: 1}
+		if recent && !l.taught {
+			r.odd, r.oddLetIn = last.odd+last.refused, last.oddLetIn+last.letIn
+		}
+	}
+	l.clean, l.none = time.Time{}, true
 	l.judge()
 }
 
 // late learns from a call that was under way with those refused. granted is the
 // number of calls let in within the window before its answer.
-func (l *lesson) late(call int, letIn bool, granted int) {
-	if !l.clean.IsZero() {
-		return // others have gone since
+func (l *lesson) late(now time.Time, call int, letIn bool, granted int) {
+	if !l.clean.IsZero() && now.Sub(l.clean) > rampPatience {
+		return // it is not of the same moment any more
 	}
 	r := &l.last
 	r.granted = max(r.granted, granted)
 	switch {
-	case call <= r.first:
+	case call < r.first:
 	case letIn:
 		r.letIn++
 	default:
@@ -80,8 +104,8 @@ func (l *lesson) late(call int, letIn bool, granted int) {
 // judge draws the conclusion from the last refusals.
 func (l *lesson) judge() {
 	r := &l.last
-	l.number, l.none = r.before, !r.ownAffair()
-	if r.ownAffair() || !l.telling() {
+	l.number = r.before
+	if l.taught = r.telling() && r.granted >= l.few(); !l.taught {
 		return
 	}
 	granted := r.granted
@@ -91,27 +115,25 @@ func (l *lesson) judge() {
 	l.set(granted)
 }
 
-// telling is whether the last refusals tell how much the server grants in a
-// window. Where very few calls were let in, as is so where there was little to
-// send, or none since the refusals before, they only tell that nothing is
-// granted now.
-func (l *lesson) telling() bool {
+// few is the number of calls that tells nothing of what a server grants in a
+// window: there was little to send, or others had used up the quota.
+func (l *lesson) few() int {
 	few := defaultCalls / 10
 	if l.rate.N > 0 {
 		few = min(few, max(1, l.rate.N/10))
 	}
-	return !l.last.none && l.last.granted >= few
+	return few
 }
 
 // ramp is how many calls may go at once at first after the last refusals; 0:
 // any number.
 func (l *lesson) ramp() int {
-	switch {
-	case l.last.ownAffair():
+	switch r := &l.last; {
+	case r.letIn > r.refused:
 		return 0
-	case !l.telling():
+	case r.again || r.granted < l.few():
 		return 1
-	case l.last.sure:
+	case r.sure:
 		return rampStart
 	}
 	return 0
@@ -120,6 +142,7 @@ func (l *lesson) ramp() int {
 // letIn tells that the server has let in so many calls within a window.
 func (l *lesson) letIn(granted int) {
 	l.none = false
+	l.last.oddLetIn++
 	l.sure = max(l.sure, min(granted, l.limit))
 }
 

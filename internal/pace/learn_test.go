@@ -17,11 +17,23 @@ func learnt(t *testing.T, r Rate, n int) *Pacer {
 	for range n {
 		take(t, p).Accepted()
 	}
-	s := take(t, p)
-	if until, added, capped := s.Throttled(time.Now(), 0); time.Until(until) != time.Second || added != time.Second || capped {
-		t.Fatalf("paused until %s, %s added, capped %t", until, added, capped)
+	refuse(t, p)
+	if d := time.Until(p.Paused()); d != time.Second {
+		t.Fatalf("paused for %s", d)
 	}
 	return p
+}
+
+// refuse has two calls refused: one alone may be its own affair.
+func refuse(t *testing.T, p *Pacer) {
+	t.Helper()
+	one, two, sent := take(t, p), take(t, p), time.Now()
+	if until, added, capped := one.Throttled(sent, 0); time.Until(until) != added || added < time.Second || capped {
+		t.Errorf("paused until %s, %s added, capped %t", until, added, capped)
+	}
+	if _, added, capped := two.Throttled(sent, 0); added != 0 || capped {
+		t.Errorf("%s added for the second, capped %t", added, capped)
+	}
 }
 
 func wantLimit(t *testing.T, p *Pacer, perSecond float64, granted int) {
@@ -54,7 +66,7 @@ func TestLearns(t *testing.T) {
 					s.Accepted()
 				}
 			}
-			take(t, p).Throttled(time.Now(), 0)
+			refuse(t, p)
 			wantLimit(t, p, 35./20, 35)
 			n, at, _ := p.Available()
 			if got := c.of(at); n != 0 || got < 50*time.Second || got > 50*time.Second+20*time.Millisecond {
@@ -77,41 +89,69 @@ func TestLearnsFromAllUnderWay(t *testing.T) {
 		}
 		for i, s := range slots {
 			time.Sleep(time.Millisecond) // fake time
-			if i%2 == 0 {
+			switch {
+			case i == 10 || i > 31:
 				s.Throttled(sent, 0)
-			} else {
+			default:
 				s.Accepted()
 			}
 		}
-		wantLimit(t, p, 30./20, 30)
-		if d := time.Until(p.Paused()); d != time.Second-59*time.Millisecond {
+		wantLimit(t, p, 31./20, 31)
+		if d := time.Until(p.Paused()); d != time.Second-49*time.Millisecond {
 			t.Errorf("paused for another %s", d)
 		}
 	})
 }
 
-// Where most of the calls that follow on the one refused are let in, the quota
-// is not used up, whatever was wrong with that call.
+// A call refused alone, or some of many, may be refused for their own sake,
+// whatever the status says. They must not slow the others down.
 func TestOwnAffair(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := New(graphs, time.Hour)
+		c, p := newClock(), New(graphs, time.Hour)
 		for range 30 {
 			take(t, p).Accepted()
 		}
-		slots := []*Slot{take(t, p), take(t, p), take(t, p), take(t, p), take(t, p)}
+		// One before those let in, and one after the pause.
+		var slots []*Slot
+		for range 5 {
+			slots = append(slots, take(t, p))
+		}
 		sent := time.Now()
-		slots[0].Accepted() // it was sent before
-		slots[1].Throttled(sent, 0)
-		wantLimit(t, p, 31./20, 31)
-		slots[2].Accepted()
-		wantLimit(t, p, 32./20, 32)
-		slots[3].Accepted()
+		for i, s := range slots {
+			if i == 1 {
+				s.Throttled(sent, 0)
+			} else {
+				s.Accepted()
+			}
+			wantLimit(t, p, 10, 0)
+		}
+		sleepUntil(p.Paused())
+		take(t, p).Throttled(time.Now(), 0)
 		wantLimit(t, p, 10, 0)
 		sleepUntil(p.Paused())
-		wantFree(t, p, 200-34-1) // one is under way
-		slots[4].Throttled(sent, 0)
-		wantLimit(t, p, 33./20, 33)
+		take(t, p).Accepted()
+		wantLimit(t, p, 10, 0)
+		// When hardly any others are let in, it was the quota.
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 35./20, 35)
+		c.want(t, 3*time.Second)
+	})
+}
+
+// A caller alone learns from two refusals in a row.
+func TestLearnsAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, time.Hour)
+		for range 50 {
+			take(t, p).Accepted()
+		}
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 10, 0)
+		time.Sleep(20*time.Second + time.Millisecond) // fake time: so long that the window is empty
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 50./20, 50)
 	})
 }
 
@@ -354,7 +394,7 @@ func TestSent(t *testing.T) {
 		for range 60 {
 			p.Sent(time.Now())
 		}
-		take(t, p).Throttled(time.Now(), 0)
+		refuse(t, p)
 		wantLimit(t, p, 3, 60)
 	})
 }

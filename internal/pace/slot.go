@@ -45,7 +45,7 @@ func (s *Slot) Accepted() {
 	now := time.Now()
 	if s.end(now, true) {
 		if s.call < p.ramp.from {
-			p.late(s, true)
+			p.late(now, s, true)
 		} else {
 			p.lesson.letIn(p.window.granted)
 		}
@@ -64,9 +64,9 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 	switch {
 	case !s.end(now, false):
 	case sent.Before(p.lesson.until):
-		p.late(s, false)
+		p.late(now, s, false)
 	default:
-		p.lesson.refuse(s.call, s.sure, p.window.granted)
+		p.lesson.refuse(now, s.call, s.sure, p.window.granted)
 		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
 	}
 	until, added, capped = p.throttled(now, sent, retryAfter)
@@ -78,8 +78,8 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 
 // late tells of a call that was under way with those refused last. Call with mu
 // held.
-func (p *Pacer) late(s *Slot, letIn bool) {
-	p.lesson.late(s.call, letIn, p.window.granted)
+func (p *Pacer) late(now time.Time, s *Slot, letIn bool) {
+	p.lesson.late(now, s.call, letIn, p.window.granted)
 	if p.ramp.since.IsZero() {
 		p.ramp.most = p.lesson.ramp()
 	}
