@@ -391,11 +391,11 @@ func TestSent(t *testing.T) {
 		// They are part of what the server grants.
 		take(t, p).Throttled(time.Now(), 0)
 		p = New(graphs, 0)
-		for range 60 {
+		for range 40 {
 			p.Sent(time.Now())
 		}
 		refuse(t, p)
-		wantLimit(t, p, 3, 60)
+		wantLimit(t, p, 2, 40)
 	})
 }
 
