@@ -149,7 +149,8 @@ func TestLearnsAlone(t *testing.T) {
 		}
 		take(t, p).Throttled(time.Now(), 0)
 		wantLimit(t, p, 10, 0)
-		time.Sleep(20*time.Second + time.Millisecond) // fake time: so long that the window is empty
+		// So long that the window is empty.
+		time.Sleep(20*time.Second + time.Millisecond) // fake time
 		take(t, p).Throttled(time.Now(), 0)
 		wantLimit(t, p, 50./20, 50)
 	})

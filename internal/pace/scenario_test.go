@@ -192,6 +192,9 @@ func TestScenarios(t *testing.T) {
 		for _, rate := range []Rate{graphs, {10 * graphs.N, graphs.W}, {}} {
 			for _, k := range []kind{sliding, fixed, bucket} {
 				for _, h := range []header{none, seconds} {
+					if rate.N == 0 && sc.other > 0 {
+						continue // it is as with a rate that is too high
+					}
 					name := fmt.Sprintf("%s, %s, %s, %s", sc.name, rate, k, h)
 					t.Run(name, func(t *testing.T) {
 						t.Parallel()
