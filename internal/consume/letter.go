@@ -241,6 +241,9 @@ type Depth struct {
 	Oldest      time.Duration // age of the oldest message; 0 in an empty queue
 	// PausedUntil is until when an operator has paused the consumer; zero: not.
 	PausedUntil time.Time
+	// Pinned tells that the server has chosen a replica, which need not be this
+	// one. It does so with the first request, and forgets one that falls silent.
+	Pinned bool
 }
 
 // Depth asks the server how much waits.
@@ -260,7 +263,11 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 	}
 	if info.Paused && info.PauseRemaining > 0 {
 		d.PausedUntil = time.Now().Add(info.PauseRemaining)
+		if until := info.Config.PauseUntil; until != nil {
+			d.PausedUntil = *until // does not move from one reading to the next
+		}
 	}
+	d.Pinned = slices.ContainsFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.PinnedClientID != "" })
 	if d.Messages == 0 {
 		return d, nil
 	}

@@ -100,6 +100,9 @@ func (t *tenant) recall(ctx context.Context) error {
 	for _, at := range sent {
 		t.pacer.Sent(at)
 	}
+	if until := t.pacer.Paused(); !until.IsZero() {
+		t.metrics.SetPausedUntil(until)
+	}
 	return err
 }
 
@@ -113,9 +116,6 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 		return err
 	}
 	t.pacer.Restore(w.Granted, t.clock.local(w.PausedUntil))
-	if until := t.pacer.Paused(); !until.IsZero() {
-		t.metrics.SetPausedUntil(until)
-	}
 	t.hold.stand() // of an earlier term
 	if w.Hold != nil && t.hold.restore(metrics.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))

@@ -92,6 +92,9 @@ func TestPauseIsReadFromTheRecords(t *testing.T) {
 	again := r.successor()
 	again.start()
 	again.awaitState("INC2", record.Accepted)
+	if again.metric(`paused_until_timestamp_seconds{tenant="default"}`) == 0 {
+		t.Error("the pause is not shown")
+	}
 	if n := r.sim.Status().DuringRetry; n != 0 {
 		t.Errorf("%d calls inside the pause", n)
 	}

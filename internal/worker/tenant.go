@@ -47,6 +47,8 @@ type tenant struct {
 	// before it: only while it is open has it something to hand on. nil: it has
 	// learned nothing yet.
 	term atomic.Pointer[<-chan struct{}]
+	// elsewhere is set while another one is, as far as the server told last.
+	elsewhere atomic.Bool
 	// news makes handOn look.
 	news chan struct{}
 	// exists tells whether a message is still on its stream.
@@ -100,6 +102,9 @@ func (t *tenant) claimed(key, device string) []string {
 // setActive is told whether this replica is the one that works.
 func (t *tenant) setActive(active bool) {
 	t.active.Store(active)
+	if active {
+		t.elsewhere.Store(false)
+	}
 	t.metrics.SetActive(active)
 	if !active {
 		t.hold.stand()
@@ -151,11 +156,16 @@ func (t *tenant) wait(sequence uint64, until time.Time) {
 // worker has it, or had it.
 const overdue = time.Minute
 
-// forget drops the messages that have not come back.
+// forget drops the messages that have not come back. To a standby none comes
+// back: when its time is over, the replica that works has it.
 func (t *tenant) forget(now time.Time) {
+	patience := overdue
+	if !t.active.Load() {
+		patience = 0
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.waiting, func(_ uint64, until time.Time) bool { return now.Sub(until) > overdue })
+	maps.DeleteFunc(t.waiting, func(_ uint64, until time.Time) bool { return now.Sub(until) > patience })
 	t.metrics.SetWaitingRetry(len(t.waiting))
 }
 
@@ -218,6 +228,9 @@ func (t *tenant) ended(cause metrics.Cause) {
 	t.showHold()
 }
 
+// forGood is longer than anybody pauses a queue for who names an end.
+const forGood = 10 * 365 * 24 * time.Hour
+
 // holds are the causes for which the queue stands still.
 func (t *tenant) holds() []metrics.Hold {
 	holds := []metrics.Hold{}
@@ -227,12 +240,16 @@ func (t *tenant) holds() []metrics.Hold {
 	}
 	if at := t.fuse.blown(); active && !at.IsZero() {
 		holds = append(holds, metrics.Hold{Cause: metrics.CauseFuse, Since: at, Detail: fmt.Sprintf(
-			"more than %d devices would have been reset within %s; worker resume releases it", t.fuse.limit.N, t.fuse.limit.W)})
+			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", t.fuse.limit)})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.operator.IsZero() {
-		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + t.operator.UTC().Format(time.RFC3339)})
+		until := "it is resumed"
+		if time.Until(t.operator) < forGood {
+			until = t.operator.UTC().Format(time.RFC3339)
+		}
+		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + until})
 	}
 	return holds
 }
@@ -275,7 +292,7 @@ func (t *tenant) pause(slot *pace.Slot, sent time.Time, e *graph.Error) time.Tim
 
 // state is the tenant's part of /readyz.
 func (t *tenant) state(bound error) metrics.TenantState {
-	s := metrics.TenantState{Tenant: t.name, Active: t.active.Load(), Bound: bound == nil, Holds: t.holds()}
+	s := metrics.TenantState{Tenant: t.name, Active: t.active.Load(), ActiveElsewhere: t.elsewhere.Load(), Bound: bound == nil, Holds: t.holds()}
 	if bound != nil {
 		s.Error = fmt.Sprint(bound)
 	}
