@@ -239,7 +239,9 @@ type Depth struct {
 	AckPending  int // delivered, not acknowledged
 	Redelivered int
 	Oldest      time.Duration // age of the oldest message; 0 in an empty queue
-	// PausedUntil is until when an operator has paused the consumer; zero: not.
+	// Paused tells that an operator has paused the consumer, PausedUntil until
+	// when; zero: until it is resumed.
+	Paused      bool
 	PausedUntil time.Time
 }
 
@@ -258,7 +260,7 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 		AckPending:  info.NumAckPending,
 		Redelivered: info.NumRedelivered,
 	}
-	if info.Paused && info.PauseRemaining > 0 {
+	if d.Paused = info.Paused; d.Paused && !PauseEnd(info).IsZero() {
 		d.PausedUntil = time.Now().Add(info.PauseRemaining)
 	}
 	if d.Messages == 0 {

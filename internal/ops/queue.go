@@ -76,7 +76,9 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 	out.Waiting, out.InFlight, out.Redelivered = int(info.NumPending), info.NumAckPending, info.NumRedelivered
 	out.Pullers = info.NumWaiting
 	if out.Paused = info.Paused; out.Paused {
-		out.PausedUntil = pauseEnd(info)
+		if until := consume.PauseEnd(info); !until.IsZero() {
+			out.PausedUntil = &until
+		}
 	}
 	note := func(what string, err error) {
 		if err != nil {

@@ -286,8 +286,18 @@ func TestPausedByAnOperator(t *testing.T) {
 	}
 	r.await("the pause to be seen", func() bool { return r.metric(paused) == 1 })
 	r.publish(reset("INC1", graphsim.GoodDevice(1)), nil)
-	if code, body := r.get("/readyz"); code != 200 || !strings.Contains(body, `"paused"`) {
+	if code, body := r.get("/readyz"); code != 200 || !strings.Contains(body, `"paused"`) || !strings.Contains(body, "paused until 2") {
 		t.Errorf("/readyz: %d %s", code, body)
+	}
+	// As worker pause does without an end.
+	if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), consume.Forever()); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/readyz", "/"} {
+		r.await(path+" to tell that it has no end", func() bool {
+			_, body := r.get(path)
+			return strings.Contains(body, "paused until resumed")
+		})
 	}
 	if _, err := r.js.ResumeConsumer(ctx, r.names.Stream, r.names.Consumer()); err != nil {
 		t.Fatal(err)

@@ -149,7 +149,7 @@ func (s *service) watch(ctx context.Context) {
 			}
 			continue
 		}
-		s.tenant.setPaused(depth.PausedUntil)
+		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
 		s.tenant.metrics.SetQueue(metrics.Queue{
 			Messages:    depth.Messages,
 			AckPending:  depth.AckPending,
