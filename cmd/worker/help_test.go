@@ -92,7 +92,7 @@ func TestHelpOfCommands(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker --help\n"
+	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker run --help\n"
 	for _, c := range []struct {
 		args []string
 		code int
@@ -105,9 +105,11 @@ func TestUsage(t *testing.T) {
 		{nil, exitUsage, "", "worker: expected one of \"run\", \"setup\", \"check\", \"send\", \"status\", ...\nTry: worker --help\n"},
 		{[]string{"bogus"}, exitUsage, "", "worker: unexpected argument bogus\nTry: worker --help\n"},
 		{[]string{"--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
-		{[]string{"run", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
-		{[]string{"run", "now"}, exitUsage, "", "worker: unexpected argument now\nTry: worker --help\n"},
-		{[]string{"setup", "--rate=1/1s"}, exitUsage, "", "worker: unknown flag --rate\nTry: worker --help\n"},
+		{[]string{"run", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker run --help\n"},
+		{[]string{"run", "now"}, exitUsage, "", "worker: unexpected argument now\nTry: worker run --help\n"},
+		{[]string{"setup", "--rate=1/1s"}, exitUsage, "", "worker: unknown flag --rate\nTry: worker setup --help\n"},
+		{[]string{"dead", "redrive", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker dead redrive --help\n"},
+		{[]string{"status", "a", "b"}, exitUsage, "", "worker: unexpected argument b\nTry: worker status --help\n"},
 		{[]string{"run", "--rate"}, exitUsage, "", "worker: --rate: " + noValue},
 		{[]string{"run", "--nats-token", "--rate=1/1s"}, exitUsage, "", "worker: --nats-token: " + noValue},
 		{[]string{"run", "--nats-token", "-s3cret"}, exitUsage, "", "worker: --nats-token: " + noValue},

@@ -60,7 +60,7 @@ func (p *printer) queue(q ops.Queue) {
 		inFlight += fmt.Sprintf(", %s of them not for the first time", count(q.Redelivered))
 	}
 	row("in flight", "%s", inFlight)
-	if q.Waiting+q.InFlight > 0 {
+	if q.Waiting+q.InFlight > 0 && q.Knows(ops.PartOldest) {
 		row("oldest", "%s", span(seconds(q.Oldest)))
 	}
 	rate := q.Rate
@@ -89,7 +89,12 @@ func (p *printer) queue(q ops.Queue) {
 		row("throttled", "until %s, as Graph asked", instant(*q.ThrottledUntil))
 	}
 	hold := "no"
-	if q.Hold != nil {
+	switch {
+	case !q.Knows(ops.PartState):
+		hold = "not known"
+	case q.Hold == nil && q.FuseBlownAt != nil:
+		hold = p.coloured(red, "fuse") // told below
+	case q.Hold != nil:
 		hold = p.coloured(red, plain(q.Hold.Cause)) + " since " + instant(q.Hold.Since)
 		if q.Hold.Detail != "" {
 			hold += ": " + plain(q.Hold.Detail)
@@ -102,7 +107,11 @@ func (p *printer) queue(q ops.Queue) {
 	if q.Pullers == 0 && !q.Paused {
 		row("workers", "%s", p.coloured(yellow, "none waits for a request: all are busy, held, or not running"))
 	}
-	row("dead", "%s", count(q.Dead))
+	dead := "not known"
+	if q.Knows(ops.PartDead) {
+		dead = count(q.Dead)
+	}
+	row("dead", "%s", dead)
 	if len(q.Unserved) > 0 {
 		row("unserved", "%s: their requests wait, and no worker serves them", p.coloured(yellow, plain(strings.Join(q.Unserved, ", "))))
 	}

@@ -56,13 +56,12 @@ func (t *Tools) Resume(ctx context.Context) error {
 }
 
 // Release lets the tenant go on whose fuse has blown. It tells whether one had,
-// as far as the workers have written it down; a release is stored anyway. An
-// installation without the bucket of the workers' state has no fuse.
+// as far as the workers have written it down; a release is stored anyway.
 func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 	err = t.insist(ctx, func(ctx context.Context) error {
 		store, err := state.Open(ctx, t.js, t.names.StateBucket())
 		if errors.Is(err, jetstream.ErrBucketNotFound) {
-			return nil
+			return finalError("bucket " + t.names.StateBucket() + " does not exist, so that no worker would learn of it: run worker setup, then worker resume")
 		}
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,7 +57,24 @@ type Queue struct {
 	Unserved []string `json:"unserved"`
 	// Unread says what could not be read, and why.
 	Unread []string `json:"unread,omitempty"`
+
+	unread []Part
 }
+
+// Part is what a right of its own is needed for.
+type Part string
+
+// The parts that may be unknown.
+const (
+	PartOldest   Part = "the oldest request"
+	PartDead     Part = "dead letters"
+	PartUnserved Part = "tenants that nobody serves"
+	PartState    Part = "hold, fuse and learned rate"
+)
+
+// Knows tells whether a part could be read. What belongs to another is as it
+// would be where nothing is wrong, and means nothing.
+func (q Queue) Knows(p Part) bool { return !slices.Contains(q.unread, p) }
 
 // Queue asks how the tenant's queue stands. What cannot be read beside the
 // consumer is named in Queue.Unread.
@@ -80,18 +98,19 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 			out.PausedUntil = &until
 		}
 	}
-	note := func(what string, err error) {
+	note := func(what Part, err error) {
 		if err != nil {
+			out.unread = append(out.unread, what)
 			out.Unread = append(out.Unread, fmt.Sprintf("%s: %v", what, err))
 		}
 	}
 	queue := consume.New(t.js, consume.Config{Names: t.names})
-	note("the oldest request", t.call(ctx, func(ctx context.Context) error {
+	note(PartOldest, t.call(ctx, func(ctx context.Context) error {
 		depth, err := queue.Depth(ctx)
 		out.Oldest = depth.Oldest.Seconds()
 		return err
 	}))
-	note("dead letters", t.call(ctx, func(ctx context.Context) error {
+	note(PartDead, t.call(ctx, func(ctx context.Context) error {
 		s, err := t.js.Stream(ctx, t.names.DeadStream)
 		if err != nil {
 			return err
@@ -103,14 +122,16 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 		out.Dead = int(info.State.Subjects[t.names.Dead()])
 		return nil
 	}))
-	note("tenants that nobody serves", t.call(ctx, func(ctx context.Context) error {
+	note(PartUnserved, t.call(ctx, func(ctx context.Context) error {
 		unserved, err := consume.Unserved(ctx, t.js, t.names)
 		out.Unserved = append(out.Unserved, unserved...)
 		return err
 	}))
 	now := serverTime(info)
-	note("hold, fuse and learned rate", t.call(ctx, func(ctx context.Context) error { return t.handedOn(ctx, &out, &rate, now) }))
-	out.Drain = drain(out, rate, now)
+	note(PartState, t.call(ctx, func(ctx context.Context) error { return t.handedOn(ctx, &out, &rate, now) }))
+	if out.Drain = drain(out, rate, now); !out.Knows(PartState) && out.Drain > 0 {
+		out.Drain = -1 // it may be held
+	}
 	return out, nil
 }
 

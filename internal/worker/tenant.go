@@ -49,7 +49,7 @@ type tenant struct {
 	exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 
 	handing  sync.Mutex
-	handedOn state.Worker // guarded by handing, and by takeOver, before which nothing is written
+	handedOn state.Worker // guarded by handing
 
 	mu sync.Mutex
 	// operator tells that an operator has paused the queue, and operatorUntil
