@@ -1,11 +1,14 @@
 package main
 
 import (
+	"os"
 	"reflect"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
+
+	"passcode-worker/internal/metrics"
 )
 
 // shown is a help text with each option on one line.
@@ -135,4 +138,32 @@ func TestVersion(t *testing.T) {
 	if r.code != exitDone || r.err != "" || !want.MatchString(r.out) {
 		t.Errorf("status %d, standard output %q, standard error %q", r.code, r.out, r.err)
 	}
+}
+
+// TestReadmeNamesEveryOption compares the tables of the README with the command
+// line.
+func TestReadmeNamesEveryOption(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range variables(reflect.TypeFor[cli]()) {
+		if !strings.Contains(string(readme), "\n| `"+name+"` | `--") {
+			t.Errorf("%s has no row", name)
+		}
+	}
+	for _, list := range [][]string{texts(metrics.Reasons()), texts(metrics.Causes())} {
+		for _, word := range list {
+			if !strings.Contains(string(readme), "\n| `"+word+"` | ") {
+				t.Errorf("%s has no row", word)
+			}
+		}
+	}
+}
+
+func texts[T ~string](list []T) (out []string) {
+	for _, s := range list {
+		out = append(out, string(s))
+	}
+	return out
 }
