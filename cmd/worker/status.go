@@ -119,7 +119,7 @@ func (p *printer) queue(q ops.Queue) {
 
 // historyColumns are those of the history of one request.
 func historyColumns() []column {
-	return []column{{"WRITTEN", 24, false}, {"STATE", 10, false}, {"ATTEMPT", 7, true}, {"STATUS", 6, true}, {"WORKER", 20, false}, {"WHY", 60, false}}
+	return []column{{"WRITTEN", 24, false}, {"STATE", 10, false}, {"ATTEMPT", 7, true}, {"STATUS", 6, true}, {"WHY", 60, false}, {"WORKER", 20, false}}
 }
 
 // historyLine is one state of a request as JSON: its record, and when it was
@@ -153,14 +153,14 @@ func (t *tool) history(ctx context.Context, id string) error {
 	t.line("now       %s", plain(words(last)))
 	t.line("")
 	columns := historyColumns()
-	t.line("%s", titles(columns))
+	t.row(columns, titles(columns)...)
 	for _, e := range entries {
 		r := e.Record
 		status := ""
 		if r.Status != 0 {
 			status = fmt.Sprint(r.Status)
 		}
-		t.line("%s", cells(columns, e.Time.Format("2006-01-02 15:04:05.000Z"), string(r.State), fmt.Sprint(r.Attempts), status, r.Worker, why(r)))
+		t.row(columns, e.Time.Format("2006-01-02 15:04:05.000Z"), string(r.State), fmt.Sprint(r.Attempts), status, why(r), r.Worker)
 	}
 	return nil
 }
