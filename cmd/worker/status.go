@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"passcode-worker/internal/ops"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
@@ -25,8 +27,11 @@ func (statusCmd) Help() string {
 }
 
 // Run shows the queue, or one request.
-func (c statusCmd) Run(ctx context.Context, s streams) error {
+func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 	r := &reader{}
+	if givenEmpty(line, "") {
+		r.fail("id", "it is empty: give one, or leave it out")
+	}
 	rate, err := pace.ParseRate(c.Rate)
 	if err != nil {
 		r.fail("WORKER_RATE", "%v", err)

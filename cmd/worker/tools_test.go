@@ -141,6 +141,9 @@ func TestSendList(t *testing.T) {
 		!strings.Contains(r.err, "1 of 302 requests have no id") || !strings.HasSuffix(r.err, "worker: 301 accepted, 1 dead, 0 have not ended\n") {
 		t.Errorf("status %d, %d ids, ends %v\n%s", r.code, len(ids), ends, r.err)
 	}
+	if r := pipe(t, env, "\ufeff"+body("BOM", graphsim.GoodDevice(999))+"\r\n", "send", "--file", "-"); r.code != exitDone || r.out != "BOM\n" {
+		t.Errorf("a list that begins with a mark: status %d\n%s", r.code, r.err)
+	}
 	if r := pipe(t, env, "", "send", "--file", "-"); r.code != exitUsage || !strings.Contains(r.err, "--file: it holds no request") {
 		t.Errorf("an empty list: status %d\n%s", r.code, r.err)
 	}
@@ -161,6 +164,10 @@ func TestSendWrong(t *testing.T) {
 		{[]string{"send", "--device", good, "--app", "x y"}, "--app: not 1 to 128"},
 		{[]string{"send", "--device", good, "--id", "a\nb"}, "--id: holds a control character"},
 		{[]string{"send", "--device", good, "--not-after", "tomorrow"}, "--not-after: not an RFC 3339 time"},
+		{[]string{"send", "--device", good, "--id", ""}, "--id: it is empty"},
+		{[]string{"send", "--device", good, "--id="}, "--id: it is empty"},
+		{[]string{"send", "--device", good, "--not-after", ""}, "--not-after: it is empty"},
+		{[]string{"status", ""}, "id: it is empty"},
 		{[]string{"send", "--device", good, "--file", "-"}, "--file: give it alone"},
 		{[]string{"send", "--device", good, "--timeout", "1s"}, "--timeout: it needs --wait"},
 		{[]string{"send", "--file", "/does/not/exist"}, "--file: it cannot be read"},
