@@ -192,6 +192,14 @@ func (t *tenant) leave(ctx context.Context) {
 	}
 }
 
+// handOnAnew writes down again what is known: what was written is lost.
+func (t *tenant) handOnAnew() {
+	t.handing.Lock()
+	t.handedOn = state.Worker{}
+	t.handing.Unlock()
+	t.changed()
+}
+
 // standing is what the next replica has to know now.
 func (t *tenant) standing() state.Worker {
 	w := state.Worker{
@@ -225,9 +233,11 @@ func (t *tenant) look(ctx context.Context) {
 	t.metrics.SetRate(limit, t.pacer.Rate().PerSecond())
 	t.changed()
 	_, known := t.stores()
-	if known == nil || t.fuse.blown().IsZero() {
+	if known == nil || t.fuse.limit.N == 0 {
 		return
 	}
+	// Also while it has not blown: a release begins the count anew, and does so
+	// whether or not this replica has to be restarted first.
 	ctx, cancel := context.WithTimeout(ctx, handOnWait)
 	defer cancel()
 	o, err := known.Operator(ctx, t.name)

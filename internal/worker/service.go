@@ -153,7 +153,7 @@ func (s *service) watch(ctx context.Context) {
 			}
 			continue
 		}
-		s.tenant.setPaused(depth.PausedUntil)
+		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
 		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
 		s.tenant.metrics.SetQueue(metrics.Queue{
 			Messages:    depth.Messages,

@@ -58,8 +58,10 @@ type tenant struct {
 	handedOn state.Worker // what is written down; guarded by handing
 
 	mu sync.Mutex
-	// operator is until when an operator has paused the queue; zero: not paused.
-	operator time.Time
+	// operator tells that an operator has paused the queue, and operatorUntil
+	// until when; zero: until it is resumed.
+	operator      bool
+	operatorUntil time.Time
 	// busy are the keys that are worked on in this process.
 	busy map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
@@ -115,21 +117,30 @@ func (t *tenant) setActive(active bool) {
 	t.log.Info("working on the tenant")
 }
 
-// setPaused is told until when an operator has paused the queue; zero: not.
-func (t *tenant) setPaused(until time.Time) {
+// setPaused is told whether an operator has paused the queue, and until when;
+// zero: until it is resumed.
+func (t *tenant) setPaused(paused bool, until time.Time) {
 	t.mu.Lock()
 	before := t.operator
-	t.operator = until
+	t.operator, t.operatorUntil = paused, until
 	t.mu.Unlock()
-	if before.IsZero() == until.IsZero() {
+	if before == paused {
 		return
 	}
-	if until.IsZero() {
+	if !paused {
 		t.log.Info("hold: over", zap.String("cause", string(metrics.CausePaused)))
 	} else {
-		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.Time("until", until))
+		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.String("until", pauseEnd(until)))
 	}
 	t.showHold()
+}
+
+// pauseEnd says until when an operator has paused the queue.
+func pauseEnd(until time.Time) string {
+	if until.IsZero() {
+		return "resumed"
+	}
+	return until.UTC().Format(time.RFC3339)
 }
 
 // credit tells how many further requests it makes sense to take now.
@@ -228,9 +239,6 @@ func (t *tenant) ended(cause metrics.Cause) {
 	t.showHold()
 }
 
-// forGood is longer than anybody pauses a queue for who names an end.
-const forGood = 10 * 365 * 24 * time.Hour
-
 // holds are the causes for which the queue stands still.
 func (t *tenant) holds() []metrics.Hold {
 	holds := []metrics.Hold{}
@@ -244,12 +252,8 @@ func (t *tenant) holds() []metrics.Hold {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.operator.IsZero() {
-		until := "it is resumed"
-		if time.Until(t.operator) < forGood {
-			until = t.operator.UTC().Format(time.RFC3339)
-		}
-		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + until})
+	if t.operator {
+		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + pauseEnd(t.operatorUntil)})
 	}
 	return holds
 }
