@@ -143,6 +143,9 @@ func (p *Process) launch() error {
 	return nil
 }
 
+// Running tells whether the process was started and not killed.
+func (p *Process) Running() bool { return p.cmd != nil }
+
 // Kill ends the process at once, without a word to anybody, and waits until it
 // is gone. Its store stays. It does nothing to one that is not running.
 func (p *Process) Kill() {
