@@ -66,11 +66,14 @@ type wish struct {
 	resets int
 }
 
-// wishes publishes n requests, most of them good ones.
-func (w *world) wishes(rnd *rand.Rand, n int) map[string]wish {
+// wishes are requests by id.
+type wishes map[string]wish
+
+// publish adds n requests, most of them good ones.
+func (all wishes) publish(w *world, rnd *rand.Rand, n int) {
 	w.t.Helper()
-	out := map[string]wish{}
-	for i := range n {
+	for range n {
+		i := len(all)
 		q := wish{graphsim.GoodDevice(i), record.Accepted, 1}
 		switch p := rnd.IntN(100); {
 		case p < 5:
@@ -81,15 +84,14 @@ func (w *world) wishes(rnd *rand.Rand, n int) map[string]wish {
 			q.device = graphsim.FaultDevice(500, 1, 0, i)
 		}
 		id := fmt.Sprint("INC", i)
-		out[id] = q
+		all[id] = q
 		w.publish(body(id, q.device), nil)
 	}
-	return out
 }
 
 // checkWishes compares the ledger of executed resets with records, dead letters
 // and stream: none lost, none twice.
-func (w *world) checkWishes(all map[string]wish) {
+func (w *world) checkWishes(all wishes) {
 	w.t.Helper()
 	letters := map[string]int{}
 	for _, m := range w.messages(names.DeadStream) {
@@ -153,15 +155,16 @@ func TestKill(t *testing.T) {
 	rnd := seeded(t)
 	w := newWorld(t, graphsim.Config{Latency: 50 * time.Millisecond})
 	w.setUpShort()
-	const requests, kills = 320, 12
-	all := w.wishes(rnd, requests)
+	const each, kills = 40, 12
+	all := wishes{}
 	env := w.shortEnv()
 	workers := []*process{launch(t, env, "run"), launch(t, env, "run")}
 	var killed time.Time
 	var inFlight []string
 	for k := range kills {
-		mark := w.sim.Status().Posts + 1 + rnd.IntN(2*requests/kills-10)
-		await(t, "some more calls", func() bool { return w.sim.Status().Posts >= mark || w.stream(names.Stream).State.Msgs == 0 })
+		mark := w.sim.Status().Posts + 1 + rnd.IntN(each/4)
+		all.publish(w, rnd, each)
+		await(t, "some more calls", func() bool { return w.sim.Status().Posts >= mark })
 		n := awaitActive(t, workers)
 		<-time.After(time.Duration(rnd.IntN(80)) * time.Millisecond)
 		workers[n].signal(syscall.SIGKILL)
@@ -243,7 +246,7 @@ func TestFrozen(t *testing.T) {
 	w.setUpShort()
 	env := w.shortEnv()
 	workers := []*process{launch(t, env, "run"), launch(t, env, "run")}
-	all := map[string]wish{}
+	all := wishes{}
 	publish := func(n int) {
 		for range n {
 			id, q := fmt.Sprint("INC", len(all)), wish{graphsim.GoodDevice(len(all)), record.Accepted, 1}
@@ -311,7 +314,8 @@ func TestStopAtRandom(t *testing.T) {
 	w := newWorld(t, graphsim.Config{Latency: 50 * time.Millisecond})
 	w.setUp()
 	const stops, each = 20, 20
-	all := w.wishes(rnd, 2*stops*each)
+	all := wishes{}
+	all.publish(w, rnd, 2*stops*each)
 	env := w.shortEnv("WORKER_REQUEST_TIMEOUT", "5s")
 	workers := []*process{launch(t, env, "run"), launch(t, env, "run")}
 	for range stops {
@@ -361,7 +365,8 @@ func TestNATSKilled(t *testing.T) {
 	w.js = connect(t, w.url, nats.ReconnectWait(20*time.Millisecond))
 	w.setUpShort()
 	const requests, kills = 300, 4
-	all := w.wishes(rnd, requests)
+	all := wishes{}
+	all.publish(w, rnd, requests)
 	p := launch(t, w.shortEnv(), "run")
 	var back []time.Time
 	for range kills {
