@@ -248,6 +248,26 @@ func TestUnpinLost(t *testing.T) {
 	together(t, tests)
 }
 
+// TestStopWithHandOnLost stops a worker whose last word to the next one gets no
+// answer: it ends in time all the same.
+func TestStopWithHandOnLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.DrainTimeout = 3 * time.Second })
+	w := newWire(r)
+	state := func(m said) bool { return strings.HasPrefix(m.subject, "$KV."+r.names.StateBucket()+".") }
+	lost := w.set(before, state)
+	stop := r.start()
+	r.publish(reset("INC1", graphsim.FaultDevice(429, 1, 4, 1)), nil) // a long pause
+	<-lost
+	lost = w.set(before, state)
+	began := time.Now()
+	stop()
+	<-lost
+	if took := time.Since(began); took > r.cfg.DrainTimeout {
+		t.Errorf("the stop took %s", took)
+	}
+}
+
 // TestLeadersStop stops, under load, the server that leads the request stream,
 // the consumer, the records and the dead letters, one after the other. Killed
 // without a word they are by the sandbox's chaos.

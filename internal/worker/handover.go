@@ -100,13 +100,13 @@ func (t *tenant) changed() {
 }
 
 // handOn writes down what the next replica has to know, each time it changes,
-// until ctx ends.
-func (t *tenant) handOn(ctx context.Context) {
+// until ctx ends, and a last time then, as long as work lasts.
+func (t *tenant) handOn(ctx, work context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			// The pause or hold of a call that has just ended.
-			t.write(context.WithoutCancel(ctx))
+			t.write(work)
 			return
 		case <-t.news:
 		}

@@ -93,7 +93,7 @@ func (s *service) run(intake, work context.Context) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { s.watch(intake) })
-	watching.Go(func() { s.tenant.handOn(intake) })
+	watching.Go(func() { s.tenant.handOn(intake, work) })
 	s.queue.Run(intake, work)
 }
 
