@@ -223,11 +223,12 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 			}
 		})
 		return func(m *nats.Msg) {
+			reconnects := q.reconnects()
 			inWork.Go(func() {
 				defer p.look()
 				defer func() { <-slots }()
 				<-begun
-				q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3})
+				q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects})
 			})
 		}, end
 	}
@@ -257,6 +258,8 @@ type delivery struct {
 	msg     *nats.Msg
 	created int64 // when the consumer was made that delivered it
 	beat    time.Duration
+	// reconnects is how often the connection had been made anew when it came.
+	reconnects uint64
 }
 
 // work runs the handler, keeps the message from being delivered to another
@@ -340,18 +343,29 @@ func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
 	}
 }
 
+// reconnects is how often the connection was made anew.
+func (q *Queue) reconnects() uint64 { return q.js.Conn().Stats().Reconnects }
+
 // ack waits for the server's confirmation. A message whose ack is lost comes
 // back and is acknowledged by its record.
+//
+// A server that was killed may have forgotten its last deliveries. It confirms no
+// ack of them, but delivers those messages again, for which a slot must be free.
+// So after a reconnect one try has to do.
 func (q *Queue) ack(ctx context.Context, d delivery, sequence uint64) {
 	ctx, cancel := context.WithTimeout(ctx, ackPatience)
 	defer cancel()
 	pause := ackPauseMin
 	for !q.outdated(d) {
-		try, cancel := context.WithTimeout(ctx, q.times.ack)
+		anew := q.reconnects() != d.reconnects
+		try, cancelTry := context.WithTimeout(ctx, q.times.ack)
 		_, err := q.js.Conn().RequestWithContext(try, d.msg.Reply, []byte(sayAck))
-		cancel()
+		cancelTry()
 		if err == nil {
 			return
+		}
+		if anew && errors.Is(err, context.DeadlineExceeded) {
+			cancel()
 		}
 		select {
 		case <-ctx.Done():

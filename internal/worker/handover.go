@@ -134,7 +134,7 @@ func (t *tenant) changed() {
 }
 
 // handOn writes down what the next replica has to know, each time it changes,
-// until ctx ends.
+// until ctx ends, and a last time then, as long as work lasts.
 func (t *tenant) handOn(ctx context.Context) {
 	for {
 		select {
