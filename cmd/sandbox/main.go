@@ -20,6 +20,7 @@ type cli struct {
 	Chaos chaosCmd `cmd:"" help:"Kill, freeze and cut off workers and NATS under load, and count what was lost or doubled."`
 
 	Server serverCmd `cmd:"" hidden:""`
+	Floor  floorCmd  `cmd:"" hidden:""`
 }
 
 func main() {
@@ -36,6 +37,7 @@ func run(args []string) int {
 	var c cli
 	parser, err := kong.New(&c, kong.Name("sandbox"),
 		kong.Description("A real NATS server, a simulated Graph and the worker in one process."),
+		kong.Vars{"rows": rowNames()},
 		kong.Exit(func(code int) { exited = code }),
 		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
