@@ -222,14 +222,13 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 				q.cfg.Begin(term)
 			}
 		})
-		return func(m *nats.Msg) {
-			inWork.Go(func() {
-				defer p.look()
-				defer func() { <-slots }()
-				<-begun
-				q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3})
-			})
-		}, end
+		c := &crew{group: inWork, end: term.Done(), msgs: make(chan *nats.Msg), work: func(m *nats.Msg) {
+			defer p.look()
+			defer func() { <-slots }()
+			<-begun
+			q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3})
+		}}
+		return c.take, end
 	}
 	on := events{
 		credit: q.cfg.Credit,
