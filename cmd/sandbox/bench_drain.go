@@ -151,8 +151,8 @@ func (c benchCmd) profiled(name string, do func() error) (err error) {
 	file := func(kind string) (*os.File, error) {
 		return os.Create(filepath.Join(c.Profile, name+"."+kind+".pprof"))
 	}
-	runtime.SetMutexProfileFraction(10)
-	runtime.SetBlockProfileRate(10_000)
+	runtime.SetMutexProfileFraction(100)
+	runtime.SetBlockProfileRate(10_000_000) // one in 10 ms of waiting: more would show in the profile of the processor
 	defer runtime.SetMutexProfileFraction(0)
 	defer runtime.SetBlockProfileRate(0)
 	cpu, err := file("cpu")
