@@ -197,8 +197,8 @@ func TestNoLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.want(t, 0)
-		if len(p.free) > 0 {
-			t.Errorf("%d calls are remembered for nothing", len(p.free))
+		if len(p.window.marks) > 1 {
+			t.Errorf("%d marks are kept for calls of one instant", len(p.window.marks))
 		}
 		// A pause holds all the same.
 		p.Throttled(time.Now(), time.Minute)
@@ -381,8 +381,8 @@ func TestForgets(t *testing.T) {
 			take(t, p).Done()
 			time.Sleep(time.Millisecond) // fake time
 		}
-		if len(p.free) > 3 || cap(p.free) > 64 {
-			t.Errorf("%d calls are remembered, with room for %d", len(p.free), cap(p.free))
+		if p.window.n > 3 || cap(p.window.marks) > roomKept {
+			t.Errorf("%d calls are remembered, with room for %d", p.window.n, cap(p.window.marks))
 		}
 	})
 }

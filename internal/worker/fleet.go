@@ -133,7 +133,7 @@ func (f *fleet) forget(work context.Context, s *service) {
 		defer f.mu.Unlock()
 		if f.served[s.spec.Name] == s {
 			delete(f.served, s.spec.Name)
-			f.metrics.RemoveTenant(s.spec.Name)
+			f.metrics.Remove(s.spec.Name)
 		}
 	}()
 }

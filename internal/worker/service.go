@@ -50,6 +50,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		clock:   &clock{},
 		log:     log.Named("verdict"),
 		metrics: tm,
+		tracer:  f.cfg.Tracer,
 		stores:  f.buckets.stores,
 		letters: consume.NewLetters(f.js, names),
 		graph:   client,
@@ -95,6 +96,7 @@ func (s *service) run(intake, work context.Context) {
 	watching.Go(func() { s.watch(intake) })
 	watching.Go(func() { s.tenant.handOn(intake) })
 	s.queue.Run(intake, work)
+	s.tenant.leave(context.WithoutCancel(work)) // also when the work was cut short
 }
 
 func (s *service) setBound(err error) {

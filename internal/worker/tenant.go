@@ -18,6 +18,7 @@ import (
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/trace"
 )
 
 // tenant is what the requests of one tenant share.
@@ -28,6 +29,7 @@ type tenant struct {
 	clock   *clock
 	log     *zap.Logger
 	metrics *metrics.Tenant
+	tracer  *trace.Tracer // nil: no traces
 
 	letters *consume.Letters
 	graph   *graph.Client
@@ -41,13 +43,17 @@ type tenant struct {
 	stores func() (*record.Store, *state.Store)
 	// active is set while this replica is the one that works on the tenant.
 	active atomic.Bool
+	// term is closed when the term ends in which this replica learned what was
+	// before it: only while it is open has it something to hand on. nil: it has
+	// learned nothing yet.
+	term atomic.Pointer[<-chan struct{}]
 	// news makes handOn look.
 	news chan struct{}
 	// exists tells whether a message is still on its stream.
 	exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 
 	handing  sync.Mutex
-	handedOn state.Worker // guarded by handing, and by takeOver, before which nothing is written
+	handedOn state.Worker // what is written down; guarded by handing
 
 	mu sync.Mutex
 	// operator is until when an operator has paused the queue; zero: not paused.
@@ -215,10 +221,11 @@ func (t *tenant) ended(cause metrics.Cause) {
 // holds are the causes for which the queue stands still.
 func (t *tenant) holds() []metrics.Hold {
 	holds := []metrics.Hold{}
-	if cause, detail, since, probe := t.hold.state(); cause != "" {
+	active := t.active.Load() // a standby does not know
+	if cause, detail, since, probe := t.hold.state(); active && cause != "" {
 		holds = append(holds, metrics.Hold{Cause: cause, Since: since, Detail: detail, NextProbe: probe})
 	}
-	if at := t.fuse.blown(); !at.IsZero() {
+	if at := t.fuse.blown(); active && !at.IsZero() {
 		holds = append(holds, metrics.Hold{Cause: metrics.CauseFuse, Since: at, Detail: fmt.Sprintf(
 			"more than %d devices would have been reset within %s; worker resume releases it", t.fuse.limit.N, t.fuse.limit.W)})
 	}
@@ -243,12 +250,17 @@ func (t *tenant) showHold() {
 }
 
 // pause records a call that was throttled, or whose answer asked for a pause,
-// and returns the end of the pause; zero where there is none.
-func (t *tenant) pause(sent time.Time, e *graph.Error) time.Time {
+// and returns the end of the pause; zero where there is none. slot is that of a
+// reset; nil for a reading, whose quota is another.
+func (t *tenant) pause(slot *pace.Slot, sent time.Time, e *graph.Error) time.Time {
 	if e.RetryAfter == 0 && e.Kind != graph.Throttled && e.Kind != graph.Unavailable {
 		return time.Time{}
 	}
-	until, added, capped := t.pacer.Throttled(sent, e.RetryAfter)
+	throttled := t.pacer.Throttled
+	if slot != nil && e.Kind == graph.Throttled {
+		throttled = slot.Throttled
+	}
+	until, added, capped := throttled(sent, e.RetryAfter)
 	t.metrics.SetPausedUntil(until)
 	t.metrics.AddPause(added)
 	t.changed()

@@ -1,0 +1,207 @@
+package ops
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/request"
+	"passcode-worker/internal/state"
+)
+
+// Queue is how a tenant's queue stands. Its JSON form is what worker status
+// prints; durations are in seconds.
+type Queue struct {
+	Tenant string `json:"tenant"`
+	// Waiting are the requests nobody has taken yet, InFlight those that were
+	// delivered and are not acknowledged: in work, or waiting for their next try.
+	Waiting  int `json:"waiting"`
+	InFlight int `json:"inFlight"`
+	// Redelivered are those of InFlight that were delivered more than once.
+	Redelivered int `json:"redelivered"`
+	// Oldest is the age of the oldest request; 0 in an empty queue.
+	Oldest float64 `json:"oldestSeconds"`
+	// Rate is what applies: the configured one, or what the server was found to
+	// grant, where that is less.
+	Rate       string `json:"rate"`
+	Configured string `json:"rateConfigured"`
+	// Drain is the estimate until the queue is empty; below 0: no end is in sight.
+	Drain float64 `json:"drainSeconds"`
+	// Paused tells that an operator has paused the tenant, PausedUntil until
+	// when; absent: until it is resumed.
+	Paused      bool       `json:"paused"`
+	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
+	// ThrottledUntil is the end of a pause that Graph has asked for.
+	ThrottledUntil *time.Time `json:"throttledUntil,omitempty"`
+	// Hold is why the queue stands still, as the worker wrote it down last.
+	Hold *state.Hold `json:"hold,omitempty"`
+	// FuseBlownAt is when the fuse blew that nobody has released since.
+	FuseBlownAt *time.Time `json:"fuseBlownAt,omitempty"`
+	// Worker is the host name of the replica that wrote the state last.
+	Worker string `json:"worker,omitempty"`
+	// Pullers tells how many workers wait for a request right now.
+	Pullers int `json:"pullers"`
+	// Dead counts the tenant's dead letters.
+	Dead int `json:"dead"`
+	// Unserved are tenants with requests on the stream, but without a consumer.
+	Unserved []string `json:"unserved"`
+	// Unread says what could not be read, and why.
+	Unread []string `json:"unread,omitempty"`
+}
+
+// Queue asks how the tenant's queue stands. What cannot be read beside the
+// consumer is named in Queue.Unread.
+func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
+	out := Queue{Tenant: t.names.Tenant, Configured: rate.String(), Rate: rate.String(), Unserved: []string{}}
+	var info *jetstream.ConsumerInfo
+	err := t.insist(ctx, func(ctx context.Context) error {
+		c, err := t.js.Consumer(ctx, t.names.Stream, t.names.Consumer())
+		if err == nil {
+			info = c.CachedInfo()
+		}
+		return err
+	})
+	if err != nil {
+		return out, fmt.Errorf("consumer %s of stream %s: %w", t.names.Consumer(), t.names.Stream, err)
+	}
+	out.Waiting, out.InFlight, out.Redelivered = int(info.NumPending), info.NumAckPending, info.NumRedelivered
+	out.Pullers = info.NumWaiting
+	if out.Paused = info.Paused; out.Paused {
+		out.PausedUntil = pauseEnd(info)
+	}
+	note := func(what string, err error) {
+		if err != nil {
+			out.Unread = append(out.Unread, fmt.Sprintf("%s: %v", what, err))
+		}
+	}
+	queue := consume.New(t.js, consume.Config{Names: t.names})
+	note("the oldest request", t.call(ctx, func(ctx context.Context) error {
+		depth, err := queue.Depth(ctx)
+		out.Oldest = depth.Oldest.Seconds()
+		return err
+	}))
+	note("dead letters", t.call(ctx, func(ctx context.Context) error {
+		s, err := t.js.Stream(ctx, t.names.DeadStream)
+		if err != nil {
+			return err
+		}
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(t.names.Dead()))
+		if err != nil {
+			return err
+		}
+		out.Dead = int(info.State.Subjects[t.names.Dead()])
+		return nil
+	}))
+	note("tenants that nobody serves", t.call(ctx, func(ctx context.Context) error {
+		unserved, err := consume.Unserved(ctx, t.js, t.names)
+		out.Unserved = append(out.Unserved, unserved...)
+		return err
+	}))
+	now := serverTime(info)
+	note("hold, fuse and learned rate", t.call(ctx, func(ctx context.Context) error { return t.handedOn(ctx, &out, &rate, now) }))
+	out.Drain = drain(out, rate, now)
+	return out, nil
+}
+
+// handedOn adds what the replicas hand on to each other.
+func (t *Tools) handedOn(ctx context.Context, out *Queue, rate *pace.Rate, now time.Time) error {
+	store, err := state.Open(ctx, t.js, t.names.StateBucket())
+	if err != nil {
+		return err
+	}
+	w, err := store.Worker(ctx, t.names.Tenant)
+	if err != nil {
+		return err
+	}
+	o, err := store.Operator(ctx, t.names.Tenant)
+	if err != nil {
+		return err
+	}
+	out.Worker, out.Hold = w.Worker, w.Hold
+	if w.FuseBlownAt.After(o.ReleasedAt) {
+		out.FuseBlownAt = &w.FuseBlownAt
+	}
+	if w.PausedUntil.After(now) {
+		out.ThrottledUntil = &w.PausedUntil
+	}
+	if w.Granted > 0 && (rate.N == 0 || w.Granted < rate.N) {
+		rate.N = w.Granted
+		if rate.W == 0 {
+			rate.W = learnedWindow
+		}
+		out.Rate = rate.String()
+	}
+	return nil
+}
+
+// learnedWindow is the window of a learned rate where none is configured.
+const learnedWindow = 20 * time.Second
+
+// drain estimates how long the queue takes to be empty, in seconds; below 0: no
+// end is in sight.
+func drain(q Queue, rate pace.Rate, now time.Time) float64 {
+	backlog := float64(q.Waiting + q.InFlight)
+	switch {
+	case backlog == 0:
+		return 0
+	case q.Hold != nil || q.FuseBlownAt != nil || q.Paused || rate.N == 0:
+		return -1
+	}
+	// The first window's worth goes at once.
+	left := max(0, backlog-float64(rate.N)) / rate.PerSecond()
+	if q.ThrottledUntil != nil {
+		left += q.ThrottledUntil.Sub(now).Seconds()
+	}
+	return left
+}
+
+func serverTime(info *jetstream.ConsumerInfo) time.Time {
+	if info.TimeStamp.IsZero() {
+		return time.Now()
+	}
+	return info.TimeStamp
+}
+
+// Entry is one state in the history of a request.
+type Entry struct {
+	// Time is when it was written, by the clock of the NATS server.
+	Time   time.Time
+	Record record.Record
+}
+
+// ErrUnknown means that a request has no record.
+var ErrUnknown = errors.New("no record: it has not been begun, or never came, or ended longer ago than records are kept")
+
+// History is what is kept of the states of a request, the oldest first; at
+// least one.
+func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
+	stream := "KV_" + t.names.Bucket
+	upTo, err := t.last(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	var out []Entry
+	subject := "$KV." + t.names.Bucket + "." + record.Key(t.names.Tenant, request.EscapeID(id))
+	err = t.scan(ctx, stream, subject, upTo, func(m stored) error {
+		e := Entry{Time: m.Time.UTC()}
+		if len(m.Data) == 0 {
+			return nil // the mark of a removal
+		}
+		if err := json.Unmarshal(m.Data, &e.Record); err != nil {
+			return fmt.Errorf("revision %d is not of the form it should be: %w", m.Sequence, err)
+		}
+		out = append(out, e)
+		return nil
+	})
+	if err == nil && len(out) == 0 {
+		err = ErrUnknown
+	}
+	return out, err
+}
