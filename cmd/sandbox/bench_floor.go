@@ -63,7 +63,7 @@ func (w *world) load(ctx context.Context, subject string, from, n int) error {
 func (w *world) send(subject string, from, n int) error {
 	for i := range n {
 		data := fmt.Sprintf(`{"id":"B%d","managedDeviceId":%q,"requestedBy":"jo"}`, from+i, graphsim.GoodDevice(from+i))
-		if _, err := w.js.PublishAsync(subject, []byte(data)); err != nil {
+		if _, err := w.js.PublishAsync(subject, []byte(data), jetstream.WithStallWait(time.Minute)); err != nil {
 			return err
 		}
 	}

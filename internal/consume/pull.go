@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,6 +37,9 @@ type puller struct {
 	wake        chan struct{} // something has changed that may allow another pull
 
 	pinned pinned
+	// resting is set while run only waits for some more slots to become free, and
+	// looks by itself soon.
+	resting atomic.Bool
 
 	mu    sync.Mutex
 	pulls int       // so far
@@ -245,6 +249,13 @@ func (p *puller) lives(l *lane) {
 	p.on.alive()
 }
 
+// freed is told that a slot has become free.
+func (p *puller) freed() {
+	if !p.resting.Load() || 4*(cap(p.slots)-len(p.slots)) >= cap(p.slots) {
+		p.look()
+	}
+}
+
 // look makes run look again.
 func (p *puller) look() {
 	select {
@@ -308,6 +319,7 @@ func (p *puller) forget() {
 // for. It tells when to look again at the latest, apart from a wake; 0: only at
 // one. It fails where an earlier pull has.
 func (p *puller) ask() (wait time.Duration, changed <-chan struct{}, err error) {
+	p.resting.Store(false)
 	credit, at, change := p.on.credit()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -334,6 +346,7 @@ func (p *puller) ask() (wait time.Duration, changed <-chan struct{}, err error) 
 	}
 	// Where messages end one by one, one pull is to be for some of them.
 	if gap := p.asked.Add(pullGap).Sub(now); gap > 0 && 4*want < cap(p.slots) {
+		p.resting.Store(true)
 		return gap, changed, nil
 	}
 	p.asked = now
