@@ -173,7 +173,7 @@ func TestWeaknesses(t *testing.T) {
 	}
 	containsAll(t, q.Weaknesses(r.ctx), "in memory", "instead of work queue", "cannot be used")
 	// Nothing to say about explicit acks and a filter that is written as a list.
-	if got := consumerWeaknesses(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, FilterSubjects: []string{spec.Filter()}}, spec); got != nil {
+	if got := consumerWeaknesses(jetstream.ConsumerConfig{PriorityPolicy: jetstream.PriorityPolicyPinned, AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, FilterSubjects: []string{spec.Filter()}}, spec); got != nil {
 		t.Errorf("%q", got)
 	}
 }
