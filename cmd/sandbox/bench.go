@@ -47,6 +47,7 @@ func benchRows() []benchRow {
 		{name: "hanging", run: badNeighbour(neighbourHanging)},
 		{name: "crowded", run: badNeighbour(neighbourCrowded)},
 		{name: "memory", run: benchCmd.memory},
+		{name: "carry", run: benchCmd.carry},
 		{name: "quota", idle: true, run: quotaRow(quotaKnown)},
 		{name: "high-told", idle: true, run: quotaRow(quotaTold)},
 		{name: "high-untold", idle: true, run: quotaRow(quotaUntold)},

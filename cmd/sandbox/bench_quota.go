@@ -56,7 +56,7 @@ func idealDrain(n int) time.Duration {
 func quotaRow(q quotaCase) func(benchCmd, context.Context) ([]sample, error) {
 	return func(_ benchCmd, ctx context.Context) ([]sample, error) {
 		w, stop, err := idle(ctx, q.rate, graphsim.Config{Quota: benchQuota, Window: benchWindow, RetryAfter: q.told,
-			QuotaUnknown: q.rate != quotaRate, Latency: benchLatency})
+			CountThrottled: true, QuotaUnknown: q.rate != quotaRate, Latency: benchLatency})
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -102,7 +105,7 @@ func tenantsRun(ctx context.Context, bad *neighbour) (float64, error) {
 	return float64(len(good)*perTenant) / took.Seconds(), stop()
 }
 
-func tenantName(i int) string { return fmt.Sprintf("t%02d", i) }
+func tenantName(i int) string { return fmt.Sprintf("t%03d", i) }
 
 // tenants are the worker's tenants, each with its own directory.
 func (w *world) tenants(ids []string) []worker.Tenant {
@@ -151,4 +154,89 @@ func (w *world) emptiedBut(ctx context.Context, subject string) error {
 			return err
 		}
 	}
+}
+
+// carried are the numbers of tenants of the row carry.
+func carried() []int { return []int{1, 100, 300} }
+
+// carryFor is how long a worker process is watched that has nothing to do.
+const carryFor = 10 * time.Second
+
+// carry measures what a worker process costs that serves many tenants without a
+// request: what it holds resident, how much of one processor it takes, and the
+// time from its start until it asks for requests of each.
+func (benchCmd) carry(ctx context.Context) ([]sample, error) {
+	most := slices.Max(carried())
+	var ids []string
+	for i := range most {
+		ids = append(ids, fmt.Sprintf("7e4a17b0-0000-4000-8000-%012x", 0xb000+i))
+	}
+	w, err := newWorld(0, graphsim.Config{Tenants: ids, NoCallLog: true})
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	program := filepath.Join(w.dir, "worker")
+	if err := buildWorker(ctx, program); err != nil {
+		return nil, err
+	}
+	var out []sample
+	for _, n := range carried() {
+		if err := w.fill(ctx, 0); err != nil {
+			return nil, err
+		}
+		c, err := w.carry(ctx, program, ids[:n])
+		if err != nil {
+			return nil, fmt.Errorf("%d tenants: %w", n, err)
+		}
+		out = append(out,
+			sample{what: fmt.Sprintf("%d tenants, resident", n), unit: "MiB", value: c.resident},
+			sample{what: fmt.Sprintf("%d tenants, of one processor", n), unit: "%", value: c.processor},
+			sample{what: fmt.Sprintf("%d tenants, start until all are served", n), unit: "s", value: c.served.Seconds()})
+	}
+	return out, nil
+}
+
+type carriage struct {
+	resident, processor float64
+	served              time.Duration
+}
+
+func (w *world) carry(ctx context.Context, program string, ids []string) (c carriage, err error) {
+	list := []byte{}
+	for i, id := range ids {
+		list = fmt.Appendf(list, "- name: %s\n  tenantId: %s\n", tenantName(i), id)
+	}
+	file := filepath.Join(w.dir, "tenants.yaml")
+	if err := os.WriteFile(file, list, 0o600); err != nil {
+		return c, err
+	}
+	env, err := w.environment("WORKER_TENANTS_FILE="+file, "AZURE_TENANT_ID=")
+	if err != nil {
+		return c, err
+	}
+	began := time.Now()
+	pid, end, err := w.launch(env, program, "run")
+	if err != nil {
+		return c, err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	if err := w.allPull(ctx, len(ids)); err != nil {
+		return c, err
+	}
+	c.served = time.Since(began)
+	before, err := processorTime(pid)
+	if err != nil {
+		return c, err
+	}
+	if err := pauseFor(ctx, carryFor); err != nil {
+		return c, err
+	}
+	after, err := processorTime(pid)
+	if err != nil {
+		return c, err
+	}
+	c.processor = 100 * (after - before).Seconds() / carryFor.Seconds()
+	c.resident, err = peakMemory(pid)
+	return c, err
 }
