@@ -47,6 +47,7 @@ func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, e
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", bucket, err)
 	}
+	kv = direct{kv, js.Conn(), directPrefix(js.Options(), bucket)}
 	return &Store{js: js, bucket: bucket, kv: kv, replyTimeout: replyTimeout, refusedTimeout: refusedTimeout}, nil
 }
 

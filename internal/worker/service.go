@@ -51,7 +51,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		host:    f.host,
 		policy:  f.cfg.Policy,
 		clock:   &clock{},
-		log:     log.Named("verdict"),
+		log:     log.Named("verdict").WithOptions(zap.WithCaller(false)),
 		metrics: tm,
 		tracer:  f.cfg.Tracer,
 		stores:  f.buckets.stores,
