@@ -87,11 +87,12 @@ type Queue struct {
 	times times
 	// created is when the consumer was made that the queue is bound to.
 	created atomic.Int64
+	beats   *beats
 }
 
 // New makes a queue; [Queue.Run] works on it.
 func New(js jetstream.JetStream, cfg Config) *Queue {
-	return &Queue{cfg: cfg, js: js, log: cfg.Log, times: usual}
+	return &Queue{cfg: cfg, js: js, log: cfg.Log, times: usual, beats: newBeats(js.Conn())}
 }
 
 // Times of calls to the server.
@@ -222,14 +223,14 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 				q.cfg.Begin(term)
 			}
 		})
-		return func(m *nats.Msg) {
-			inWork.Go(func() {
-				defer p.look()
-				defer func() { <-slots }()
-				<-begun
-				q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3})
-			})
-		}, end
+		c := &crew{group: inWork, end: term.Done(), msgs: make(chan *nats.Msg), work: func(m *nats.Msg) {
+			defer p.freed()
+			defer func() { <-slots }()
+			reconnects := q.reconnects()
+			<-begun
+			q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects})
+		}}
+		return c.take, end
 	}
 	on := events{
 		credit: q.cfg.Credit,
@@ -257,6 +258,8 @@ type delivery struct {
 	msg     *nats.Msg
 	created int64 // when the consumer was made that delivered it
 	beat    time.Duration
+	// reconnects is how often the connection had been made anew when it came.
+	reconnects uint64
 }
 
 // work runs the handler, keeps the message from being delivered to another
@@ -268,7 +271,7 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 		q.log.Error("a message without JetStream metadata was left alone", zap.Error(err))
 		return
 	}
-	stopBeats := q.keepAlive(d.msg, d.beat)
+	q.beats.add(d.msg, d.beat)
 	verdict := q.cfg.Handle(intake, work, Message{
 		Subject:   d.msg.Subject,
 		Header:    d.msg.Header,
@@ -278,7 +281,7 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 		Delivered: meta.NumDelivered,
 		Published: meta.Timestamp,
 	})
-	stopBeats()
+	q.beats.remove(d.msg)
 	switch {
 	case q.outdated(d):
 		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",
@@ -302,33 +305,6 @@ const (
 	sayInProgress = "+WPI"
 )
 
-// keepAlive tells the server every interval that the message is worked on,
-// until the function it returns is called.
-func (q *Queue) keepAlive(msg *nats.Msg, interval time.Duration) (stop func()) {
-	end, ended := make(chan struct{}), make(chan struct{})
-	timer := time.AfterFunc(interval, func() {
-		defer close(ended)
-		ticker := time.NewTicker(interval)
-		defer ticker.Stop()
-		for {
-			// A lost heartbeat is no harm: the record keeps a second worker
-			// from repeating the call.
-			_ = q.js.Conn().Publish(msg.Reply, []byte(sayInProgress))
-			select {
-			case <-ticker.C:
-			case <-end:
-				return
-			}
-		}
-	})
-	return func() {
-		close(end)
-		if !timer.Stop() {
-			<-ended
-		}
-	}
-}
-
 func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
 	say := sayNak
 	if delay > 0 {
@@ -340,26 +316,37 @@ func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
 	}
 }
 
+// reconnects is how often the connection was made anew.
+func (q *Queue) reconnects() uint64 { return q.js.Conn().Stats().Reconnects }
+
 // ack waits for the server's confirmation. A message whose ack is lost comes
 // back and is acknowledged by its record.
+//
+// A server that was killed may have forgotten its last deliveries. It confirms no
+// ack of them, but delivers those messages again, for which a slot must be free.
+// So after a reconnect one try has to do.
 func (q *Queue) ack(ctx context.Context, d delivery, sequence uint64) {
-	ctx, cancel := context.WithTimeout(ctx, ackPatience)
-	defer cancel()
-	pause := ackPauseMin
+	began, pause := time.Now(), ackPauseMin
 	for !q.outdated(d) {
-		try, cancel := context.WithTimeout(ctx, q.times.ack)
+		anew := q.reconnects() != d.reconnects
+		try, cancelTry := context.WithTimeout(ctx, q.times.ack)
 		_, err := q.js.Conn().RequestWithContext(try, d.msg.Reply, []byte(sayAck))
-		cancel()
+		cancelTry()
 		if err == nil {
 			return
 		}
-		select {
-		case <-ctx.Done():
-			q.log.Warn("an ack was not confirmed; the message will be delivered again and acknowledged then",
-				zap.Uint64("sequence", sequence), zap.Error(err))
-			return
-		case <-time.After(pause):
+		again := time.NewTimer(pause)
+		if time.Since(began) < ackPatience && !(anew && errors.Is(err, context.DeadlineExceeded)) {
+			select {
+			case <-ctx.Done():
+			case <-again.C:
+				pause = min(2*pause, ackPauseMax)
+				continue
+			}
 		}
-		pause = min(2*pause, ackPauseMax)
+		again.Stop()
+		q.log.Warn("an ack was not confirmed; the message will be delivered again and acknowledged then",
+			zap.Uint64("sequence", sequence), zap.Error(err))
+		return
 	}
 }

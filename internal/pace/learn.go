@@ -50,16 +50,17 @@ type refusals struct {
 	odd, oddLetIn int
 }
 
-// telling is whether it was the quota that was used up: most of the calls that
-// were under way were refused. One alone, or some among more that were let in,
-// may be those calls' own affair; unless more than is sure was tried, or they
-// are many among the calls of late.
+// telling is whether it was the quota that was used up. A few refusals, or some
+// among more calls that were let in, may be those calls' own affair. That many of
+// the calls under way were refused together tells; or some after a pause, too; or
+// one where more than is sure was tried; or that they are many of late.
 func (r *refusals) telling() bool {
-	if r.refused > r.letIn && (r.refused > 1 || !r.sure) {
+	many := r.granted / 20
+	if r.refused > r.letIn && (!r.sure || r.refused >= max(2, many) || r.again && r.refused > 2) {
 		return true
 	}
 	all := r.odd + r.refused
-	return all > 2 && 2*all > r.oddLetIn+r.letIn
+	return all >= max(3, many) && 2*all > r.oddLetIn+r.letIn
 }
 
 func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }

@@ -145,20 +145,6 @@ func (p *Pacer) Available() (n int, at time.Time, changed <-chan struct{}) {
 	return n, at, p.change()
 }
 
-// Ready waits until a call could be sent, or until it is plain that the wait
-// is longer than [Patience]. It reserves nothing.
-func (p *Pacer) Ready(ctx context.Context) error {
-	for {
-		n, at, changed := p.Available()
-		if n > 0 || time.Until(at) > Patience {
-			return nil
-		}
-		if err := sleep(ctx, at, changed); err != nil {
-			return err
-		}
-	}
-}
-
 // Reserve waits for a slot. It fails with a [*Wait] when the wait would be
 // longer than [Patience], or with the context's error.
 func (p *Pacer) Reserve(ctx context.Context) (*Slot, error) {

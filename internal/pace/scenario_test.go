@@ -73,7 +73,10 @@ func TestThousandCalls(t *testing.T) {
 				case k == bucket && countRefused && tc.rate != graphs:
 					// Each refusal takes a token, so that 1,000 cannot be had in
 					// this time; the rest waits for the next window.
-					ratio, share = .78, 9
+					ratio, share = .78, 12
+				case k == bucket && tc.header == decimal:
+					// It asks for a tenth of a second, and then grants one call.
+					share = 13
 				}
 				name := fmt.Sprintf("%s, %s, %s", tc.rate, k, tc.header)
 				if countRefused {
@@ -179,8 +182,8 @@ func TestScenarios(t *testing.T) {
 	t.Parallel()
 	second := time.Second
 	for _, sc := range []scenario{
-		{name: "steady", until: 400 * second, ratio: .98, ratioBucket: .95, share: 3},
-		{name: "halves and doubles", changes: []change{{130 * second, 100}, {270 * second, 200}}, until: 540 * second, ratio: .86, ratioBucket: .86, share: 5.5},
+		{name: "steady", until: 400 * second, ratio: .98, ratioBucket: .95, share: 4.5},
+		{name: "halves and doubles", changes: []change{{130 * second, 100}, {270 * second, 200}}, until: 540 * second, ratio: .83, ratioBucket: .83, share: 5.5},
 		{name: "halves", changes: []change{{130 * second, 100}}, until: 400 * second, ratio: .95, ratioBucket: .92, share: 5.5},
 		{name: "nothing for a while", changes: []change{{130 * second, 0}, {250 * second, 200}}, until: 400 * second, ratio: .95, ratioBucket: .92, share: 5},
 		{name: "another client", other: 140, until: 400 * second, ratio: .95, ratioBucket: .95, share: 6},
@@ -189,6 +192,9 @@ func TestScenarios(t *testing.T) {
 		for _, rate := range []Rate{graphs, {10 * graphs.N, graphs.W}, {}} {
 			for _, k := range []kind{sliding, fixed, bucket} {
 				for _, h := range []header{none, seconds} {
+					if rate.N == 0 && sc.other > 0 {
+						continue // it is as with a rate that is too high
+					}
 					name := fmt.Sprintf("%s, %s, %s, %s", sc.name, rate, k, h)
 					t.Run(name, func(t *testing.T) {
 						t.Parallel()

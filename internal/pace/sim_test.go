@@ -170,7 +170,8 @@ func (d *drain) call(t *testing.T, p *Pacer, rnd *rand.Rand) bool {
 		t.Error(err)
 		return true
 	}
-	time.Sleep(time.Duration(rnd.Int64N(int64(3 * time.Millisecond)))) // fake time: the record is written
+	// The record is written.
+	time.Sleep(time.Duration(rnd.Int64N(int64(3 * time.Millisecond)))) // fake time
 	if !p.Paused().IsZero() {
 		s.Release()
 		return false

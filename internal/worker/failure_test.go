@@ -156,6 +156,14 @@ func next(t *testing.T, r *rig) (consume.Message, jetstream.Msg) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The next one would else have to wait until the server misses this one.
+	stream, err := r.js.Stream(t.Context(), r.names.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.UnpinConsumer(t.Context(), r.names.Consumer(), "worker"); err != nil {
+		t.Fatal(err)
+	}
 	meta, err := msg.Metadata()
 	if err != nil {
 		t.Fatal(err)

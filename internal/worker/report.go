@@ -26,7 +26,11 @@ func (j *job) verdict(what string, r record.Record) {
 	if r.State == record.Dead {
 		level = zap.WarnLevel
 	}
-	fields := []zap.Field{
+	line := j.log.Check(level, what)
+	if line == nil {
+		return
+	}
+	fields := append(make([]zap.Field, 0, 13),
 		zap.String("request_id", j.req.ID),
 		zap.String("device", j.req.DeviceID),
 		zap.Int("attempt", r.Attempts),
@@ -35,18 +39,18 @@ func (j *job) verdict(what string, r record.Record) {
 		zap.String("graph_request_id", r.GraphRequestID),
 		zap.String("client_request_id", r.ClientRequestID),
 		zap.Duration("duration", time.Since(j.started)),
-	}
+	)
 	if r.Verified {
 		fields = append(fields, zap.Bool("verified", true))
 	}
-	for name, value := range map[string]string{
-		"detail": r.Detail, "requested_by": j.req.RequestedBy, "request_reason": j.req.Reason, "traceparent": j.req.Traceparent,
+	for _, text := range [...]struct{ name, value string }{
+		{"detail", r.Detail}, {"requested_by", j.req.RequestedBy}, {"request_reason", j.req.Reason}, {"traceparent", j.req.Traceparent},
 	} {
-		if value != "" {
-			fields = append(fields, zap.String(name, value))
+		if text.value != "" {
+			fields = append(fields, zap.String(text.name, text.value))
 		}
 	}
-	j.log.Log(level, what, fields...)
+	line.Write(fields...)
 }
 
 // message is what a trace says of this delivery.

@@ -51,7 +51,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		host:    f.host,
 		policy:  f.cfg.Policy,
 		clock:   &clock{},
-		log:     log.Named("verdict"),
+		log:     log.Named("verdict").WithOptions(zap.WithCaller(false)),
 		metrics: tm,
 		tracer:  f.cfg.Tracer,
 		stores:  f.buckets.stores,
@@ -99,6 +99,7 @@ func (s *service) run(intake, work context.Context) {
 	watching.Go(func() { s.watch(intake) })
 	watching.Go(func() { s.tenant.handOn(intake) })
 	s.queue.Run(intake, work)
+	s.tenant.leave(context.WithoutCancel(work)) // also when the work was cut short
 }
 
 func (s *service) setBound(err error) {
@@ -152,7 +153,7 @@ func (s *service) watch(ctx context.Context) {
 			}
 			continue
 		}
-		s.tenant.setPaused(depth.PausedUntil)
+		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
 		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
 		s.tenant.metrics.SetQueue(metrics.Queue{
 			Messages:    depth.Messages,

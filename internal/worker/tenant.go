@@ -43,6 +43,10 @@ type tenant struct {
 	stores func() (*record.Store, *state.Store)
 	// active is set while this replica is the one that works on the tenant.
 	active atomic.Bool
+	// term is closed when the term ends in which this replica learned what was
+	// before it: only while it is open has it something to hand on. nil: it has
+	// learned nothing yet.
+	term atomic.Pointer[<-chan struct{}]
 	// elsewhere is set while another one is, as far as the server told last.
 	elsewhere atomic.Bool
 	// news makes handOn look.
@@ -51,11 +55,13 @@ type tenant struct {
 	exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 
 	handing  sync.Mutex
-	handedOn state.Worker // guarded by handing, and by takeOver, before which nothing is written
+	handedOn state.Worker // what is written down; guarded by handing
 
 	mu sync.Mutex
-	// operator is until when an operator has paused the queue; zero: not paused.
-	operator time.Time
+	// operator tells that an operator has paused the queue, and operatorUntil
+	// until when; zero: until it is resumed.
+	operator      bool
+	operatorUntil time.Time
 	// busy are the keys that are worked on in this process.
 	busy map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
@@ -111,21 +117,30 @@ func (t *tenant) setActive(active bool) {
 	t.log.Info("working on the tenant")
 }
 
-// setPaused is told until when an operator has paused the queue; zero: not.
-func (t *tenant) setPaused(until time.Time) {
+// setPaused is told whether an operator has paused the queue, and until when;
+// zero: until it is resumed.
+func (t *tenant) setPaused(paused bool, until time.Time) {
 	t.mu.Lock()
 	before := t.operator
-	t.operator = until
+	t.operator, t.operatorUntil = paused, until
 	t.mu.Unlock()
-	if before.IsZero() == until.IsZero() {
+	if before == paused {
 		return
 	}
-	if until.IsZero() {
+	if !paused {
 		t.log.Info("hold: over", zap.String("cause", string(metrics.CausePaused)))
 	} else {
-		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.Time("until", until))
+		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.String("until", pauseEnd(until)))
 	}
 	t.showHold()
+}
+
+// pauseEnd says until when an operator has paused the queue.
+func pauseEnd(until time.Time) string {
+	if until.IsZero() {
+		return "resumed"
+	}
+	return until.UTC().Format(time.RFC3339)
 }
 
 // credit tells how many further requests it makes sense to take now.
@@ -224,27 +239,21 @@ func (t *tenant) ended(cause metrics.Cause) {
 	t.showHold()
 }
 
-// forGood is longer than anybody pauses a queue for who names an end.
-const forGood = 10 * 365 * 24 * time.Hour
-
 // holds are the causes for which the queue stands still.
 func (t *tenant) holds() []metrics.Hold {
 	holds := []metrics.Hold{}
-	if cause, detail, since, probe := t.hold.state(); cause != "" {
+	active := t.active.Load() // a standby does not know
+	if cause, detail, since, probe := t.hold.state(); active && cause != "" {
 		holds = append(holds, metrics.Hold{Cause: cause, Since: since, Detail: detail, NextProbe: probe})
 	}
-	if at := t.fuse.blown(); !at.IsZero() {
+	if at := t.fuse.blown(); active && !at.IsZero() {
 		holds = append(holds, metrics.Hold{Cause: metrics.CauseFuse, Since: at, Detail: fmt.Sprintf(
 			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", t.fuse.limit)})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.operator.IsZero() {
-		until := "it is resumed"
-		if time.Until(t.operator) < forGood {
-			until = t.operator.UTC().Format(time.RFC3339)
-		}
-		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + until})
+	if t.operator {
+		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + pauseEnd(t.operatorUntil)})
 	}
 	return holds
 }
