@@ -63,6 +63,32 @@ vuln: bin/govulncheck ## look for known vulnerabilities (needs the network)
 tidy-check: ## check that go.mod and go.sum are tidy
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
+	cd tools/deploy && $(GO) mod tidy -diff
+
+# Static binaries with a version in them, for each a list of what is in it
+# (CycloneDX), and checksums.
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
+
+.PHONY: dist
+dist: bin/cyclonedx-gomod ## build the release into dist
+	rm -rf dist && mkdir -p dist
+	set -e; for p in $(PLATFORMS); do \
+		os=$${p%/*} arch=$${p#*/}; ext=; [ $$os != windows ] || ext=.exe; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -buildvcs=auto \
+			-ldflags "-s -w -X main.version=$(VERSION)" -o dist/worker_$${os}_$$arch$$ext ./cmd/worker; \
+	done
+	set -e; for b in dist/worker_*; do \
+		bin/cyclonedx-gomod bin -json -std -licenses -version $(VERSION) -output $$b.cdx.json $$b; \
+	done
+	cd dist && sha256sum * > SHA256SUMS
+
+.PHONY: rules
+rules: ## make the PrometheusRule for Kubernetes from the rules file
+	$(GO) test ./deploy -run TestPrometheusRuleIsTheRulesFile -update
+
+.PHONY: deploy-test
+deploy-test: bin/kustomize ## check deploy/ with the real tools, also what takes minutes
+	DEPLOY_SLOW=1 DEPLOY_REQUIRE_TOOLS=1 $(GO) test -v -run 'Faults|Dockerfile|Overlays|Rules|Metrics|Compose' ./deploy
 
 .PHONY: clean
 clean: ## remove what was built
@@ -76,4 +102,12 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 
 bin/govulncheck: tools/go.mod tools/go.sum
 	$(GO) build -C tools -o ../bin/ golang.org/x/vuln/cmd/govulncheck
+	@touch $@
+
+bin/kustomize: tools/deploy/go.mod tools/deploy/go.sum
+	$(GO) build -C tools/deploy -o ../../bin/ sigs.k8s.io/kustomize/kustomize/v5
+	@touch $@
+
+bin/cyclonedx-gomod: tools/deploy/go.mod tools/deploy/go.sum
+	$(GO) build -C tools/deploy -o ../../bin/ github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 	@touch $@

@@ -21,6 +21,7 @@ type dayCmd struct {
 	NATSPort  int           `name:"nats-port" default:"0" help:"Port of NATS; 0: 4222 with --serve, else any."`
 	GraphAddr string        `default:"" help:"Address of the simulated Graph; default 127.0.0.1:8443 with --serve, else any."`
 	HTTPAddr  string        `name:"http-addr" default:"" help:"Address of the worker's metrics and health; default 127.0.0.1:9090 with --serve."`
+	CAFile    string        `name:"ca-file" default:"" placeholder:"FILE" help:"With --serve: where to write the authority of the simulated Graph's certificate; default a temporary file."`
 	Quota     string        `default:"" help:"What the simulated Graph grants, such as 200/20s (default with --serve; 0: no limit)."`
 	Latency   time.Duration `default:"20ms" help:"How long the simulated Graph takes."`
 	Outage    string        `default:"none" help:"With --serve: a fault of the whole system from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle."`

@@ -21,6 +21,8 @@ type cli struct {
 	Bench benchCmd `cmd:"" help:"Measure the worker beside bare loops that do the same steps."`
 	Chaos chaosCmd `cmd:"" help:"Kill, freeze and cut off workers and NATS under load, and count what was lost or doubled."`
 	Soak  soakCmd  `cmd:"" help:"Let one worker process work for minutes, and see whether it grows."`
+
+	Floor floorCmd `cmd:"" hidden:""`
 }
 
 func main() {
@@ -38,6 +40,7 @@ func run(args []string) int {
 	var c cli
 	parser, err := kong.New(&c, kong.Name("sandbox"),
 		kong.Description("A real NATS server, a simulated Graph and the worker in one process."),
+		kong.Vars{"rows": rowNames()},
 		kong.Exit(func(code int) { exited = code }),
 		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {

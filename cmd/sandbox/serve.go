@@ -42,8 +42,11 @@ func (c dayCmd) serve(ctx context.Context) error {
 		return err
 	}
 	defer w.close()
-	ca := filepath.Join(w.dir, "ca.pem")
-	if err := os.WriteFile(ca, w.sim.CAPEM(), 0o600); err != nil {
+	ca := c.CAFile
+	if ca == "" {
+		ca = filepath.Join(w.dir, "ca.pem")
+	}
+	if err := os.WriteFile(ca, w.sim.CAPEM(), 0o644); err != nil { // no secret: the workers of others read it
 		return err
 	}
 	w.sim.SetOutage(outage)

@@ -33,8 +33,8 @@ const (
 	soakGoroutines = 20
 )
 
-// sample is what a worker process uses.
-type sample struct{ memory, goroutines float64 }
+// reading is what a worker process uses.
+type reading struct{ memory, goroutines float64 }
 
 // Run lets one worker work through mixed requests, some of which fail, and
 // compares what it uses at the end with what it used once it was warm.
@@ -57,7 +57,7 @@ func (c soakCmd) Run(ctx context.Context) error {
 	published := make(chan error, 1)
 	began := time.Now()
 	go func() { published <- a.publish(ctx, c.Rate) }()
-	var samples []sample
+	var samples []reading
 	for time.Since(began) < c.For {
 		if err := pauseFor(ctx, soakEvery); err != nil {
 			return err
@@ -79,16 +79,16 @@ func (c soakCmd) Run(ctx context.Context) error {
 }
 
 // soakReport prints the medians of each part.
-func soakReport(samples []sample) error {
+func soakReport(samples []reading) error {
 	part := max(1, len(samples)/soakParts)
-	var medians []sample
+	var medians []reading
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "\nPART\tMEMORY (MIB)\tGOROUTINES")
 	for p := range slices.Chunk(samples, part) {
 		if len(p) < part {
 			break
 		}
-		m := sample{middle(p, func(s sample) float64 { return s.memory }), middle(p, func(s sample) float64 { return s.goroutines })}
+		m := reading{middle(p, func(s reading) float64 { return s.memory }), middle(p, func(s reading) float64 { return s.goroutines })}
 		medians = append(medians, m)
 		fmt.Fprintf(w, "%d\t%.1f\t%.0f\n", len(medians), m.memory/(1<<20), m.goroutines)
 	}
@@ -105,7 +105,7 @@ func soakReport(samples []sample) error {
 	return nil
 }
 
-func middle(samples []sample, of func(sample) float64) float64 {
+func middle(samples []reading, of func(reading) float64) float64 {
 	var all []float64
 	for _, s := range samples {
 		all = append(all, of(s))
@@ -114,7 +114,7 @@ func middle(samples []sample, of func(sample) float64) float64 {
 	return all[len(all)/2]
 }
 
-func readSample(ctx context.Context, url string) (s sample, err error) {
+func readSample(ctx context.Context, url string) (s reading, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return s, err

@@ -2,21 +2,19 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
-	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
@@ -122,12 +120,33 @@ func (w *world) config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.
 	}
 }
 
+// serviceConfig is a worker's configuration with the times of the service, a log
+// like the service's, and metrics that are served.
+func (w *world) serviceConfig(rate pace.Rate) (worker.Config, error) {
+	log, err := w.fileLog()
+	if err != nil {
+		return worker.Config{}, err
+	}
+	cfg := w.config(rate, "127.0.0.1:0", log)
+	cfg.MaxPause = time.Hour
+	cfg.Policy.RequestTimeout = 30 * time.Second
+	cfg.Policy.MaxAttempts = 8
+	cfg.Policy.BackoffMin = 2 * time.Second
+	cfg.Policy.BackoffMax = 5 * time.Minute
+	cfg.Policy.MaxAge = 24 * time.Hour
+	cfg.Policy.VerifyAfter = 30 * time.Second
+	cfg.DrainTimeout = 25 * time.Second
+	return cfg, nil
+}
+
 // fileLog is a log like the worker's own, in a file.
 func (w *world) fileLog() (*zap.Logger, error) {
 	cfg := zap.NewProductionConfig()
 	cfg.Sampling = nil
 	cfg.OutputPaths = []string{w.logPath}
 	cfg.DisableStacktrace = true
+	cfg.EncoderConfig.TimeKey = "time"
+	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	return cfg.Build()
 }
 
@@ -160,22 +179,6 @@ func (w *world) waiting(ctx context.Context) (uint64, error) {
 func (w *world) setup(ctx context.Context) error {
 	_, err := consume.Setup(ctx, w.js, w.names, consume.Layout{})
 	return err
-}
-
-// token asks the simulator for a token, as the worker does.
-func (w *world) token(ctx context.Context) (string, error) {
-	secret, err := confidential.NewCredFromSecret(graphsim.DefaultClientSecret)
-	if err != nil {
-		return "", err
-	}
-	app, err := confidential.New(w.sim.URL()+"/"+graphsim.DefaultTenantID, graphsim.DefaultClientID, secret,
-		confidential.WithInstanceDiscovery(false),
-		confidential.WithHTTPClient(&http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.sim.CAs(), MinVersion: tls.VersionTLS12}}}))
-	if err != nil {
-		return "", err
-	}
-	r, err := app.AcquireTokenByCredential(ctx, []string{graph.Clouds()["global"].Scope})
-	return r.AccessToken, err
 }
 
 // deadLetters are the dead letters by the sequence of the request.

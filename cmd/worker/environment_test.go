@@ -113,7 +113,8 @@ func TestSecretsAreNotShown(t *testing.T) {
 		"nats://jo:%s@h:99999", "nats://jo:%s@h:x", "http://jo:%s@h", "nats://%s@", "jo:%s@h h", "nats://jo:%s@h,ws://h", "://%s@h", "nats://jo:%s%%zz@h",
 	} {
 		bad := with(env, "NATS_URL", fmt.Sprintf(address, url))
-		for _, args := range [][]string{{"run"}, {"setup"}, {"run", "--help"}, {"setup", "--help"}, {"--help"}, {"run", "--bogus"}, {"bogus"}, nil} {
+		for _, args := range [][]string{{"run"}, {"setup"}, {"run", "--help"}, {"setup", "--help"}, {"--help"}, {"run", "--bogus"}, {"bogus"}, nil,
+			{"check"}, {"send"}, {"status"}, {"status", "x"}, {"dead", "list"}, {"dead", "redrive", "--all"}, {"pause"}, {"resume"}, {"check", "--help"}, {"send", "--help"}} {
 			look(fmt.Sprint(address, args), call(t, bad, args...))
 		}
 	}

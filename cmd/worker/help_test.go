@@ -1,11 +1,14 @@
 package main
 
 import (
+	"os"
 	"reflect"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
+
+	"passcode-worker/internal/metrics"
 )
 
 // shown is a help text with each option on one line.
@@ -14,8 +17,9 @@ func shown(text string) map[string]string {
 	name := ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
+		line = strings.TrimPrefix(line, "-o, ")
 		if f, _, _ := strings.Cut(line, "="); strings.HasPrefix(f, "--") || strings.HasPrefix(line, "-h") {
-			name = f
+			name, _, _ = strings.Cut(f, " ")
 		}
 		if line == "" {
 			name = ""
@@ -38,31 +42,40 @@ func options(t reflect.Type) map[string][2]string {
 			}
 			continue
 		}
+		if _, arg := f.Tag.Lookup("arg"); arg {
+			continue
+		}
 		env := f.Tag.Get("env")
 		name := flagOf(env)
 		if env == "" {
-			name = flagOf(strings.ReplaceAll(f.Name, "MaxBytes", "Max_Bytes")) // a flag without a variable
+			// A flag without a variable: MaxBytes is --max-bytes.
+			name = "--" + strings.ToLower(innerCapital.ReplaceAllString(f.Name, "$1-$2"))
 		}
 		out[name] = [2]string{env, f.Tag.Get("default")}
 	}
 	return out
 }
 
+var innerCapital = regexp.MustCompile(`([a-z])([A-Z])`)
+
 var defaultOf = regexp.MustCompile(`Default: (\S+?)\.?( \(\$\w+\))?\.?$`)
 
 func TestHelpOfCommands(t *testing.T) {
-	for name, typ := range map[string]reflect.Type{"run": reflect.TypeFor[runCmd](), "setup": reflect.TypeFor[setupCmd]()} {
+	for name, typ := range map[string]reflect.Type{
+		"run": reflect.TypeFor[runCmd](), "setup": reflect.TypeFor[setupCmd](), "check": reflect.TypeFor[checkCmd](),
+		"send": reflect.TypeFor[sendCmd](), "status": reflect.TypeFor[statusCmd](), "pause": reflect.TypeFor[pauseCmd](),
+		"resume": reflect.TypeFor[resumeCmd](), "dead list": reflect.TypeFor[deadListCmd](), "dead show": reflect.TypeFor[deadShowCmd](),
+		"dead redrive": reflect.TypeFor[deadRedriveCmd](), "dead remove": reflect.TypeFor[deadRemoveCmd](),
+	} {
 		t.Run(name, func(t *testing.T) {
-			r := call(t, nil, name, "--help")
-			if r.code != exitDone || r.err != "" || !strings.HasPrefix(r.out, "Usage: worker "+name+" [flags]\n") {
+			r := call(t, nil, append(strings.Fields(name), "--help")...)
+			usage := regexp.MustCompile("^Usage: worker " + name + `( \[<id>( \.\.\.)?\])? \[flags\]\n`)
+			if r.code != exitDone || r.err != "" || !usage.MatchString(r.out) {
 				t.Errorf("status %d, standard error %q, standard output:\n%s", r.code, r.err, r.out)
 			}
 			lines := shown(r.out)
 			for f, o := range options(typ) {
 				line, ok := lines[f]
-				if f == "--update" {
-					continue
-				}
 				if !ok || o[0] != "" && strings.Count(r.out, "$"+o[0]+")") != 1 {
 					t.Errorf("%s, %s: not in the help exactly once: %q", f, o[0], line)
 				}
@@ -82,7 +95,7 @@ func TestHelpOfCommands(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker --help\n"
+	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker run --help\n"
 	for _, c := range []struct {
 		args []string
 		code int
@@ -92,12 +105,14 @@ func TestUsage(t *testing.T) {
 		{[]string{"--help"}, exitDone, "Usage: worker <command>\n", ""},
 		{[]string{"-h"}, exitDone, "Usage: worker <command>\n", ""},
 		{[]string{"version", "--help"}, exitDone, "Usage: worker version\n", ""},
-		{nil, exitUsage, "", "worker: expected one of \"run\", \"setup\", \"version\"\nTry: worker --help\n"},
+		{nil, exitUsage, "", "worker: expected one of \"run\", \"setup\", \"check\", \"send\", \"status\", ...\nTry: worker --help\n"},
 		{[]string{"bogus"}, exitUsage, "", "worker: unexpected argument bogus\nTry: worker --help\n"},
 		{[]string{"--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
-		{[]string{"run", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
-		{[]string{"run", "now"}, exitUsage, "", "worker: unexpected argument now\nTry: worker --help\n"},
-		{[]string{"setup", "--rate=1/1s"}, exitUsage, "", "worker: unknown flag --rate\nTry: worker --help\n"},
+		{[]string{"run", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker run --help\n"},
+		{[]string{"run", "now"}, exitUsage, "", "worker: unexpected argument now\nTry: worker run --help\n"},
+		{[]string{"setup", "--rate=1/1s"}, exitUsage, "", "worker: unknown flag --rate\nTry: worker setup --help\n"},
+		{[]string{"dead", "redrive", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker dead redrive --help\n"},
+		{[]string{"status", "a", "b"}, exitUsage, "", "worker: unexpected argument b\nTry: worker status --help\n"},
 		{[]string{"run", "--rate"}, exitUsage, "", "worker: --rate: " + noValue},
 		{[]string{"run", "--nats-token", "--rate=1/1s"}, exitUsage, "", "worker: --nats-token: " + noValue},
 		{[]string{"run", "--nats-token", "-s3cret"}, exitUsage, "", "worker: --nats-token: " + noValue},
@@ -109,8 +124,11 @@ func TestUsage(t *testing.T) {
 			}
 		})
 	}
-	if r := call(t, nil, "--help"); !strings.Contains(r.out, "run ") || !strings.Contains(r.out, "setup ") || !strings.Contains(r.out, "version ") {
-		t.Errorf("a command is missing:\n%s", r.out)
+	r := call(t, nil, "--help")
+	for _, name := range []string{"run", "setup", "check", "send", "status", "dead list", "dead show", "dead redrive", "dead remove", "pause", "resume", "version"} {
+		if !strings.Contains(r.out, "\n  "+name+" ") {
+			t.Errorf("the command %s is missing:\n%s", name, r.out)
+		}
 	}
 }
 
@@ -120,4 +138,32 @@ func TestVersion(t *testing.T) {
 	if r.code != exitDone || r.err != "" || !want.MatchString(r.out) {
 		t.Errorf("status %d, standard output %q, standard error %q", r.code, r.out, r.err)
 	}
+}
+
+// TestReadmeNamesEveryOption compares the tables of the README with the command
+// line.
+func TestReadmeNamesEveryOption(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range variables(reflect.TypeFor[cli]()) {
+		if !strings.Contains(string(readme), "\n| `"+name+"` | `--") {
+			t.Errorf("%s has no row", name)
+		}
+	}
+	for _, list := range [][]string{texts(metrics.Reasons()), texts(metrics.Causes())} {
+		for _, word := range list {
+			if !strings.Contains(string(readme), "\n| `"+word+"` | ") {
+				t.Errorf("%s has no row", word)
+			}
+		}
+	}
+}
+
+func texts[T ~string](list []T) (out []string) {
+	for _, s := range list {
+		out = append(out, string(s))
+	}
+	return out
 }

@@ -13,6 +13,8 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -42,6 +44,12 @@ func main() {
 type cli struct {
 	Run     runCmd     `cmd:"" help:"Work on requests until told to stop."`
 	Setup   setupCmd   `cmd:"" help:"Create the streams, the bucket and the consumer on NATS; change nothing that exists."`
+	Check   checkCmd   `cmd:"" help:"Try everything that run needs, and say what to do; change nothing."`
+	Send    sendCmd    `cmd:"" help:"Publish a request, or a list of them, and follow them to their end."`
+	Status  statusCmd  `cmd:"" help:"Show the queue, or what became of one request."`
+	Dead    deadCmd    `cmd:"" help:"List, show, redrive and remove dead letters."`
+	Pause   pauseCmd   `cmd:"" help:"Take no further request of a tenant, on all replicas."`
+	Resume  resumeCmd  `cmd:"" help:"End a pause, and release a blown fuse."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -63,7 +71,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exited // --help was asked for, and has been printed
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "worker: %v\nTry: worker --help\n", err)
+		try := "worker"
+		if parse := (*kong.ParseError)(nil); errors.As(err, &parse) {
+			try = strings.TrimSpace("worker " + name(parse.Context))
+		}
+		fmt.Fprintf(stderr, "worker: %v\nTry: %s --help\n", err, try)
 		return exitUsage
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
@@ -73,11 +85,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &wrong):
-		fmt.Fprintf(stderr, "worker: the configuration is not usable:\n%s\nTry: worker %s --help\n", wrong, command.Command())
+		fmt.Fprintf(stderr, "worker: %s\nTry: worker %s --help\n", wrong, name(command))
 		return exitUsage
+	case errors.Is(err, errFailed):
+		return exitFailed
 	}
 	fmt.Fprintln(stderr, "worker:", err)
 	return exitFailed
+}
+
+// name is a command's name without its arguments.
+func name(command *kong.Context) string {
+	words := strings.Fields(command.Command())
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return strings.HasPrefix(w, "<") || strings.HasPrefix(w, "[") }), " ")
 }
 
 // newParser makes the parser that fills c from the command line and the environment.

@@ -25,6 +25,8 @@ var groups = []kong.Group{
 	{Key: "names", Title: "Names on NATS"},
 	{Key: "policy", Title: "Pace and verdicts"},
 	{Key: "service", Title: "Service"},
+	{Key: "request", Title: "Request"},
+	{Key: "select", Title: "Which letters"},
 }
 
 // describe is an option's line in the help: its default stands in its tag only.
@@ -83,12 +85,14 @@ type policyOptions struct {
 	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
 	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
 	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up."`
+	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
+	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
 	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
 
 type serviceOptions struct {
 	Setup        string `group:"service" env:"WORKER_SETUP" default:"true" placeholder:"BOOL" help:"Create missing streams, bucket and consumer at the start."`
-	HTTPAddr     string `name:"http-addr" group:"service" env:"WORKER_HTTP_ADDR" default:":9090" placeholder:"ADDR" help:"Address of /metrics, /livez and /readyz."`
+	HTTPAddr     string `name:"http-addr" group:"service" env:"WORKER_HTTP_ADDR" default:":9090" placeholder:"ADDR" help:"Address of /metrics, /livez, /readyz and the status page."`
 	LogLevel     string `group:"service" env:"WORKER_LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat    string `group:"service" env:"WORKER_LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"json or console."`
 	DrainTimeout string `group:"service" env:"WORKER_DRAIN_TIMEOUT" default:"25s" placeholder:"TIME" help:"Time to finish in after SIGTERM."`
@@ -157,12 +161,27 @@ func (o nameOptions) read(r *reader) consume.Names {
 	return n
 }
 
-func (o azureOptions) read(r *reader) (graph.Credential, string) {
+// endpoint is the root of Graph.
+func (o azureOptions) endpoint(r *reader) string {
 	clouds := graph.Clouds()
 	cloud, ok := clouds[o.GraphCloud]
 	if !ok {
 		r.fail("GRAPH_CLOUD", "%q is none of: %s", o.GraphCloud, strings.Join(slices.Sorted(maps.Keys(clouds)), ", "))
 	}
+	if o.GraphEndpoint == "" {
+		return cloud.Endpoint
+	}
+	if holdsUser(o.GraphEndpoint) {
+		r.fail("GRAPH_ENDPOINT", "it names a user: write the address of Graph like https://graph.microsoft.com")
+	} else if _, err := graph.New(graph.Config{Endpoint: o.GraphEndpoint}); err != nil {
+		r.fail("GRAPH_ENDPOINT", "%v", err)
+	}
+	return o.GraphEndpoint
+}
+
+// credential is as whom devices are reset.
+func (o azureOptions) credential(r *reader) graph.Credential {
+	cloud := graph.Clouds()[o.GraphCloud] // what is no cloud is told already
 	c := graph.Credential{
 		Authority: cloud.Authority, TenantID: o.AzureTenantID, ClientID: o.AzureClientID, Scope: cloud.Scope,
 		Secret:             o.AzureClientSecret,
@@ -207,15 +226,7 @@ func (o azureOptions) read(r *reader) (graph.Credential, string) {
 	if !c.ManagedIdentity || o.AzureClientID != "" {
 		r.entra("AZURE_CLIENT_ID", o.AzureClientID, "the application's GUID")
 	}
-	if o.GraphEndpoint == "" {
-		return c, cloud.Endpoint
-	}
-	if holdsUser(o.GraphEndpoint) {
-		r.fail("GRAPH_ENDPOINT", "it names a user: write the address of Graph like https://graph.microsoft.com")
-	} else if _, err := graph.New(graph.Config{Endpoint: o.GraphEndpoint}); err != nil {
-		r.fail("GRAPH_ENDPOINT", "%v", err)
-	}
-	return c, o.GraphEndpoint
+	return c
 }
 
 func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
@@ -232,7 +243,11 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 		BackoffMax:     r.duration("WORKER_BACKOFF_MAX", o.BackoffMax, time.Millisecond),
 		MaxAge:         r.duration("WORKER_MAX_AGE", o.MaxAge, 0),
 		VerifyAfter:    r.duration("WORKER_VERIFY_AFTER", o.VerifyAfter, 0),
+		Cooldown:       r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0),
 		OnUnknown:      worker.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(worker.UnknownDeadLetter), string(worker.UnknownRetry))),
+	}
+	if c.Policy.Fuse, err = pace.ParseRate(o.Fuse); err != nil {
+		r.fail("WORKER_FUSE", "%v", err)
 	}
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)

@@ -49,6 +49,7 @@ func azureOptionTable(t *testing.T) []option {
 	t.Helper()
 	p := newPair(t)
 	secret, cert, federated := write(t, "secret", "s3cret\n"), write(t, "app.pem", p.cert+p.key), write(t, "federated", "a.b.c")
+	tenants := write(t, "tenants.yaml", "- {name: contoso, tenantId: contoso.example}\n")
 	const usual = "https://login.microsoftonline.com"
 	return []option{
 		{name: "AZURE_TENANT_ID", other: "contoso.example", get: func(c worker.Config) any { return c.Tenants[0].Credential.TenantID },
@@ -67,6 +68,8 @@ func azureOptionTable(t *testing.T) []option {
 			get: func(c worker.Config) any { return c.Tenants[0].Credential.ManagedIdentity }, usualIs: false, otherIs: true},
 		{name: "AZURE_AUTHORITY_HOST", other: "https://login.example/", get: func(c worker.Config) any { return c.Tenants[0].Credential.Authority },
 			usualIs: usual, otherIs: "https://login.example/"},
+		{name: "WORKER_TENANTS_FILE", other: tenants, with: []string{"AZURE_TENANT_ID", ""},
+			get: func(c worker.Config) any { return c.Tenants[0].Name }, usualIs: "default", otherIs: "contoso"},
 		{name: "GRAPH_CLOUD", usual: "global", other: "dod",
 			get: func(c worker.Config) any {
 				return graph.Cloud{Endpoint: c.Endpoint, Authority: c.Tenants[0].Credential.Authority, Scope: c.Tenants[0].Credential.Scope}
@@ -103,6 +106,10 @@ func workOptionTable() []option {
 		{name: "WORKER_MAX_AGE", usual: "24h", other: "0", get: func(c worker.Config) any { return c.Policy.MaxAge }, usualIs: 24 * time.Hour, otherIs: time.Duration(0)},
 		{name: "WORKER_VERIFY_AFTER", usual: "30s", other: "0s", get: func(c worker.Config) any { return c.Policy.VerifyAfter },
 			usualIs: 30 * time.Second, otherIs: time.Duration(0)},
+		{name: "WORKER_FUSE", usual: "0", other: "500/1h", get: func(c worker.Config) any { return c.Policy.Fuse },
+			usualIs: pace.Rate{}, otherIs: pace.Rate{N: 500, W: time.Hour}},
+		{name: "WORKER_DEVICE_COOLDOWN", usual: "0s", other: "15m", get: func(c worker.Config) any { return c.Policy.Cooldown },
+			usualIs: time.Duration(0), otherIs: 15 * time.Minute},
 		{name: "WORKER_ON_UNKNOWN", usual: "dead-letter", other: "retry", get: func(c worker.Config) any { return c.Policy.OnUnknown },
 			usualIs: worker.UnknownDeadLetter, otherIs: worker.UnknownRetry},
 		{name: "WORKER_HTTP_ADDR", usual: ":9090", other: "[::1]:0", get: func(c worker.Config) any { return c.HTTPAddr }, usualIs: ":9090", otherIs: "[::1]:0"},
@@ -131,7 +138,7 @@ func configure(t *testing.T, env map[string]string, args ...string) (worker.Conf
 		t.Fatal(err)
 	}
 	r := &reader{}
-	cfg := c.Run.config(r)
+	cfg, _ := c.Run.config(r)
 	return cfg, r.err()
 }
 

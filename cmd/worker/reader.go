@@ -11,11 +11,22 @@ import (
 	"time"
 )
 
-// usageError holds every problem of a configuration.
-type usageError struct{ problems []error }
+// usageError holds every problem of a configuration, or of what a command was
+// given. about says of what; empty: of the configuration.
+type usageError struct {
+	problems []error
+	about    string
+}
 
 func (e *usageError) Error() string {
 	var b strings.Builder
+	if e.about == "" {
+		b.WriteString("the configuration is not usable:\n")
+	} else if len(e.problems) == 1 {
+		return e.about + e.problems[0].Error()
+	} else {
+		b.WriteString(e.about + "\n")
+	}
 	for _, p := range e.problems {
 		fmt.Fprintf(&b, "  - %v\n", p)
 	}
@@ -33,7 +44,7 @@ func (r *reader) err() error {
 	if len(r.problems) == 0 {
 		return nil
 	}
-	return &usageError{r.problems}
+	return &usageError{problems: r.problems}
 }
 
 func (r *reader) duration(name, s string, least time.Duration) time.Duration {

@@ -7,12 +7,14 @@ import (
 
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/pace"
 	"passcode-worker/internal/worker"
 )
 
 type runCmd struct {
 	natsOptions    `embed:""`
 	azureOptions   `embed:""`
+	tenantsOption  `embed:""`
 	nameOptions    `embed:""`
 	policyOptions  `embed:""`
 	serviceOptions `embed:""`
@@ -26,7 +28,7 @@ func (runCmd) Help() string {
 // Run is the service.
 func (c runCmd) Run(ctx context.Context) error {
 	r := &reader{}
-	cfg := c.config(r)
+	cfg, file := c.config(r)
 	if err := r.err(); err != nil {
 		return err
 	}
@@ -34,22 +36,42 @@ func (c runCmd) Run(ctx context.Context) error {
 	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
 		cfg.Log.Warn(unknownVariable(name))
 	}
-	cfg.Log.Info("starting", zap.String("version", cfg.Build.Version), zap.String("revision", cfg.Build.Revision),
-		zap.String("graph", cfg.Endpoint), zap.Int("tenants", len(cfg.Tenants)), zap.Int("concurrency", cfg.Concurrency))
-	if len(cfg.Tenants) == 1 {
-		t := cfg.Tenants[0]
-		cfg.Log.Info("the tenant", zap.String("tenant", t.Name), zap.String("credential", t.Credential.Kind()), zap.Stringer("rate", t.Rate))
+	started := []zap.Field{
+		zap.String("version", cfg.Build.Version), zap.String("revision", cfg.Build.Revision),
+		zap.String("graph", cfg.Endpoint), zap.Int("concurrency", cfg.Concurrency), zap.Int("tenants", len(cfg.Tenants)),
 	}
+	if c.TenantsFile == "" {
+		t := cfg.Tenants[0]
+		started = append(started, zap.String("tenant", t.Name), zap.String("credential", t.Credential.Kind()), zap.Stringer("rate", t.Rate))
+	}
+	cfg.Log.Info("starting", started...)
+	if c.TenantsFile != "" {
+		cfg.Changes = c.watchTenants(ctx, file.data, file.rate, cfg.Log)
+	}
+	stopTracing := startTracing(ctx, &cfg)
+	defer stopTracing()
 	return worker.Run(ctx, cfg)
 }
 
-func (c runCmd) config(r *reader) worker.Config {
+// tenantsFile is the file of the tenants as it was read, and what it builds on.
+type tenantsFile struct {
+	data []byte
+	rate pace.Rate
+}
+
+func (c runCmd) config(r *reader) (worker.Config, tenantsFile) {
 	cfg := worker.Config{NATS: c.natsOptions.read(r), Names: c.nameOptions.read(r), Build: build()}
-	t := worker.Tenant{Name: cfg.Names.Tenant}
-	t.Credential, cfg.Endpoint = c.azureOptions.read(r)
-	t.Rate = c.policyOptions.read(r, &cfg)
-	cfg.Tenants = []worker.Tenant{t}
+	cfg.Endpoint = c.endpoint(r)
+	file := tenantsFile{rate: c.policyOptions.read(r, &cfg)}
+	switch {
+	case c.TenantsFile == "":
+		cfg.Tenants = []worker.Tenant{{Name: cfg.Names.Tenant, Credential: c.credential(r), Rate: file.rate}}
+	case c.AzureTenantID != "":
+		r.fail("WORKER_TENANTS_FILE, AZURE_TENANT_ID", "give one of them: the file names the directory of each tenant")
+	default:
+		cfg.Tenants, file.data = c.readTenants(r, file.rate)
+	}
 	c.serviceOptions.read(r, &cfg)
 	cfg.Log = c.serviceOptions.logger(r)
-	return cfg
+	return cfg, file
 }

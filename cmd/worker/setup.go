@@ -20,8 +20,9 @@ import (
 )
 
 type setupCmd struct {
-	natsOptions `embed:""`
-	nameOptions `embed:""`
+	natsOptions   `embed:""`
+	nameOptions   `embed:""`
+	tenantsOption `embed:""`
 
 	Replicas  string `default:"0" placeholder:"N" help:"Replicas of streams and bucket: 1, 3 or 5. 0: three in a cluster, else one."`
 	Storage   string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
@@ -43,6 +44,10 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 		Retention: r.duration("--retention", c.Retention, time.Second),
 		MaxBytes:  int64(r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt)),
 		Update:    c.Update,
+	}
+	tenants := []string{names.Tenant}
+	if c.TenantsFile != "" {
+		tenants = c.tenantsOption.names(r)
 	}
 	if err := r.err(); err != nil {
 		return err
@@ -70,7 +75,16 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return fmt.Errorf("JetStream: %w", err)
 	}
-	done, err := consume.Setup(ctx, js, names, layout)
+	done, err := consume.SetupShared(ctx, js, names, layout)
+	for _, t := range tenants {
+		if err == nil {
+			names.Tenant = t
+			var own consume.Done
+			if own, err = consume.SetupConsumer(ctx, js, names, layout); err == nil {
+				done = append(done, own)
+			}
+		}
+	}
 	for _, d := range done {
 		fmt.Fprintf(s.out, "%-8s %s\n", d.Action, d.What)
 	}

@@ -147,7 +147,7 @@ func TestLogFormat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, graphsim.Config{})
 	p := launch(t, w.env("WORKER_LOG_FORMAT", "console", "WORKER_LOG_LEVEL", "info"), "run")
-	await(t, "a line for people", func() bool { return strings.Contains(p.err.String(), "\tworking on the queue\t") })
+	await(t, "a line for people", func() bool { return strings.Contains(p.err.String(), "\tbound to the queue\t") })
 	p.stop()
 	if s := p.err.String(); strings.HasPrefix(s, "{") || strings.Contains(s, "\tdebug\t") || p.out.String() != "" {
 		t.Errorf("standard output %q, standard error:\n%s", p.out.String(), s)

@@ -87,11 +87,12 @@ type Queue struct {
 	times times
 	// created is when the consumer was made that the queue is bound to.
 	created atomic.Int64
+	beats   *beats
 }
 
 // New makes a queue; [Queue.Run] works on it.
 func New(js jetstream.JetStream, cfg Config) *Queue {
-	return &Queue{cfg: cfg, js: js, log: cfg.Log, times: usual}
+	return &Queue{cfg: cfg, js: js, log: cfg.Log, times: usual, beats: newBeats(js.Conn())}
 }
 
 // Times of calls to the server.
@@ -222,15 +223,14 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 				q.cfg.Begin(term)
 			}
 		})
-		return func(m *nats.Msg) {
+		c := &crew{group: inWork, end: term.Done(), msgs: make(chan *nats.Msg), work: func(m *nats.Msg) {
+			defer p.freed()
+			defer func() { <-slots }()
 			reconnects := q.reconnects()
-			inWork.Go(func() {
-				defer p.look()
-				defer func() { <-slots }()
-				<-begun
-				q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects})
-			})
-		}, end
+			<-begun
+			q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects})
+		}}
+		return c.take, end
 	}
 	on := events{
 		credit: q.cfg.Credit,
@@ -271,7 +271,7 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 		q.log.Error("a message without JetStream metadata was left alone", zap.Error(err))
 		return
 	}
-	stopBeats := q.keepAlive(d.msg, d.beat)
+	q.beats.add(d.msg, d.beat)
 	verdict := q.cfg.Handle(intake, work, Message{
 		Subject:   d.msg.Subject,
 		Header:    d.msg.Header,
@@ -281,7 +281,7 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 		Delivered: meta.NumDelivered,
 		Published: meta.Timestamp,
 	})
-	stopBeats()
+	q.beats.remove(d.msg)
 	switch {
 	case q.outdated(d):
 		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",
@@ -305,33 +305,6 @@ const (
 	sayInProgress = "+WPI"
 )
 
-// keepAlive tells the server every interval that the message is worked on,
-// until the function it returns is called.
-func (q *Queue) keepAlive(msg *nats.Msg, interval time.Duration) (stop func()) {
-	end, ended := make(chan struct{}), make(chan struct{})
-	timer := time.AfterFunc(interval, func() {
-		defer close(ended)
-		ticker := time.NewTicker(interval)
-		defer ticker.Stop()
-		for {
-			// A lost heartbeat is no harm: the record keeps a second worker
-			// from repeating the call.
-			_ = q.js.Conn().Publish(msg.Reply, []byte(sayInProgress))
-			select {
-			case <-ticker.C:
-			case <-end:
-				return
-			}
-		}
-	})
-	return func() {
-		close(end)
-		if !timer.Stop() {
-			<-ended
-		}
-	}
-}
-
 func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
 	say := sayNak
 	if delay > 0 {
@@ -353,9 +326,7 @@ func (q *Queue) reconnects() uint64 { return q.js.Conn().Stats().Reconnects }
 // ack of them, but delivers those messages again, for which a slot must be free.
 // So after a reconnect one try has to do.
 func (q *Queue) ack(ctx context.Context, d delivery, sequence uint64) {
-	ctx, cancel := context.WithTimeout(ctx, ackPatience)
-	defer cancel()
-	pause := ackPauseMin
+	began, pause := time.Now(), ackPauseMin
 	for !q.outdated(d) {
 		anew := q.reconnects() != d.reconnects
 		try, cancelTry := context.WithTimeout(ctx, q.times.ack)
@@ -364,16 +335,18 @@ func (q *Queue) ack(ctx context.Context, d delivery, sequence uint64) {
 		if err == nil {
 			return
 		}
-		if anew && errors.Is(err, context.DeadlineExceeded) {
-			cancel()
+		again := time.NewTimer(pause)
+		if time.Since(began) < ackPatience && !(anew && errors.Is(err, context.DeadlineExceeded)) {
+			select {
+			case <-ctx.Done():
+			case <-again.C:
+				pause = min(2*pause, ackPauseMax)
+				continue
+			}
 		}
-		select {
-		case <-ctx.Done():
-			q.log.Warn("an ack was not confirmed; the message will be delivered again and acknowledged then",
-				zap.Uint64("sequence", sequence), zap.Error(err))
-			return
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, ackPauseMax)
+		again.Stop()
+		q.log.Warn("an ack was not confirmed; the message will be delivered again and acknowledged then",
+			zap.Uint64("sequence", sequence), zap.Error(err))
+		return
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,9 +37,13 @@ type puller struct {
 	wake        chan struct{} // something has changed that may allow another pull
 
 	pinned pinned
+	// resting is set while run only waits for some more slots to become free, and
+	// looks by itself soon.
+	resting atomic.Bool
 
 	mu    sync.Mutex
 	pulls int       // so far
+	asked time.Time // when the last one was sent for free slots
 	seen  time.Time // the last sign of life of the server
 	fault error     // of a pull; nil once it was looked at
 	over  bool      // nothing more is handed out
@@ -86,6 +91,11 @@ type lane struct {
 // laneCount is how many pulls can be on their way: while one is answered, the
 // slots that become free are asked for by another.
 const laneCount = 4
+
+// pullGap is the least time between two pulls that are for a few slots only. A
+// pull costs the server about as much as the message that it brings; a slot that
+// waits so long for its next message loses little, since a call takes longer.
+const pullGap = time.Millisecond
 
 // times are those of binding and pulling; tests shorten them.
 type times struct {
@@ -183,13 +193,16 @@ func apiPrefix(o jetstream.JetStreamOptions) string {
 func (p *puller) receive(l *lane, m *nats.Msg) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	defer p.look()
 	if m.Reply == "" {
+		defer p.look()
 		p.answered(l, m)
 		return
 	}
 	p.lives(l)
 	l.left = max(0, l.left-1)
+	if out, idle := p.out(); idle != nil && 2*out <= cap(p.slots) {
+		defer p.look() // else there is nothing more to ask for yet
+	}
 	if p.over || !p.inTerm(l, m) {
 		p.on.stray(m)
 		return
@@ -236,6 +249,13 @@ func (p *puller) lives(l *lane) {
 	p.on.alive()
 }
 
+// freed is told that a slot has become free.
+func (p *puller) freed() {
+	if !p.resting.Load() || 4*(cap(p.slots)-len(p.slots)) >= cap(p.slots) {
+		p.look()
+	}
+}
+
 // look makes run look again.
 func (p *puller) look() {
 	select {
@@ -258,19 +278,24 @@ func answerError(status, description string) error {
 func (p *puller) run(ctx context.Context) error {
 	tick := time.NewTicker(min(p.times.heartbeat, p.pinned.renew()) / 2)
 	defer tick.Stop()
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for ctx.Err() == nil {
-		again, changed, err := p.ask()
+		wait, changed, err := p.ask()
 		if err != nil {
 			if err = p.lost(ctx, err); err != nil && ctx.Err() == nil {
 				return err
 			}
-			again, changed = time.After(p.times.pauseMin), nil
+			wait, changed = p.times.pauseMin, nil
+		}
+		if wait > 0 {
+			again.Reset(wait)
 		}
 		select {
 		case <-ctx.Done():
 		case <-p.wake:
 		case <-changed:
-		case <-again:
+		case <-again.C:
 		case <-tick.C:
 		case <-p.reconnected:
 			p.forget()
@@ -291,40 +316,53 @@ func (p *puller) forget() {
 }
 
 // ask sends a pull for the slots that are free, if there is something to ask
-// for, and tells when to look again, apart from a wake. It fails where an
-// earlier pull has.
-func (p *puller) ask() (again <-chan time.Time, changed <-chan struct{}, err error) {
+// for. It tells when to look again at the latest, apart from a wake; 0: only at
+// one. It fails where an earlier pull has.
+func (p *puller) ask() (wait time.Duration, changed <-chan struct{}, err error) {
+	p.resting.Store(false)
 	credit, at, change := p.on.credit()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	if err := p.check(now); err != nil {
-		return nil, nil, err
+		return 0, nil, err
 	}
 	if err := p.renewPin(now); err != nil {
-		return nil, nil, err
+		return 0, nil, err
 	}
-	out, idle := 0, (*lane)(nil)
-	for _, l := range p.lanes {
-		out += l.left
-		if l.left == 0 {
-			idle = l
-		}
-	}
+	out, idle := p.out()
 	free := cap(p.slots) - len(p.slots)
 	if credit < free {
 		changed = change
 		if credit == 0 && !at.IsZero() {
-			again = time.After(time.Until(at))
+			wait = max(at.Sub(now), 1)
 		}
 	}
 	want := min(free, credit, p.most) - out
 	// While half of what could be had is asked for already, more is not: each
 	// pull that waits costs the server heartbeats.
 	if want <= 0 || idle == nil || 2*out > cap(p.slots) {
-		return again, changed, nil
+		return wait, changed, nil
 	}
-	return again, changed, p.send(idle, want, now)
+	// Where messages end one by one, one pull is to be for some of them.
+	if gap := p.asked.Add(pullGap).Sub(now); gap > 0 && 4*want < cap(p.slots) {
+		p.resting.Store(true)
+		return gap, changed, nil
+	}
+	p.asked = now
+	return wait, changed, p.send(idle, want, now)
+}
+
+// out is how many messages are asked for, and a lane without a pull; nil where
+// each has one. Call with mu held.
+func (p *puller) out() (n int, idle *lane) {
+	for _, l := range p.lanes {
+		n += l.left
+		if l.left == 0 {
+			idle = l
+		}
+	}
+	return n, idle
 }
 
 // check looks for pulls that are silent, and for faults. Call with mu held.

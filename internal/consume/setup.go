@@ -183,8 +183,21 @@ func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Do
 	if err != nil {
 		return done, err
 	}
+	own, err := SetupConsumer(ctx, js, n, l)
+	if err != nil {
+		return done, err
+	}
+	return append(done, own), nil
+}
+
+// SetupConsumer does what [Setup] does for the tenant's consumer.
+func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (Done, error) {
+	what := "consumer " + n.Consumer()
 	action, err := ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
-	return appendDone(done, "consumer "+n.Consumer(), action, err)
+	if err != nil {
+		return Done{}, fmt.Errorf("%s: %w", what, err)
+	}
+	return Done{what, action}, nil
 }
 
 // SetupShared does what [Setup] does for what all tenants share: everything but

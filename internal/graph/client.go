@@ -235,10 +235,11 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 	if err != nil {
 		return reply{}, &Error{Kind: NotSent, Err: err}
 	}
-	req.Header["Accept"] = []string{"application/json"}
-	req.Header["Authorization"] = []string{"Bearer " + call.Token.text()}
-	req.Header["User-Agent"] = []string{c.userAgent}
-	req.Header["Client-Request-Id"] = []string{call.ClientRequestID}
+	// One array for all of them, in their order below.
+	values := [...]string{"application/json", "Bearer " + call.Token.text(), c.userAgent, call.ClientRequestID}
+	for i, name := range [len(values)]string{"Accept", "Authorization", "User-Agent", "Client-Request-Id"} {
+		req.Header[name] = values[i : i+1 : i+1]
+	}
 
 	conn, err := c.conns.get(ctx)
 	if err != nil {

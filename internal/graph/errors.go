@@ -112,6 +112,13 @@ const (
 // clean makes text of a stranger fit for a log line or a header: one line, no
 // control or invisible characters, none of the secrets, at most limit bytes.
 func clean(s string, limit int, secrets ...string) string {
+	if isWord(s, limit, secrets) {
+		return s // as each request-id is
+	}
+	return cleaned(s, limit, secrets)
+}
+
+func cleaned(s string, limit int, secrets []string) string {
 	s = oneLine(s)
 	// Only now, when nothing is in between that could hide a secret, and not
 	// later, when it may have been cut in two.
@@ -127,6 +134,31 @@ func clean(s string, limit int, secrets ...string) string {
 		s = s[:len(s)-size]
 	}
 	return s
+}
+
+// isWord tells that there is nothing to clean: visible ASCII within the limit,
+// and too short to hold a secret.
+func isWord(s string, limit int, secrets []string) bool {
+	if len(s) > limit || visible(s, len(s)) < len(s) {
+		return false
+	}
+	for _, secret := range secrets {
+		// What oneLine leaves of it has all of these, and its escaped form more.
+		if secret != "" && visible(secret, len(s)+1) <= len(s) {
+			return false
+		}
+	}
+	return true
+}
+
+// visible counts the bytes that are visible ASCII, up to enough.
+func visible(s string, enough int) (n int) {
+	for i := 0; i < len(s) && n < enough; i++ {
+		if s[i] > ' ' && s[i] < 0x7f {
+			n++
+		}
+	}
+	return n
 }
 
 func oneLine(s string) string {

@@ -64,3 +64,17 @@ func FuzzErrorText(f *testing.F) {
 		checkText(t, e, token)
 	})
 }
+
+func FuzzClean(f *testing.F) {
+	f.Add("9cd86503-7798-4f15-8000-000000000006", testSecret, 64)
+	f.Add("a"+testSecret+"b", testSecret, 300)
+	f.Add("ab", "a\u200b\tb", 300)
+	f.Add("a+b", "a b", 300)
+	f.Add("x", "", 0)
+	f.Fuzz(func(t *testing.T, s, secret string, limit int) {
+		limit = max(0, limit)
+		if got, want := clean(s, limit, secret, "another"), cleaned(s, limit, []string{secret, "another"}); got != want {
+			t.Errorf("%q without %q: %q instead of %q", s, secret, got, want)
+		}
+	})
+}

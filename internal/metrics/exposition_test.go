@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -185,5 +186,20 @@ func decode(w *httptest.ResponseRecorder) ([]family, error) {
 			return nil, err
 		}
 		families = append(families, f)
+	}
+}
+
+// TestPromtool lets Prometheus' own linter read the exposition.
+func TestPromtool(t *testing.T) {
+	path, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("no promtool is installed (Debian: apt-get install prometheus): the exposition is not checked with it")
+	}
+	m := newTest()
+	m.Tenant("a").Request(OutcomeDead, time.Second)
+	cmd := exec.Command(path, "check", "metrics")
+	cmd.Stdin = strings.NewReader(exposition(t, m))
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
 }

@@ -18,14 +18,6 @@ import (
 // stop. A scrape takes milliseconds, and the worker's own stop has a budget.
 const stopTimeout = 2 * time.Second
 
-// index is the page at /.
-const index = `passcode-worker
-
-/metrics  Prometheus metrics
-/livez    200 while the process works
-/readyz   200 while requests can be worked on, else 503; the state as JSON
-`
-
 // State is the worker's state at one moment: the JSON of /readyz.
 type State struct {
 	Ready   bool          `json:"ready"` // filled in by Handler, with the rule of Ready
@@ -43,12 +35,14 @@ type NATSState struct {
 
 // TenantState is the state of one tenant on this replica.
 type TenantState struct {
-	Tenant      string     `json:"tenant"`
-	Active      bool       `json:"active"` // this replica works on it; false on a standby
-	Bound       bool       `json:"bound"`  // its stream and consumer were found
-	Error       string     `json:"error,omitempty"`
-	PausedUntil *time.Time `json:"pausedUntil,omitempty"` // nil = no pause asked for by Graph
-	Holds       []Hold     `json:"holds"`
+	Tenant string `json:"tenant"`
+	Active bool   `json:"active"` // this replica works on it; false on a standby
+	// ActiveElsewhere: another replica does. Neither is so until the first request comes.
+	ActiveElsewhere bool       `json:"activeElsewhere,omitempty"`
+	Bound           bool       `json:"bound"` // its stream and consumer were found
+	Error           string     `json:"error,omitempty"`
+	PausedUntil     *time.Time `json:"pausedUntil,omitempty"` // nil = no pause asked for by Graph
+	Holds           []Hold     `json:"holds"`
 }
 
 // Hold is one cause for which a tenant's queue stands still.
@@ -70,8 +64,9 @@ func usable(t TenantState) bool {
 	return t.Bound && !slices.ContainsFunc(t.Holds, func(h Hold) bool { return h.Cause != CausePaused })
 }
 
-// Handler serves /metrics, /livez, /readyz and an index at /. It calls state
-// for each request to /readyz, from many goroutines at once.
+// Handler serves /metrics, /livez, /readyz and, at /, a status page for people.
+// It calls state for each request to /readyz and to /, from many goroutines at
+// once.
 func Handler(m *Metrics, state func() State) http.Handler {
 	// A pattern with GET also takes HEAD, and the mux answers any other method
 	// on it with 405 and Allow.
@@ -79,7 +74,7 @@ func Handler(m *Metrics, state func() State) http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.Registry(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { text(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { readyz(w, state()) })
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { text(w, index) })
+	mux.Handle("GET /{$}", newStatusPage(m, state))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -9,6 +9,7 @@ package metrics
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type Build struct{ Version, Revision, GoVersion string }
 // concurrent use.
 type Metrics struct {
 	registry *prometheus.Registry
+	build    Build
 
 	graphRequests    *prometheus.CounterVec
 	graphByCode      map[string]map[int]prometheus.Counter // by method; never written after New
@@ -53,6 +55,7 @@ func New(b Build) *Metrics {
 
 	m := &Metrics{
 		registry: reg,
+		build:    b,
 		graphRequests: newCounterVec(f, "graph_requests_total",
 			"HTTP calls to Microsoft Graph, by method and status code; code none: no usable answer came.",
 			"method", "code"),
@@ -102,13 +105,26 @@ func (m *Metrics) Tenant(name string) *Tenant {
 	return t
 }
 
-// RemoveTenant removes all series of a tenant. What a *Tenant handed out
-// before counts afterwards is shown nowhere, so stop its users first.
-func (m *Metrics) RemoveTenant(name string) {
+// Remove removes all series of a tenant that is no longer served, and what the
+// status page knows about it. What a *Tenant handed out before counts
+// afterwards is shown nowhere; Tenant makes new series under the same name.
+func (m *Metrics) Remove(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.tenants, name)
 	m.tenantCollectors.remove(name)
+}
+
+// glances returns what the status page knows about each tenant.
+func (m *Metrics) glances(at time.Time) map[string]glance {
+	m.mu.Lock()
+	tenants := maps.Clone(m.tenants)
+	m.mu.Unlock()
+	out := make(map[string]glance, len(tenants))
+	for name, t := range tenants {
+		out[name] = t.board.glance(at)
+	}
+	return out
 }
 
 // GraphRequest counts one HTTP call to Graph and how long it took. The method

@@ -105,14 +105,14 @@ func TestTenant(t *testing.T) {
 	)
 }
 
-func TestRemoveTenant(t *testing.T) {
+func TestRemove(t *testing.T) {
 	m := newTest()
 	before := exposition(t, m)
 	old := m.Tenant("a")
 	old.DeadLetter(ReasonExpired)
 	m.Tenant("b")
-	m.RemoveTenant("a")
-	m.RemoveTenant("never seen")
+	m.Remove("a")
+	m.Remove("never seen")
 	old.DeadLetter(ReasonExpired) // harmless
 	have := exposition(t, m)
 	if strings.Contains(have, `tenant="a"`) {
@@ -121,7 +121,7 @@ func TestRemoveTenant(t *testing.T) {
 	if !strings.Contains(have, `tenant="b"`) {
 		t.Error("another tenant's series went too")
 	}
-	m.RemoveTenant("b")
+	m.Remove("b")
 	if exposition(t, m) != before {
 		t.Error("a tenant left a trace")
 	}
@@ -174,7 +174,7 @@ func TestConcurrent(t *testing.T) {
 				m.GraphRequest("POST", 100+n, time.Second)
 				m.Tenant("b").AddPause(time.Second)
 				if i == 0 {
-					m.RemoveTenant("b")
+					m.Remove("b")
 				}
 				if n%50 == 0 {
 					exposition(t, m)

@@ -26,6 +26,8 @@ type Tenant struct {
 	messages, ackPending, redelivered prometheus.Gauge
 	oldest, drain                     prometheus.Gauge
 	active                            prometheus.Gauge
+
+	board board
 }
 
 // Queue is what the server tells about a tenant's queue.
@@ -44,17 +46,32 @@ func (t *Tenant) Request(o Outcome, sincePublished time.Duration) {
 	if d, ok := t.durations[o]; ok {
 		d.Observe(seconds(sincePublished))
 	}
+	switch o {
+	case OutcomeAccepted:
+		t.board.count(func(s *slot) { s.accepted++ })
+	case OutcomeDead:
+		t.board.count(func(s *slot) { s.dead++ })
+	}
 }
 
 // DeadLetter counts a request put on the dead-letter stream.
 func (t *Tenant) DeadLetter(r Reason) { pick(t.deadLetters, r, "reason").Inc() }
 
 // Attempt counts the end of one reset call.
-func (t *Tenant) Attempt(r Result) { pick(t.attempts, r, "result of an attempt").Inc() }
+func (t *Tenant) Attempt(r Result) {
+	pick(t.attempts, r, "result of an attempt").Inc()
+	t.board.count(func(s *slot) {
+		s.calls++
+		if r == ResultThrottled {
+			s.throttled++
+		}
+	})
+}
 
 // Verification counts the end of one look at whether a reset took effect.
 func (t *Tenant) Verification(v Verification) {
 	pick(t.verifications, v, "result of a verification").Inc()
+	t.board.count(func(s *slot) { s.calls++ })
 }
 
 // TokenRequest counts the end of one request to the token endpoint.
@@ -65,6 +82,7 @@ func (t *Tenant) TokenRequest(r TokenResult) { pick(t.tokens, r, "result of a to
 func (t *Tenant) SetRate(perSecond, configured float64) {
 	t.rate.Set(perSecond)
 	t.rateConfigured.Set(configured)
+	t.board.set(func(n *now) { n.rate, n.configured = perSecond, configured })
 }
 
 // SetPausedUntil sets the moment until which no call is sent; the zero time
@@ -85,14 +103,21 @@ func (t *Tenant) SetHold(c Cause, held bool) { pick(t.holds, c, "cause of a hold
 
 // InFlight changes the number of requests being worked on: +1 at the start of
 // one, -1 at its end.
-func (t *Tenant) InFlight(delta int) { t.inFlight.Add(float64(delta)) }
+func (t *Tenant) InFlight(delta int) {
+	t.inFlight.Add(float64(delta))
+	t.board.set(func(n *now) { n.inFlight += delta })
+}
 
 // SetWaitingRetry sets the number of requests that wait for their next attempt
 // or verification.
-func (t *Tenant) SetWaitingRetry(n int) { t.waitingRetry.Set(float64(n)) }
+func (t *Tenant) SetWaitingRetry(n int) {
+	t.waitingRetry.Set(float64(n))
+	t.board.set(func(b *now) { b.waitingRetry = n })
+}
 
 // SetQueue sets what the server tells about the queue.
 func (t *Tenant) SetQueue(q Queue) {
+	t.board.set(func(n *now) { n.queue, n.queueKnown = q, true })
 	t.messages.Set(float64(q.Messages))
 	t.ackPending.Set(float64(q.AckPending))
 	t.redelivered.Set(float64(q.Redelivered))
@@ -165,7 +190,7 @@ func newTenantCollectors(f promauto.Factory) tenantCollectors {
 
 // tenant creates every series of one tenant.
 func (c *tenantCollectors) tenant(name string) *Tenant {
-	t := &Tenant{
+	return &Tenant{
 		requests:       children(c.requests.WithLabelValues, name, Outcomes()),
 		durations:      children(c.durations.WithLabelValues, name, []Outcome{OutcomeAccepted, OutcomeDead}),
 		deadLetters:    children(c.deadLetters.WithLabelValues, name, Reasons()),
@@ -186,7 +211,6 @@ func (c *tenantCollectors) tenant(name string) *Tenant {
 		drain:          c.drain.WithLabelValues(name),
 		active:         c.active.WithLabelValues(name),
 	}
-	return t
 }
 
 // remove deletes every series of one tenant.

@@ -1,13 +1,12 @@
 // Package pace decides when the next call to Graph may go: a sliding window of
-// calls really sent, and the pauses that the server asks for. It is pure in
-// time: it sends nothing and knows nothing of HTTP.
+// calls really sent, what refusals have taught about the number that the server
+// grants, and the pauses that it asks for. It is pure in time: it sends nothing
+// and knows nothing of HTTP.
 package pace
 
 import (
 	"context"
-	"fmt"
-	"strconv"
-	"strings"
+	"math"
 	"sync"
 	"time"
 )
@@ -18,54 +17,13 @@ import (
 const Patience = 5 * time.Second
 
 // Graph documents 200 writes per 20 s for an app in a tenant; where no rate is
-// configured, its window still bounds the pause after a 429 without Retry-After.
+// configured, its window still bounds the pause after a 429 without Retry-After,
+// and it is the window that is learned about.
 // Source: Microsoft Graph throttling limits, Intune service limits.
 const defaultWindow = 20 * time.Second
 
-// firstPause is the pause after the first 429 that names no Retry-After.
-const firstPause = time.Second
-
-// Rate is N calls in any window of W. The zero Rate has no limit.
-type Rate struct {
-	N int
-	W time.Duration
-}
-
-// ParseRate reads "200/20s". "0" is no limit.
-func ParseRate(s string) (Rate, error) {
-	if strings.TrimSpace(s) == "0" {
-		return Rate{}, nil
-	}
-	num, per, ok := strings.Cut(s, "/")
-	if !ok {
-		return Rate{}, fmt.Errorf("%q is not a rate: write calls/window, for example 200/20s, or 0 for no limit", s)
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(num))
-	if err != nil || n <= 0 {
-		return Rate{}, fmt.Errorf("%q is not a rate: the number of calls must be a whole number above 0", s)
-	}
-	w, err := time.ParseDuration(strings.TrimSpace(per))
-	if err != nil || w <= 0 {
-		return Rate{}, fmt.Errorf("%q is not a rate: the window must be a duration such as 20s", s)
-	}
-	return Rate{N: n, W: w}, nil
-}
-
-// PerSecond is the rate as calls per second; 0 means no limit.
-func (r Rate) PerSecond() float64 {
-	if r.N == 0 {
-		return 0
-	}
-	return float64(r.N) / r.W.Seconds()
-}
-
-// String is the form that [ParseRate] reads.
-func (r Rate) String() string {
-	if r.N == 0 {
-		return "0"
-	}
-	return fmt.Sprintf("%d/%s", r.N, r.W)
-}
+// unlimited is the number of calls that may go where nothing limits them.
+const unlimited = math.MaxInt32
 
 // Wait is the error of a call that cannot go within [Patience]. Until is when
 // to try again.
@@ -80,67 +38,127 @@ func (w *Wait) Error() string {
 type Pacer struct {
 	rate     Rate
 	maxPause time.Duration
+	made     time.Time
 
 	mu sync.Mutex
 	// taken counts slots that are reserved or whose call is under way. A slot
 	// stays taken until a window after its answer: when in between the server
 	// counted the call is unknown, so only then is it out of every window.
 	taken int
-	// free holds, in order, the instants at which answered calls leave the window.
-	free []time.Time
+	calls int // slots reserved so far
+	// window holds the calls that were answered.
+	window window
+	lesson lesson
+	ramp   ramp
 	// pausedUntil is when calls may go again; zero means never paused. A call
 	// sent before it was under way when that pause was announced, however late
 	// it is answered: it belongs to the same throttling.
 	pausedUntil time.Time
 	nextStep    time.Duration
-	changed     chan struct{} // closed and replaced at each change that may let a waiter go
+	// changed is closed at the next change that may let a waiter go; nil where
+	// nobody waits.
+	changed chan struct{}
 }
 
 // New makes a pacer. maxPause caps every pause; zero means no cap.
 func New(rate Rate, maxPause time.Duration) *Pacer {
-	return &Pacer{rate: rate, maxPause: maxPause, nextStep: firstPause, changed: make(chan struct{})}
+	w := newWindow(rate)
+	return &Pacer{
+		rate: rate, maxPause: maxPause, made: time.Now(), nextStep: firstPause,
+		window: w, lesson: newLesson(rate, w.w),
+	}
 }
 
 // Rate is the configured rate.
 func (p *Pacer) Rate() Rate { return p.rate }
 
-// Slot is the right to send one call. The first of Done and Release ends it;
-// after that, both do nothing.
-type Slot struct {
-	p     *Pacer
-	ended bool // guarded by p.mu
+// Window is the time over which calls are counted.
+func (p *Pacer) Window() time.Duration { return p.window.w }
+
+// Limit is how many calls per second are allowed now: by what was learned, else
+// by the configured rate; 0 means no limit.
+func (p *Pacer) Limit() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lesson.raise(time.Now())
+	if p.lesson.limit > 0 {
+		return Rate{p.lesson.limit, p.lesson.w}.PerSecond()
+	}
+	return p.rate.PerSecond()
 }
 
-// Ready waits until a call could be sent, or until it is plain that the wait
-// is longer than [Patience]. It reserves nothing.
-func (p *Pacer) Ready(ctx context.Context) error {
-	for {
-		p.mu.Lock()
-		at, changed := p.next(time.Now())
-		p.mu.Unlock()
-		wait := time.Until(at)
-		if wait <= 0 && !at.IsZero() || wait > Patience {
-			return nil
-		}
-		if err := sleep(ctx, at, changed); err != nil {
-			return err
-		}
+// Granted is the number of calls in a window that the server has been seen to
+// grant since it refused some; 0 means that nothing is learned, or that it is
+// forgotten. See [Pacer.Restore].
+func (p *Pacer) Granted() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lesson.raise(time.Now())
+	if p.lesson.limit > 0 {
+		return p.lesson.sure
 	}
+	return 0
+}
+
+// Restore begins with what a predecessor had learned (see [Pacer.Granted]; 0 is
+// nothing) and been told (see [Pacer.Paused]; zero is no pause).
+func (p *Pacer) Restore(granted int, pausedUntil time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if pause := pausedUntil.Sub(now); pause > 0 {
+		p.pauseUntil(now, now.Add(p.bounded(pause)))
+	}
+	if granted > 0 {
+		p.lesson = newLesson(p.rate, p.window.w)
+		p.lesson.until = now
+		p.lesson.set(granted)
+	}
+	p.wake()
+}
+
+// Sent counts a call that a predecessor sent at that instant. One that is out of
+// the window is ignored; the future is now.
+func (p *Pacer) Sent(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	ago := max(0, now.Sub(at))
+	if ago >= p.window.w {
+		return
+	}
+	// It is not known to be granted, but mostly was; what is learned too high
+	// is put right by the next refusal.
+	p.window.add(p.since(now)-ago, true)
+	p.wake()
+}
+
+// Available is how many further calls could begin now, a large number where
+// there is no limit. If none could, at is the earliest instant at which one
+// could, zero where that depends on calls under way. changed is closed at the
+// next change that may let more go; time that passes is none. Nothing is
+// reserved.
+func (p *Pacer) Available() (n int, at time.Time, changed <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, at = p.room(time.Now())
+	return n, at, p.change()
 }
 
 // Reserve waits for a slot. It fails with a [*Wait] when the wait would be
 // longer than [Patience], or with the context's error.
 func (p *Pacer) Reserve(ctx context.Context) (*Slot, error) {
-	giveUp := time.Now().Add(Patience)
+	now := time.Now()
+	giveUp := now.Add(Patience)
 	for {
 		p.mu.Lock()
-		now := time.Now()
-		at, changed := p.next(now)
-		if !at.IsZero() && !at.After(now) {
-			p.taken++
+		n, at := p.room(now)
+		if n > 0 {
+			s := p.take(now)
 			p.mu.Unlock()
-			return &Slot{p: p}, nil
+			return s, nil
 		}
+		changed := p.change()
 		p.mu.Unlock()
 		if at.After(giveUp) || at.IsZero() && now.After(giveUp) {
 			if at.IsZero() {
@@ -154,33 +172,87 @@ func (p *Pacer) Reserve(ctx context.Context) (*Slot, error) {
 		if err := sleep(ctx, at, changed); err != nil {
 			return nil, err
 		}
+		now = time.Now()
 	}
 }
 
-// next is the earliest instant at which a call may be sent: now, or later, or
-// zero where that depends on calls that are still under way. Call with mu held.
-func (p *Pacer) next(now time.Time) (at time.Time, changed <-chan struct{}) {
-	at = now
-	if p.rate.N > 0 {
-		out := 0
-		for out < len(p.free) && !p.free[out].After(now) {
-			out++
+// since is how old the pacer is. Call with mu held or not.
+func (p *Pacer) since(now time.Time) time.Duration { return now.Sub(p.made) }
+
+// room is how many calls may be sent now. If none may, at is the earliest
+// instant at which one may, or zero where that depends on calls that are still
+// under way. Call with mu held.
+func (p *Pacer) room(now time.Time) (n int, at time.Time) {
+	p.window.drop(p.since(now))
+	p.lesson.raise(now)
+	n, at = unlimited, now
+	switch inWindow := p.taken + p.window.n; {
+	case p.lesson.limit > 0:
+		if n, at = p.lesson.sure-inWindow, now; n <= 0 {
+			n, at = p.more(now, inWindow)
 		}
-		p.free = p.free[out:]
-		if p.taken+len(p.free) >= p.rate.N {
-			// The slots beyond the limit must leave first.
-			over := p.taken + len(p.free) - p.rate.N
-			if over >= len(p.free) {
-				at = time.Time{}
-			} else {
-				at = p.free[over]
-			}
+	case p.rate.N > 0:
+		if n = max(0, p.rate.N-inWindow); n == 0 {
+			at = p.left(inWindow - p.rate.N + 1)
 		}
 	}
-	if p.pausedUntil.After(now) && (at.IsZero() || p.pausedUntil.After(at)) {
-		at = p.pausedUntil
+	if few, end := p.ramp.room(now); few < n {
+		if n = few; n == 0 {
+			at = end
+		}
 	}
-	return at, p.changed
+	if p.pausedUntil.After(now) {
+		n = 0
+		if at.IsZero() || p.pausedUntil.After(at) {
+			at = p.pausedUntil
+		}
+	}
+	return n, at
+}
+
+// more is room where as many calls are in the window as are sure to be granted.
+// Call with mu held.
+func (p *Pacer) more(now time.Time, inWindow int) (n int, at time.Time) {
+	l := &p.lesson
+	at = p.left(inWindow - l.sure + 1)
+	if inWindow >= l.limit {
+		if raised := l.raisedBy(inWindow - l.limit + 1); at.IsZero() || raised.Before(at) {
+			at = raised
+		}
+		return 0, at
+	}
+	// Where many calls are about to leave the window, the server may have
+	// forgotten them already: to be let in now would prove nothing.
+	if p.taken > 0 || p.window.leaving(p.since(now)+l.w/10, l.sure/4) {
+		return 0, at
+	}
+	return 1, now
+}
+
+// left is when n calls will have left the window; zero where that depends on
+// calls under way.
+func (p *Pacer) left(n int) time.Time {
+	at, ok := p.window.left(n)
+	if !ok {
+		return time.Time{}
+	}
+	return p.made.Add(at)
+}
+
+// change is closed at the next change. Call with mu held.
+func (p *Pacer) change() <-chan struct{} {
+	if p.changed == nil {
+		p.changed = make(chan struct{})
+	}
+	return p.changed
+}
+
+// wake lets every waiter look again. Call with mu held.
+func (p *Pacer) wake() {
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
+	}
 }
 
 func sleep(ctx context.Context, at time.Time, changed <-chan struct{}) error {
@@ -198,101 +270,4 @@ func sleep(ctx context.Context, at time.Time, changed <-chan struct{}) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// Paused tells until when no call may be sent; zero where one may be sent now.
-// Ask it as the last thing before sending: a pause may have begun since the
-// slot was reserved.
-func (p *Pacer) Paused() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.pausedUntil.After(time.Now()) {
-		return p.pausedUntil
-	}
-	return time.Time{}
-}
-
-// Release gives a slot back whose call was never sent.
-func (s *Slot) Release() { s.end(false) }
-
-// Done ends the slot of a call that was sent, once it is answered or given up.
-func (s *Slot) Done() { s.end(true) }
-
-func (s *Slot) end(sent bool) {
-	p := s.p
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s.ended {
-		return
-	}
-	s.ended = true
-	p.taken--
-	if sent && p.rate.N > 0 {
-		p.free = append(p.free, time.Now().Add(p.rate.W))
-	}
-	p.wake()
-}
-
-// wake lets every waiter look again. Call with mu held.
-func (p *Pacer) wake() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-// Throttled records a refusal for too many calls (429) or an overloaded service
-// (503) of a call sent at the given instant. retryAfter is what the server
-// asked for; zero where it named nothing, then the pause grows from one second,
-// doubled each time up to the window. It returns the end of the pause, by how
-// much it is longer than before, and whether what the server asked for was capped.
-func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	pause := retryAfter
-	switch {
-	case pause > 0:
-		pause = p.bounded(pause)
-		capped = pause < retryAfter
-	case sent.Before(p.pausedUntil):
-		return p.pausedUntil, 0, false
-	default:
-		pause = p.bounded(p.nextStep)
-		p.nextStep = min(2*p.nextStep, p.window())
-	}
-	until = now.Add(pause)
-	if !until.After(p.pausedUntil) {
-		return p.pausedUntil, 0, capped
-	}
-	added = until.Sub(now)
-	if p.pausedUntil.After(now) {
-		added = until.Sub(p.pausedUntil)
-	}
-	p.pausedUntil = until
-	p.wake()
-	return until, added, capped
-}
-
-func (p *Pacer) bounded(pause time.Duration) time.Duration {
-	if p.maxPause > 0 {
-		return min(pause, p.maxPause)
-	}
-	return pause
-}
-
-// Accepted tells that Graph took a call: the next pause without a Retry-After
-// starts small again.
-func (p *Pacer) Accepted() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.pausedUntil.After(time.Now()) {
-		return // the call was sent before the pause, so it tells nothing of the time after it
-	}
-	p.nextStep = firstPause
-}
-
-func (p *Pacer) window() time.Duration {
-	if p.rate.N > 0 {
-		return max(p.rate.W, firstPause)
-	}
-	return defaultWindow
 }

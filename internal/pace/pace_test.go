@@ -193,12 +193,12 @@ func TestNoLimit(t *testing.T) {
 				s.Release()
 			}
 		}
-		if err := p.Ready(t.Context()); err != nil {
+		if err := ready(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
 		c.want(t, 0)
-		if len(p.free) > 0 {
-			t.Errorf("%d calls are remembered for nothing", len(p.free))
+		if len(p.window.marks) > 1 {
+			t.Errorf("%d marks are kept for calls of one instant", len(p.window.marks))
 		}
 		// A pause holds all the same.
 		p.Throttled(time.Now(), time.Minute)
@@ -293,7 +293,7 @@ func TestReady(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				c, p := newClock(), New(tc.rate, 0)
-				if err := p.Ready(t.Context()); err != nil {
+				if err := ready(t.Context(), p); err != nil {
 					t.Fatal(err)
 				}
 				c.want(t, 0)
@@ -307,7 +307,7 @@ func TestReady(t *testing.T) {
 				} else {
 					wg.Go(func() { tc.events(p, slots) })
 				}
-				if err := p.Ready(t.Context()); err != nil {
+				if err := ready(t.Context(), p); err != nil {
 					t.Error(err)
 				}
 				c.want(t, tc.want)
@@ -326,7 +326,7 @@ func TestCancel(t *testing.T) {
 	t.Parallel()
 	why := errors.New("told to stop")
 	for name, wait := range map[string]func(*Pacer, context.Context) error{
-		"Ready": (*Pacer).Ready,
+		"Available": func(p *Pacer, ctx context.Context) error { return ready(ctx, p) },
 		"Reserve": func(p *Pacer, ctx context.Context) error {
 			_, err := p.Reserve(ctx)
 			return err
@@ -381,8 +381,8 @@ func TestForgets(t *testing.T) {
 			take(t, p).Done()
 			time.Sleep(time.Millisecond) // fake time
 		}
-		if len(p.free) > 3 || cap(p.free) > 64 {
-			t.Errorf("%d calls are remembered, with room for %d", len(p.free), cap(p.free))
+		if p.window.n > 3 || cap(p.window.marks) > roomKept {
+			t.Errorf("%d calls are remembered, with room for %d", p.window.n, cap(p.window.marks))
 		}
 	})
 }
@@ -416,5 +416,19 @@ func BenchmarkReserveDone(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// ready waits, as whoever takes requests does, until a call could be sent, or
+// until it is plain that the wait is longer than Patience.
+func ready(ctx context.Context, p *Pacer) error {
+	for {
+		n, at, changed := p.Available()
+		if n > 0 || time.Until(at) > Patience {
+			return nil
+		}
+		if err := sleep(ctx, at, changed); err != nil {
+			return err
+		}
 	}
 }

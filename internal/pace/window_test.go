@@ -103,7 +103,7 @@ func windows(t *testing.T, r Rate, seed uint64) {
 		wg.Go(func() {
 			for c.now() < end {
 				if rnd.IntN(2) == 0 {
-					if err := p.Ready(t.Context()); err != nil {
+					if err := ready(t.Context(), p); err != nil {
 						t.Error(err)
 					}
 				}
@@ -335,7 +335,7 @@ func TestNoWaiterIsLost(t *testing.T) {
 							for done := 0; done < each; {
 								if caller%2 == 0 {
 									// In a bubble, one that waits for ever is found.
-									if err := p.Ready(t.Context()); err != nil {
+									if err := ready(t.Context(), p); err != nil {
 										t.Error(err)
 									}
 								}

@@ -47,6 +47,7 @@ func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, e
 	if err != nil {
 		return nil, fmt.Errorf("key-value bucket %s: %w", bucket, err)
 	}
+	kv = direct{kv, js.Conn(), directPrefix(js.Options(), bucket)}
 	return &Store{js: js, bucket: bucket, kv: kv, replyTimeout: replyTimeout, refusedTimeout: refusedTimeout}, nil
 }
 
@@ -79,16 +80,22 @@ func (s *Store) entry(ctx context.Context, key string, wait time.Duration) (jets
 }
 
 // Since reads each change of a tenant's records since an instant of the server's,
-// the oldest first, as far as the history of each record reaches. A record that
-// is not of the form it should be is passed over.
-func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each func(Record)) error {
+// the oldest first, and when it was stored, as far as the history of each record
+// reaches. A record that is not of the form it should be is passed over.
+func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each func(r Record, stored time.Time)) error {
 	fail := func(err error) error {
 		return fmt.Errorf("records of tenant %s since %s: %w", tenant, since.UTC().Format(time.RFC3339), err)
 	}
-	consumer, err := s.js.OrderedConsumer(ctx, "KV_"+s.bucket, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{"$KV." + s.bucket + "." + tenant + ".*"},
-		DeliverPolicy:  jetstream.DeliverByStartTimePolicy,
-		OptStartTime:   &since,
+	// One filter, so that an account can be allowed this for one tenant alone.
+	consumer, err := s.js.CreateConsumer(ctx, "KV_"+s.bucket, jetstream.ConsumerConfig{
+		Description:       "what a worker reads when it takes over",
+		FilterSubject:     "$KV." + s.bucket + "." + tenant + ".*",
+		DeliverPolicy:     jetstream.DeliverByStartTimePolicy,
+		OptStartTime:      &since,
+		AckPolicy:         jetstream.AckNonePolicy,
+		InactiveThreshold: sinceInactive,
+		MemoryStorage:     true,
+		Replicas:          1,
 	})
 	if err != nil {
 		return fail(err)
@@ -103,8 +110,9 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 		for m := range batch.Messages() {
 			got++
 			var r Record
-			if json.Unmarshal(m.Data(), &r) == nil {
-				each(r)
+			meta, err := m.Metadata()
+			if err == nil && json.Unmarshal(m.Data(), &r) == nil {
+				each(r, meta.Timestamp)
 			}
 		}
 		if err := batch.Error(); err != nil {
@@ -118,8 +126,12 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 	return nil
 }
 
-// sinceBatch is how many changes are asked for at a time.
-const sinceBatch = 500
+const (
+	// sinceBatch is how many changes are asked for at a time.
+	sinceBatch = 500
+	// sinceInactive is how long the server keeps the consumer of such a reading.
+	sinceInactive = 10 * time.Second
+)
 
 // Put writes a record if its revision is still the given one (0: if there is
 // none), and returns the new revision. It fails with [ErrConflict] where it is

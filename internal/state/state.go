@@ -91,6 +91,40 @@ func (s *Store) SetWorker(ctx context.Context, tenant string, w Worker) error {
 	return nil
 }
 
+// Pause hands on a pause that was announced to a replica after its term: what
+// others have written meanwhile stays.
+func (s *Store) Pause(ctx context.Context, tenant string, until time.Time) error {
+	for {
+		var w Worker
+		revision := uint64(0)
+		entry, err := s.kv.Get(ctx, workerKey(tenant))
+		switch {
+		case err == nil:
+			revision = entry.Revision()
+			if err := json.Unmarshal(entry.Value(), &w); err != nil {
+				return fmt.Errorf("state of tenant %s, revision %d, is not of the form it should be: %w", tenant, revision, err)
+			}
+		case !errors.Is(err, jetstream.ErrKeyNotFound):
+			return fmt.Errorf("state of tenant %s: %w", tenant, err)
+		}
+		if !until.After(w.PausedUntil) {
+			return nil
+		}
+		w.PausedUntil = until
+		value, err := json.Marshal(w)
+		if err != nil {
+			return fmt.Errorf("state of tenant %s: %w", tenant, err)
+		}
+		if _, err = s.kv.Update(ctx, workerKey(tenant), value, revision); err == nil {
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) && !errors.Is(err, jetstream.ErrKeyExists) {
+			return fmt.Errorf("write the state of tenant %s: %w", tenant, err)
+		}
+		// Another has written it. The context ends this, should it go on for ever.
+	}
+}
+
 // Operator reads what an operator has told last.
 func (s *Store) Operator(ctx context.Context, tenant string) (Operator, error) {
 	entry, err := s.kv.Get(ctx, operatorKey(tenant))

@@ -2,6 +2,7 @@ package state
 
 import (
 	"reflect"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,6 +71,47 @@ func TestWhatIsHandedOnIsRead(t *testing.T) {
 	if other, err := s.Worker(t.Context(), "b"); err != nil || other != (Worker{}) {
 		t.Errorf("of another tenant: %+v, %v", other, err)
 	}
+}
+
+// A pause that is told late takes nothing away.
+func TestPauseIsAdded(t *testing.T) {
+	s, _ := open(t)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	check := func(want Worker) {
+		t.Helper()
+		if got, err := s.Worker(t.Context(), "a"); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v, %v; want %+v", got, err, want)
+		}
+	}
+	if err := s.Pause(t.Context(), "a", at); err != nil {
+		t.Fatal(err)
+	}
+	check(Worker{PausedUntil: at})
+	other := Worker{Granted: 7, Worker: "other", PausedUntil: at.Add(time.Minute)}
+	if err := s.SetWorker(t.Context(), "a", other); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Pause(t.Context(), "a", at.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	check(other)
+	if err := s.Pause(t.Context(), "a", at.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	other.PausedUntil = at.Add(time.Hour)
+	check(other)
+	// Many at once: the latest wins.
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			if err := s.Pause(t.Context(), "a", at.Add(time.Hour+time.Duration(i)*time.Second)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	other.PausedUntil = at.Add(time.Hour + 7*time.Second)
+	check(other)
 }
 
 // The release counts by the server's clock, as does what it releases.

@@ -50,13 +50,16 @@ func (j *job) post(intake, work context.Context, c ready) (d consume.Disposition
 	if errors.Is(err, graph.ErrHeldBack) {
 		return j.notSent(intake, work, before)
 	}
-	c.slot.Done()
-	if err == nil {
-		return j.accept(work, c.token, answer), true
-	}
 	var failure *graph.Error
-	if !errors.As(err, &failure) {
+	if err != nil && !errors.As(err, &failure) {
 		failure = &graph.Error{Kind: graph.Unknown, Err: err}
+	}
+	if j.trace != nil {
+		j.trace.Attempt(traced(sent, r.Attempts, call, answer, failure))
+	}
+	if err == nil {
+		c.slot.Accepted()
+		return j.accept(work, c.token, answer), true
 	}
 	return j.failed(work, c, before, sent, failure)
 }
@@ -91,7 +94,6 @@ func takeBack(r *record.Record, before record.Record) {
 // accept ends the request: Graph has taken the reset.
 func (j *job) accept(work context.Context, token graph.Token, answer graph.Answer) consume.Disposition {
 	j.metrics.Attempt(metrics.ResultAccepted)
-	j.pacer.Accepted()
 	j.ended(j.hold.accepted(token.Generation, time.Now()))
 	return j.accepted(work, func(r *record.Record) {
 		r.Status, r.GraphRequestID = answer.Status, answer.RequestID
@@ -120,7 +122,15 @@ func (j *job) accepted(work context.Context, change func(*record.Record)) consum
 
 // failed decides what a failed call means. This is the verdict table.
 func (j *job) failed(work context.Context, c ready, before record.Record, sent time.Time, e *graph.Error) (consume.Disposition, bool) {
-	pause := j.pause(sent, e)
+	switch e.Kind {
+	case graph.Refused, graph.Forbidden:
+		c.slot.Accepted() // Graph's quota has let it in
+	case graph.Throttled:
+		// The pause tells the pacer.
+	default:
+		c.slot.Done()
+	}
+	pause := j.pause(c.slot, sent, e)
 	switch e.Kind {
 	case graph.Throttled:
 		j.metrics.Attempt(metrics.ResultThrottled)

@@ -12,6 +12,7 @@ import (
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/trace"
 )
 
 // NATS says how to reach the server and who the worker is there. Everything
@@ -69,6 +70,9 @@ type Config struct {
 	// DrainTimeout is how long calls in flight may take to finish once the
 	// worker is told to stop.
 	DrainTimeout time.Duration
+
+	// Tracer sends spans of the work; nil: none.
+	Tracer *trace.Tracer
 
 	Build metrics.Build
 	Log   *zap.Logger

@@ -18,12 +18,15 @@ const (
 	takeOverWait = 3 * time.Second
 	handOnWait   = 5 * time.Second
 	handOnPause  = time.Second
+	// leaveWait bounds what is left to do once all calls have ended.
+	leaveWait = 500 * time.Millisecond
 )
 
 // takeOver learns what the replica before this one was told and has sent, before
 // the first request is worked on. intake ends when this replica is no longer
 // the one that works.
 func (t *tenant) takeOver(intake context.Context) {
+	defer t.learned(intake)
 	for intake.Err() == nil {
 		ctx, cancel := context.WithTimeout(intake, takeOverWait)
 		err := t.recall(ctx)
@@ -44,7 +47,33 @@ func (t *tenant) takeOver(intake context.Context) {
 	}
 }
 
+// learned lets this replica hand on, for as long as its term lasts.
+func (t *tenant) learned(intake context.Context) {
+	t.handing.Lock()
+	if over := intake.Done(); intake.Err() == nil {
+		t.term.Store(&over)
+	}
+	t.handing.Unlock()
+	t.showHold()
+}
+
+// handsOn tells whether it is this replica's to hand on.
+func (t *tenant) handsOn() bool {
+	term := t.term.Load()
+	if term == nil {
+		return false
+	}
+	select {
+	case <-*term:
+		return false
+	default:
+		return true
+	}
+}
+
 func (t *tenant) recall(ctx context.Context) error {
+	t.handing.Lock()
+	defer t.handing.Unlock()
 	records, known := t.stores()
 	now := time.Now()
 	if known != nil {
@@ -52,11 +81,12 @@ func (t *tenant) recall(ctx context.Context) error {
 			return err
 		}
 	}
-	horizon := max(t.pacer.Window(), t.fuse.horizon())
-	return records.Since(ctx, t.name, t.clock.remote(now.Add(-horizon)), func(r record.Record) {
-		r = t.clock.read(r)
-		if r.State == record.Attempting {
-			t.pacer.Sent(r.AttemptedAt)
+	since := now.Add(-max(t.pacer.Window(), t.fuse.horizon()))
+	sent := map[string]time.Time{} // when each call was under way last, as far as is known
+	err := records.Since(ctx, t.name, t.clock.remote(since), func(r record.Record, stored time.Time) {
+		r, stored = t.clock.read(r), t.clock.local(stored)
+		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
+			sent[r.ClientRequestID] = stored
 			t.fuse.began(r.ManagedDeviceID, r.AttemptedAt, now)
 		}
 		if r.State == record.Accepted {
@@ -67,6 +97,13 @@ func (t *tenant) recall(ctx context.Context) error {
 			t.pacer.Restore(0, r.NextAt)
 		}
 	})
+	for _, at := range sent {
+		t.pacer.Sent(at)
+	}
+	if until := t.pacer.Paused(); !until.IsZero() {
+		t.metrics.SetPausedUntil(until)
+	}
+	return err
 }
 
 func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.Time) error {
@@ -79,15 +116,12 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 		return err
 	}
 	t.pacer.Restore(w.Granted, t.clock.local(w.PausedUntil))
-	if until := t.pacer.Paused(); !until.IsZero() {
-		t.metrics.SetPausedUntil(until)
-	}
+	t.hold.stand() // of an earlier term
 	if w.Hold != nil && t.hold.restore(metrics.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
 	}
 	t.fuse.settle(t.clock.local(w.FuseBlownAt), t.clock.local(o.ReleasedAt))
 	t.handedOn = w
-	t.showHold()
 	return nil
 }
 
@@ -101,12 +135,10 @@ func (t *tenant) changed() {
 
 // handOn writes down what the next replica has to know, each time it changes,
 // until ctx ends, and a last time then, as long as work lasts.
-func (t *tenant) handOn(ctx, work context.Context) {
+func (t *tenant) handOn(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			// The pause or hold of a call that has just ended.
-			t.write(work)
 			return
 		case <-t.news:
 		}
@@ -125,15 +157,16 @@ func (t *tenant) handOn(ctx, work context.Context) {
 // to do.
 func (t *tenant) write(ctx context.Context) (done bool) {
 	_, known := t.stores()
-	if known == nil || !t.active.Load() {
-		return true // nowhere to write, or not this replica's to write
+	if known == nil {
+		return true // nowhere to write
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOnWait)
 	defer cancel()
 	t.handing.Lock()
 	defer t.handing.Unlock()
 	w := t.standing()
-	if same(w, t.handedOn) {
+	// Asked after that was put together: with the term, the hold is forgotten.
+	if !t.handsOn() || same(w, t.handedOn) {
 		return true
 	}
 	if err := known.SetWorker(ctx, t.name, w); err != nil {
@@ -142,6 +175,29 @@ func (t *tenant) write(ctx context.Context) (done bool) {
 	}
 	t.handedOn = w
 	return true
+}
+
+// leave hands on the pause that was announced to a call that was in flight when
+// this replica's term ended.
+func (t *tenant) leave(ctx context.Context) {
+	_, known := t.stores()
+	until := t.pacer.Paused()
+	if known == nil || until.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveWait)
+	defer cancel()
+	if err := known.Pause(ctx, t.name, t.clock.remote(until)); err != nil {
+		t.log.Warn("the pause could not be handed on; the next worker may learn of it by a call", zap.Error(err))
+	}
+}
+
+// handOnAnew writes down again what is known: what was written is lost.
+func (t *tenant) handOnAnew() {
+	t.handing.Lock()
+	t.handedOn = state.Worker{}
+	t.handing.Unlock()
+	t.changed()
 }
 
 // standing is what the next replica has to know now.
@@ -177,9 +233,11 @@ func (t *tenant) look(ctx context.Context) {
 	t.metrics.SetRate(limit, t.pacer.Rate().PerSecond())
 	t.changed()
 	_, known := t.stores()
-	if known == nil || t.fuse.blown().IsZero() {
+	if known == nil || t.fuse.limit.N == 0 {
 		return
 	}
+	// Also while it has not blown: a release begins the count anew, and does so
+	// whether or not this replica has to be restarted first.
 	ctx, cancel := context.WithTimeout(ctx, handOnWait)
 	defer cancel()
 	o, err := known.Operator(ctx, t.name)

@@ -15,6 +15,7 @@ import (
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/trace"
 )
 
 // job is one delivery of one request. It is used by one goroutine.
@@ -25,6 +26,7 @@ type job struct {
 	req     request.Request
 	key     string
 	started time.Time
+	trace   *trace.Delivery // nil: none
 
 	// known tells that rec and rev are what the bucket says; on a first
 	// delivery they are guessed to be nothing, which the first write proves.
@@ -56,6 +58,10 @@ const (
 func (j *job) run(intake, work context.Context, invalid error) consume.Disposition {
 	if j.store == nil {
 		return consume.Back(troubleWait)
+	}
+	if j.tracer != nil {
+		j.trace = j.tracer.Receive(j.message())
+		defer j.trace.End()
 	}
 	if invalid != nil {
 		return j.refuse(work, invalid)
@@ -390,33 +396,4 @@ func (j *job) trouble(err error) consume.Disposition {
 	j.log.Error("the request was given back: its record could not be read or written",
 		zap.String("request_id", j.req.ID), zap.String("device", j.req.DeviceID), zap.Error(err))
 	return consume.Back(troubleWait)
-}
-
-// verdict logs one line about the request as its record now stands.
-func (j *job) verdict(what string, r record.Record) {
-	level := zap.InfoLevel
-	if r.State == record.Dead {
-		level = zap.WarnLevel
-	}
-	fields := []zap.Field{
-		zap.String("request_id", j.req.ID),
-		zap.String("device", j.req.DeviceID),
-		zap.Int("attempt", r.Attempts),
-		zap.Int("status", r.Status),
-		zap.String("reason", r.Reason),
-		zap.String("graph_request_id", r.GraphRequestID),
-		zap.String("client_request_id", r.ClientRequestID),
-		zap.Duration("duration", time.Since(j.started)),
-	}
-	if r.Verified {
-		fields = append(fields, zap.Bool("verified", true))
-	}
-	for name, value := range map[string]string{
-		"detail": r.Detail, "requested_by": j.req.RequestedBy, "request_reason": j.req.Reason, "traceparent": j.req.Traceparent,
-	} {
-		if value != "" {
-			fields = append(fields, zap.String(name, value))
-		}
-	}
-	j.log.Log(level, what, fields...)
 }

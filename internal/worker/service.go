@@ -24,6 +24,9 @@ type service struct {
 	log    *zap.Logger
 	stop   context.CancelFunc // ends its intake
 	done   chan struct{}      // closed when it has ended
+	// leaving tells that the tenant is no longer listed and its calls in flight
+	// are waited for. Only fleet.apply reads and changes it.
+	leaving bool
 
 	mu    sync.Mutex
 	bound error // nil while the queue is bound
@@ -48,8 +51,9 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		host:    f.host,
 		policy:  f.cfg.Policy,
 		clock:   &clock{},
-		log:     log.Named("verdict"),
+		log:     log.Named("verdict").WithOptions(zap.WithCaller(false)),
 		metrics: tm,
+		tracer:  f.cfg.Tracer,
 		stores:  f.buckets.stores,
 		letters: consume.NewLetters(f.js, names),
 		graph:   client,
@@ -93,8 +97,9 @@ func (s *service) run(intake, work context.Context) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { s.watch(intake) })
-	watching.Go(func() { s.tenant.handOn(intake, work) })
+	watching.Go(func() { s.tenant.handOn(intake) })
 	s.queue.Run(intake, work)
+	s.tenant.leave(context.WithoutCancel(work)) // also when the work was cut short
 }
 
 func (s *service) setBound(err error) {
@@ -148,7 +153,8 @@ func (s *service) watch(ctx context.Context) {
 			}
 			continue
 		}
-		s.tenant.setPaused(depth.PausedUntil)
+		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
+		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
 		s.tenant.metrics.SetQueue(metrics.Queue{
 			Messages:    depth.Messages,
 			AckPending:  depth.AckPending,
@@ -177,7 +183,8 @@ func (f *flow) perSecond(messages int, now time.Time) float64 {
 
 // drainTime estimates how long it takes to empty the queue, at the rate that is
 // granted or, where there is no limit, at the measured one; below 0 means that
-// no end is in sight.
+// no end is in sight. A standby does not know what the other replica has sent
+// and was granted: it goes by what it sees, or by the configured rate.
 func (t *tenant) drainTime(messages int, measured float64) time.Duration {
 	if messages == 0 {
 		return 0
@@ -186,7 +193,16 @@ func (t *tenant) drainTime(messages int, measured float64) time.Duration {
 		return -1
 	}
 	rate, backlog := measured, float64(messages)
-	if limit := t.pacer.Limit(); limit > 0 {
+	limit := t.pacer.Limit()
+	if !t.active.Load() {
+		if measured > 0 {
+			limit = measured
+		}
+		if limit > 0 {
+			return time.Duration(backlog / limit * float64(time.Second))
+		}
+	}
+	if limit > 0 {
 		// What is left of the window goes at once.
 		now, _, _ := t.pacer.Available()
 		rate, backlog = limit, max(0, backlog-float64(now))

@@ -18,6 +18,7 @@ import (
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/trace"
 )
 
 // tenant is what the requests of one tenant share.
@@ -28,6 +29,7 @@ type tenant struct {
 	clock   *clock
 	log     *zap.Logger
 	metrics *metrics.Tenant
+	tracer  *trace.Tracer // nil: no traces
 
 	letters *consume.Letters
 	graph   *graph.Client
@@ -41,17 +43,25 @@ type tenant struct {
 	stores func() (*record.Store, *state.Store)
 	// active is set while this replica is the one that works on the tenant.
 	active atomic.Bool
+	// term is closed when the term ends in which this replica learned what was
+	// before it: only while it is open has it something to hand on. nil: it has
+	// learned nothing yet.
+	term atomic.Pointer[<-chan struct{}]
+	// elsewhere is set while another one is, as far as the server told last.
+	elsewhere atomic.Bool
 	// news makes handOn look.
 	news chan struct{}
 	// exists tells whether a message is still on its stream.
 	exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 
 	handing  sync.Mutex
-	handedOn state.Worker // guarded by handing, and by takeOver, before which nothing is written
+	handedOn state.Worker // what is written down; guarded by handing
 
 	mu sync.Mutex
-	// operator is until when an operator has paused the queue; zero: not paused.
-	operator time.Time
+	// operator tells that an operator has paused the queue, and operatorUntil
+	// until when; zero: until it is resumed.
+	operator      bool
+	operatorUntil time.Time
 	// busy are the keys that are worked on in this process.
 	busy map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
@@ -94,6 +104,9 @@ func (t *tenant) claimed(key, device string) []string {
 // setActive is told whether this replica is the one that works.
 func (t *tenant) setActive(active bool) {
 	t.active.Store(active)
+	if active {
+		t.elsewhere.Store(false)
+	}
 	t.metrics.SetActive(active)
 	if !active {
 		t.hold.stand()
@@ -104,21 +117,30 @@ func (t *tenant) setActive(active bool) {
 	t.log.Info("working on the tenant")
 }
 
-// setPaused is told until when an operator has paused the queue; zero: not.
-func (t *tenant) setPaused(until time.Time) {
+// setPaused is told whether an operator has paused the queue, and until when;
+// zero: until it is resumed.
+func (t *tenant) setPaused(paused bool, until time.Time) {
 	t.mu.Lock()
 	before := t.operator
-	t.operator = until
+	t.operator, t.operatorUntil = paused, until
 	t.mu.Unlock()
-	if before.IsZero() == until.IsZero() {
+	if before == paused {
 		return
 	}
-	if until.IsZero() {
+	if !paused {
 		t.log.Info("hold: over", zap.String("cause", string(metrics.CausePaused)))
 	} else {
-		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.Time("until", until))
+		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.String("until", pauseEnd(until)))
 	}
 	t.showHold()
+}
+
+// pauseEnd says until when an operator has paused the queue.
+func pauseEnd(until time.Time) string {
+	if until.IsZero() {
+		return "resumed"
+	}
+	return until.UTC().Format(time.RFC3339)
 }
 
 // credit tells how many further requests it makes sense to take now.
@@ -145,11 +167,16 @@ func (t *tenant) wait(sequence uint64, until time.Time) {
 // worker has it, or had it.
 const overdue = time.Minute
 
-// forget drops the messages that have not come back.
+// forget drops the messages that have not come back. To a standby none comes
+// back: when its time is over, the replica that works has it.
 func (t *tenant) forget(now time.Time) {
+	patience := overdue
+	if !t.active.Load() {
+		patience = 0
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.waiting, func(_ uint64, until time.Time) bool { return now.Sub(until) > overdue })
+	maps.DeleteFunc(t.waiting, func(_ uint64, until time.Time) bool { return now.Sub(until) > patience })
 	t.metrics.SetWaitingRetry(len(t.waiting))
 }
 
@@ -215,17 +242,18 @@ func (t *tenant) ended(cause metrics.Cause) {
 // holds are the causes for which the queue stands still.
 func (t *tenant) holds() []metrics.Hold {
 	holds := []metrics.Hold{}
-	if cause, detail, since, probe := t.hold.state(); cause != "" {
+	active := t.active.Load() // a standby does not know
+	if cause, detail, since, probe := t.hold.state(); active && cause != "" {
 		holds = append(holds, metrics.Hold{Cause: cause, Since: since, Detail: detail, NextProbe: probe})
 	}
-	if at := t.fuse.blown(); !at.IsZero() {
+	if at := t.fuse.blown(); active && !at.IsZero() {
 		holds = append(holds, metrics.Hold{Cause: metrics.CauseFuse, Since: at, Detail: fmt.Sprintf(
-			"more than %d devices would have been reset within %s; worker resume releases it", t.fuse.limit.N, t.fuse.limit.W)})
+			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", t.fuse.limit)})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.operator.IsZero() {
-		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + t.operator.UTC().Format(time.RFC3339)})
+	if t.operator {
+		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + pauseEnd(t.operatorUntil)})
 	}
 	return holds
 }
@@ -243,12 +271,17 @@ func (t *tenant) showHold() {
 }
 
 // pause records a call that was throttled, or whose answer asked for a pause,
-// and returns the end of the pause; zero where there is none.
-func (t *tenant) pause(sent time.Time, e *graph.Error) time.Time {
+// and returns the end of the pause; zero where there is none. slot is that of a
+// reset; nil for a reading, whose quota is another.
+func (t *tenant) pause(slot *pace.Slot, sent time.Time, e *graph.Error) time.Time {
 	if e.RetryAfter == 0 && e.Kind != graph.Throttled && e.Kind != graph.Unavailable {
 		return time.Time{}
 	}
-	until, added, capped := t.pacer.Throttled(sent, e.RetryAfter)
+	throttled := t.pacer.Throttled
+	if slot != nil && e.Kind == graph.Throttled {
+		throttled = slot.Throttled
+	}
+	until, added, capped := throttled(sent, e.RetryAfter)
 	t.metrics.SetPausedUntil(until)
 	t.metrics.AddPause(added)
 	t.changed()
@@ -263,7 +296,7 @@ func (t *tenant) pause(sent time.Time, e *graph.Error) time.Time {
 
 // state is the tenant's part of /readyz.
 func (t *tenant) state(bound error) metrics.TenantState {
-	s := metrics.TenantState{Tenant: t.name, Active: t.active.Load(), Bound: bound == nil, Holds: t.holds()}
+	s := metrics.TenantState{Tenant: t.name, Active: t.active.Load(), ActiveElsewhere: t.elsewhere.Load(), Bound: bound == nil, Holds: t.holds()}
 	if bound != nil {
 		s.Error = fmt.Sprint(bound)
 	}

@@ -46,6 +46,13 @@ func (j *job) verify(intake, work context.Context, expired bool) (d consume.Disp
 		until, _ := j.closed(intake)
 		return j.backAt(until, true), true
 	}
+	var e *graph.Error
+	if err != nil && !errors.As(err, &e) {
+		e = &graph.Error{Kind: graph.Unknown, Err: err}
+	}
+	if j.trace != nil {
+		j.trace.Verify(traced(sent, j.rec.Attempts, call, actions.Answer, e))
+	}
 	if err == nil {
 		if executed(actions, j.rec.AttemptedAt) {
 			j.metrics.Verification(metrics.VerificationExecuted)
@@ -55,10 +62,6 @@ func (j *job) verify(intake, work context.Context, expired bool) (d consume.Disp
 		j.metrics.Verification(metrics.VerificationNotExecuted)
 		j.hold.read(j.m.Sequence)
 		return j.notExecuted(intake, work, c, expired)
-	}
-	var e *graph.Error
-	if !errors.As(err, &e) {
-		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
 	return j.unread(intake, work, c, sent, expired, e)
 }
@@ -94,7 +97,7 @@ func (j *job) notExecuted(intake, work context.Context, c ready, expired bool) (
 
 // unread goes on with a request whose outcome could not be read.
 func (j *job) unread(intake, work context.Context, c ready, sent time.Time, expired bool, e *graph.Error) (consume.Disposition, bool) {
-	pause := j.pause(sent, e)
+	pause := j.pause(nil, sent, e)
 	switch e.Kind {
 	case graph.Throttled, graph.Unavailable:
 		j.metrics.Verification(metrics.VerificationFailed)

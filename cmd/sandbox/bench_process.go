@@ -1,0 +1,234 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/graph/graphsim"
+)
+
+// environment is that of a worker process in this world.
+func (w *world) environment(more ...string) ([]string, error) {
+	ca := filepath.Join(w.dir, "ca.pem")
+	if err := os.WriteFile(ca, w.sim.CAPEM(), 0o600); err != nil {
+		return nil, err
+	}
+	return append([]string{
+		"NATS_URL=" + w.nats.URL(),
+		"AZURE_TENANT_ID=" + graphsim.DefaultTenantID, "AZURE_CLIENT_ID=" + graphsim.DefaultClientID,
+		"AZURE_CLIENT_SECRET=" + graphsim.DefaultClientSecret,
+		"AZURE_AUTHORITY_HOST=" + w.sim.URL(), "GRAPH_ENDPOINT=" + w.sim.URL(), "SSL_CERT_FILE=" + ca,
+		"WORKER_HTTP_ADDR=127.0.0.1:0",
+	}, more...), nil
+}
+
+// launch starts a process. end asks it to stop, and waits.
+func (w *world) launch(env []string, args ...string) (pid int, end func() error, err error) {
+	out, err := os.OpenFile(w.logPath, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, nil, err
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = out, out
+	err = errors.Join(cmd.Start(), out.Close()) // the process has its own
+	if err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", args[0], err)
+	}
+	return cmd.Process.Pid, func() error {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+		if err := cmd.Wait(); err != nil {
+			log, _ := os.ReadFile(w.logPath) // helps to understand the error, if it is there
+			return fmt.Errorf("%s: %w\n%s", args[0], err, log[max(0, len(log)-2000):])
+		}
+		return nil
+	}, nil
+}
+
+// startWaiting is how many requests wait when a worker is started.
+const startWaiting = 100
+
+// start measures the time from the start of a worker process to its first call,
+// beside that of a process that does no more than to connect, to pull, to write
+// one record, to fetch a token and to call.
+func (benchCmd) start(ctx context.Context) ([]sample, error) {
+	w, err := newWorld(0, graphsim.Config{NoCallLog: true})
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	program := filepath.Join(w.dir, "worker")
+	if err := buildWorker(ctx, program); err != nil {
+		return nil, err
+	}
+	this, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	floor, err := w.startTime(ctx, this, "floor")
+	if err != nil {
+		return nil, err
+	}
+	ours, err := w.startTime(ctx, program, "run")
+	if err != nil {
+		return nil, err
+	}
+	return []sample{
+		{what: "floor: a bare process", unit: "ms", value: floor},
+		{what: "start to the first POST", unit: "ms", value: ours, goal: atMost(500)},
+	}, nil
+}
+
+func (w *world) startTime(ctx context.Context, args ...string) (float64, error) {
+	if err := w.fill(ctx, startWaiting); err != nil {
+		return 0, err
+	}
+	env, err := w.environment()
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	_, end, err := w.launch(env, args...)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err = w.firstPost(ctx)
+	took := time.Since(began)
+	return float64(took) / float64(time.Millisecond), errors.Join(err, end())
+}
+
+// floorCmd is the floor of the row start, as a process of its own.
+type floorCmd struct {
+	NATSURL string `name:"nats-url" env:"NATS_URL" required:""`
+	Graph   string `env:"GRAPH_ENDPOINT" required:""`
+}
+
+// Run makes one call.
+func (c floorCmd) Run(ctx context.Context) error {
+	nc, err := nats.Connect(c.NATSURL)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	w := &world{js: js, names: sandboxNames()}
+	f, err := w.floorLoopAt(ctx, c.Graph, nil, true)
+	if err != nil {
+		return err
+	}
+	it, err := w.messages(ctx)
+	if err != nil {
+		return err
+	}
+	defer it.Stop()
+	if err := f.run(ctx, it, 1); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil // it may be told to stop as soon as the call has arrived
+}
+
+// memoryFor is how long a worker works on the backlog before its memory is read.
+const memoryFor = 20 * time.Second
+
+// memory measures the most memory that a worker process ever had resident, in
+// 20 s of draining a long queue as fast as it can, beside the same of a worker
+// whose queue is empty.
+func (c benchCmd) memory(ctx context.Context) ([]sample, error) {
+	w, err := newWorld(0, graphsim.Config{NoCallLog: true})
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	program := filepath.Join(w.dir, "worker")
+	if err := buildWorker(ctx, program); err != nil {
+		return nil, err
+	}
+	if err := w.fill(ctx, 0); err != nil {
+		return nil, err
+	}
+	empty, err := w.residentAfter(ctx, 3*time.Second, program, "run")
+	if err != nil {
+		return nil, err
+	}
+	if err := w.fill(ctx, c.Waiting); err != nil {
+		return nil, err
+	}
+	full, err := w.residentAfter(ctx, memoryFor, program, "run")
+	if err != nil {
+		return nil, err
+	}
+	left, err := w.waiting(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []sample{
+		{what: "floor: an empty queue", unit: "MiB", value: empty},
+		{what: fmt.Sprintf("%d waiting", c.Waiting), unit: "MiB", value: full, goal: atMost(64)},
+		{what: "still waiting then", value: float64(left)},
+	}, nil
+}
+
+// residentAfter is the most memory, in MiB, that a worker had resident.
+func (w *world) residentAfter(ctx context.Context, d time.Duration, args ...string) (float64, error) {
+	env, err := w.environment("WORKER_RATE=0")
+	if err != nil {
+		return 0, err
+	}
+	pid, end, err := w.launch(env, args...)
+	if err != nil {
+		return 0, err
+	}
+	err = pauseFor(ctx, d)
+	mib, readErr := peakMemory(pid)
+	return mib, errors.Join(err, readErr, end())
+}
+
+// peakMemory reads the most that a process had resident. The kernel's account
+// after the end of a process is of no use: it begins with that of the parent.
+func peakMemory(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("this row needs Linux: %w", err)
+	}
+	for line := range bytes.Lines(text) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmHWM:")); ok {
+			kib, err := strconv.Atoi(string(bytes.Fields(rest)[0]))
+			return float64(kib) / 1024, err
+		}
+	}
+	return 0, errors.New("/proc tells no VmHWM")
+}
+
+// processorTime is the processor time that a process has taken so far.
+func processorTime(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("this row needs Linux: %w", err)
+	}
+	// The name of the program, in brackets, may hold spaces. Of what follows, the
+	// 12th and 13th are ticks of the user's and the system's: 100 a second.
+	_, rest, _ := bytes.Cut(text, []byte(") "))
+	fields := bytes.Fields(rest)
+	if len(fields) < 13 {
+		return 0, errors.New("/proc tells no processor time")
+	}
+	user, userErr := strconv.Atoi(string(fields[11]))
+	system, systemErr := strconv.Atoi(string(fields[12]))
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(userErr, systemErr)
+}

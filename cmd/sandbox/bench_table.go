@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"text/tabwriter"
+)
+
+// sample is one figure of one run.
+type sample struct {
+	what string
+	unit string
+	// value is math.NaN where there is nothing to tell.
+	value float64
+	// goal is what it is to reach; nil: it is there for comparison.
+	goal *goal
+}
+
+// goal is what a figure is to reach.
+type goal struct {
+	// Bound is the least that the figure may be, or the most, as Most says.
+	Bound float64 `json:"bound"`
+	Most  bool    `json:"most,omitzero"`
+}
+
+func atLeast(bound float64) *goal { return &goal{Bound: bound} }
+func atMost(bound float64) *goal  { return &goal{Bound: bound, Most: true} }
+
+func (g goal) String() string {
+	if g.Most {
+		return fmt.Sprintf("≤ %g", g.Bound)
+	}
+	return fmt.Sprintf("≥ %g", g.Bound)
+}
+
+// figure is what all runs say of one thing.
+type figure struct {
+	Row    string    `json:"row"`
+	What   string    `json:"what"`
+	Unit   string    `json:"unit"` // empty: a ratio
+	Values []float64 `json:"values"`
+	Median float64   `json:"median"`
+	Least  float64   `json:"least"`
+	Most   float64   `json:"most"`
+	Goal   *goal     `json:"goal,omitempty"`
+	// ToGoal is the median by the goal: it is reached from 1 on, or up to 1
+	// where the goal is an upper bound.
+	ToGoal  float64 `json:"toGoal,omitzero"`
+	Reached *bool   `json:"reached,omitempty"`
+}
+
+// figures is what was measured, by row.
+type figures struct {
+	order []string
+
+	mu   sync.Mutex
+	rows map[string][]*figure
+}
+
+func newFigures(rows []benchRow) *figures {
+	f := &figures{rows: map[string][]*figure{}}
+	for _, r := range rows {
+		f.order = append(f.order, r.name)
+	}
+	return f
+}
+
+// measure makes one run of a row.
+func (f *figures) measure(ctx context.Context, r benchRow, c benchCmd) error {
+	samples, err := r.run(c, ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range samples {
+		i := slices.IndexFunc(f.rows[r.name], func(g *figure) bool { return g.What == s.what })
+		if i < 0 {
+			i = len(f.rows[r.name])
+			f.rows[r.name] = append(f.rows[r.name], &figure{Row: r.name, What: s.what, Unit: s.unit, Goal: s.goal})
+		}
+		g := f.rows[r.name][i]
+		g.Values = append(g.Values, s.value)
+		g.sum()
+	}
+	return nil
+}
+
+func (g *figure) sum() {
+	g.Median, g.Least, g.Most = median(g.Values), slices.Min(g.Values), slices.Max(g.Values)
+	if g.Goal == nil {
+		return
+	}
+	g.ToGoal = g.Median / g.Goal.Bound
+	g.Reached = new(g.ToGoal >= 1 != g.Goal.Most || g.ToGoal == 1)
+}
+
+// all are the figures in the order of the rows.
+func (f *figures) all() []*figure {
+	out := []*figure{}
+	for _, name := range f.order {
+		out = append(out, f.rows[name]...)
+	}
+	return out
+}
+
+func (f *figures) reached() bool {
+	return !slices.ContainsFunc(f.all(), func(g *figure) bool { return g.Reached != nil && !*g.Reached })
+}
+
+func (f *figures) print(w io.Writer, form string) error {
+	if form == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(f.all())
+	}
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, "ROW\tFIGURE\tMEDIAN\tLEAST\tMOST\tUNIT\tTO REACH\t\tOF IT") // Flush tells a failed write
+	last := ""
+	for _, g := range f.all() {
+		row, bound, verdict, ratio := g.Row, "", "", ""
+		if row == last {
+			row = ""
+		}
+		last = g.Row
+		if g.Goal != nil {
+			bound, verdict, ratio = g.Goal.String(), "missed", fmt.Sprintf("%.3f", g.ToGoal)
+			if *g.Reached {
+				verdict = "reached"
+			}
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			row, g.What, short(g.Median), short(g.Least), short(g.Most), g.Unit, bound, verdict, ratio)
+	}
+	return t.Flush()
+}
+
+// short writes a figure with as many digits as mean something.
+func short(v float64) string {
+	switch {
+	case v >= 1000:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/check"
+	"passcode-worker/internal/worker"
+)
+
+type checkCmd struct {
+	runCmd       `embed:""`
+	outputOption `embed:""`
+
+	NatsMonitor string `group:"nats" placeholder:"URL" help:"Monitoring addresses of the servers, separated by commas, like http://n1:8222: only there is to be seen whether they sync."`
+}
+
+// Help is shown by worker check --help.
+func (checkCmd) Help() string {
+	return "Tries everything that worker run needs, with the same options and variables, and changes nothing. " +
+		"One line each: ok; warning: it works, but weaker than promised; failed: it would not work. " +
+		"Begin with the first failed line: what follows may be due to it. Exit status 0 without a failed line."
+}
+
+// Run tries every precondition.
+func (c checkCmd) Run(ctx context.Context, s streams) error {
+	r := &reader{}
+	cfg, _ := c.config(r)
+	p := newPrinter(s.out, c.outputOption.read(r))
+	monitors := r.addresses("--nats-monitor", c.NatsMonitor)
+	if err := r.err(); err != nil {
+		return err
+	}
+	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
+		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
+	}
+	found := map[check.Status]int{}
+	check.Run(ctx, check.Config{
+		Connect:      func(o ...nats.Option) (*nats.Conn, error) { return worker.Connect(cfg.NATS, o...) },
+		Servers:      hosts(cfg.NATS.URL),
+		Monitors:     monitors,
+		Tenants:      checked(cfg),
+		Counts:       cfg.Policy.Fuse.N > 0 || cfg.Policy.Cooldown > 0,
+		Setup:        cfg.Setup,
+		Endpoint:     cfg.Endpoint,
+		UserAgent:    "passcode-worker/" + cfg.Build.Version,
+		RetryUnknown: cfg.Policy.OnUnknown == worker.UnknownRetry,
+	}, func(l check.Line) {
+		found[l.Status]++
+		p.precondition(l)
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if p.failed != nil {
+		return p.failed
+	}
+	if n := found[check.Failed]; n > 0 {
+		return fmt.Errorf("%d failed, %d warnings: worker run would not work", n, found[check.Warning])
+	}
+	fmt.Fprintf(s.err, "worker: nothing failed, %d warnings: worker run would work\n", found[check.Warning])
+	return nil
+}
+
+// checked are the tenants as the check knows them.
+func checked(cfg worker.Config) []check.Tenant {
+	var out []check.Tenant
+	for _, t := range cfg.Tenants {
+		names := cfg.Names
+		names.Tenant = t.Name
+		out = append(out, check.Tenant{Names: names, Credential: t.Credential})
+	}
+	return out
+}
+
+// precondition writes one line of the check.
+func (p *printer) precondition(l check.Line) {
+	if p.json {
+		p.object(l)
+		return
+	}
+	colours := map[check.Status]string{check.OK: green, check.Warning: yellow, check.Failed: red}
+	text := plain(l.What) + ": " + plain(l.Detail)
+	if l.Tenant != "" {
+		text = plain(l.Tenant) + ": " + text
+	}
+	if l.Do != "" {
+		text = strings.TrimRight(text, ".") + ". To do: " + plain(l.Do)
+	}
+	p.line("%s%s", p.coloured(colours[l.Status], fmt.Sprintf("%-8s", l.Status)), text)
+}
+
+// addresses reads a list of HTTP addresses.
+func (r *reader) addresses(name, list string) []string {
+	var out []string
+	for s := range strings.SplitSeq(list, ",") {
+		if s = strings.TrimSpace(s); s == "" {
+			continue
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || holdsUser(s) {
+			r.fail(name, "it is not an address like http://n1:8222, or several of them with commas between")
+			return nil
+		}
+		out = append(out, s)
+	}
+	return out
+}

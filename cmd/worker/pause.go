@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"passcode-worker/internal/consume"
+)
+
+type pauseCmd struct {
+	For   string `placeholder:"TIME" help:"How long, like 30m or 2h. Without it and --until: until it is resumed."`
+	Until string `placeholder:"INSTANT" help:"Until when, like 2026-01-31T15:04:05Z."`
+
+	toolOptions `embed:""`
+}
+
+// Help is shown by worker pause --help.
+func (pauseCmd) Help() string {
+	return "Makes no worker take a further request of the tenant: all replicas, by JetStream's own pause of the consumer. " +
+		"What is in work comes to its end. Requests keep being accepted, and grow old meanwhile. worker resume ends it."
+}
+
+// pauseState is what pause and resume print as JSON.
+type pauseState struct {
+	Tenant string `json:"tenant"`
+	Paused bool   `json:"paused"`
+	// PausedUntil is absent where the pause has no end.
+	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
+	// FuseReleased tells that a fuse had blown.
+	FuseReleased bool `json:"fuseReleased,omitzero"`
+}
+
+// Run pauses the tenant.
+func (c pauseCmd) Run(ctx context.Context, s streams) error {
+	r := &reader{}
+	var length time.Duration
+	if c.For != "" {
+		length = r.duration("--for", c.For, time.Second)
+	}
+	until := consume.Forever()
+	if c.Until != "" {
+		var err error
+		if until, err = time.Parse(time.RFC3339Nano, c.Until); err != nil {
+			r.fail("--until", "%q is not an instant like 2026-01-31T15:04:05Z", c.Until)
+		}
+	}
+	if c.For != "" && c.Until != "" {
+		r.fail("--for, --until", "give one of them")
+	}
+	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error {
+		if length > 0 {
+			now, err := t.Now(ctx)
+			if err != nil {
+				return err
+			}
+			until = now.Add(length).UTC().Truncate(time.Second)
+		}
+		if err := t.Pause(ctx, until); err != nil {
+			return err
+		}
+		state, text := pauseState{Tenant: t.tenant, Paused: true}, "until resumed"
+		if until != consume.Forever() {
+			state.PausedUntil, text = &until, "until "+instant(until)
+		}
+		if t.json {
+			t.object(state)
+		} else {
+			t.line("tenant %s is paused %s", t.tenant, text)
+		}
+		return nil
+	})
+}
+
+type resumeCmd struct {
+	toolOptions `embed:""`
+}
+
+// Help is shown by worker resume --help.
+func (resumeCmd) Help() string {
+	return "Ends a pause of the tenant, for all replicas, and releases a fuse that has blown: look first at what was asked for."
+}
+
+// Run resumes the tenant.
+func (c resumeCmd) Run(ctx context.Context, s streams) error {
+	return c.run(ctx, s, &reader{}, func(ctx context.Context, t *tool) error {
+		if err := t.Resume(ctx); err != nil {
+			return err
+		}
+		blown, err := t.Release(ctx)
+		if err != nil {
+			t.tell("tenant %s is not paused any more", t.tenant)
+			return err
+		}
+		switch {
+		case t.json:
+			t.object(pauseState{Tenant: t.tenant, FuseReleased: blown})
+		case blown:
+			t.line("tenant %s is resumed, and its fuse released", t.tenant)
+		default:
+			t.line("tenant %s is resumed", t.tenant)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"passcode-worker/internal/ops"
+	"passcode-worker/internal/request"
+)
+
+type sendCmd struct {
+	Device      string `group:"request" placeholder:"GUID" help:"Intune device id."`
+	User        string `group:"request" placeholder:"ID" help:"Object id or user principal name; chooses another route."`
+	App         string `group:"request" placeholder:"ID" help:"Id of a detected app; chooses another route."`
+	ID          string `group:"request" placeholder:"ID" help:"Your own id of the request, such as the ticket number: same id = same request. Without it one is made."`
+	NotAfter    string `group:"request" placeholder:"INSTANT" help:"A reset after it is unwanted; like 2026-01-31T15:04:05Z."`
+	RequestedBy string `group:"request" placeholder:"TEXT" help:"Who asked; carried into the record and the log."`
+	Reason      string `group:"request" placeholder:"TEXT" help:"Why; carried into the record and the log."`
+
+	File    string `placeholder:"FILE" help:"Many requests: a file with one JSON object per line, with the fields of a request. - : standard input."`
+	Wait    bool   `help:"Follow the requests to their end. Exit status 1 if one ends dead."`
+	Timeout string `default:"0s" placeholder:"TIME" help:"With --wait: how long at most. 0s: until the end."`
+
+	toolOptions `embed:""`
+}
+
+// Help is shown by worker send --help.
+func (sendCmd) Help() string {
+	return "Publishes a request, waits until NATS has stored it, and prints its id. Each is checked as the worker checks it; " +
+		"where one of a list is no request, none is published. " +
+		"To send again after a failure is safe with the same id: only a request without one would be another request."
+}
+
+// fieldFlags are the flags of a request's fields.
+func fieldFlags() map[string]string {
+	return map[string]string{
+		"managedDeviceId": "--device", "userId": "--user", "detectedAppId": "--app", "id": "--id",
+		"notAfter": "--not-after", "requestedBy": "--requested-by", "reason": "--reason",
+	}
+}
+
+// Run publishes.
+func (c sendCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
+	r := &reader{}
+	for _, flag := range []string{"--id", "--not-after", "--user", "--app"} {
+		// A script whose variable is empty would get another request than it
+		// means: one that is not known again, or one without an end.
+		if givenEmpty(line, flag) {
+			r.fail(flag, "it is empty: give a value, or leave it out")
+		}
+	}
+	timeout := r.duration("--timeout", c.Timeout, 0)
+	if timeout > 0 && !c.Wait {
+		r.fail("--timeout", "it needs --wait")
+	}
+	one := c.one()
+	var requests []ops.Sending
+	switch {
+	case c.File != "" && one != nil:
+		r.fail("--file", "give it alone, or the fields of one request")
+	case c.File == "" && c.Device == "":
+		r.fail("--device", "it is missing: give a device, or --file")
+	case c.File == "":
+		request, err := ops.Prepare(one)
+		if invalid := fieldOf(err); err != nil {
+			r.fail(invalid, "%v", problemOf(err))
+		}
+		requests = []ops.Sending{request}
+	}
+	if c.File != "" && len(r.problems) == 0 {
+		var err error
+		if requests, err = readRequests(ctx, c.File, s); err != nil {
+			return err
+		}
+	}
+	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error { return t.send(ctx, requests, c.Wait, timeout) })
+}
+
+// givenEmpty tells whether a flag, or the argument of an empty name, stands on
+// the command line without a value.
+func givenEmpty(line *kong.Context, flag string) bool {
+	return slices.ContainsFunc(line.Path, func(p *kong.Path) bool {
+		switch {
+		case p.Flag != nil:
+			return "--"+p.Flag.Name == flag && line.FlagValue(p.Flag) == ""
+		case p.Positional != nil:
+			return flag == "" && p.Positional.Target.String() == ""
+		}
+		return false
+	})
+}
+
+// one is the body of the request that the flags describe; nil: they do not.
+func (c sendCmd) one() []byte {
+	fields := map[string]string{}
+	for name, value := range map[string]string{
+		"managedDeviceId": c.Device, "userId": c.User, "detectedAppId": c.App, "id": c.ID,
+		"notAfter": c.NotAfter, "requestedBy": c.RequestedBy, "reason": c.Reason,
+	} {
+		if value != "" {
+			fields[name] = value
+		}
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	body, err := json.Marshal(fields) // strings can always be written
+	if err != nil {
+		return nil
+	}
+	return body
+}
+
+// fieldOf names what a request that is none is wrong about, and problemOf how.
+func fieldOf(err error) string {
+	if invalid := (*request.Invalid)(nil); errors.As(err, &invalid) && fieldFlags()[invalid.Field] != "" {
+		return fieldFlags()[invalid.Field]
+	}
+	return "request"
+}
+
+func problemOf(err error) string {
+	if invalid := (*request.Invalid)(nil); errors.As(err, &invalid) {
+		return invalid.Problem
+	}
+	return fmt.Sprint(err)
+}
+
+// mostProblems is how many bad lines of a list are told.
+const mostProblems = 20
+
+// readRequests reads a list, one request per line. Where a line is none, or has
+// the id of another one, nothing is to be sent.
+func readRequests(ctx context.Context, path string, s streams) ([]ops.Sending, error) {
+	data, err := readAll(ctx, path)
+	if err != nil {
+		return nil, &usageError{problems: []error{fmt.Errorf("--file: it cannot be read: %w", err)}, about: "wrong usage: "}
+	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors begin a file with it
+	var out []ops.Sending
+	var problems []error
+	lines := map[string]int{}
+	number, nameless := 0, 0
+	for line := range bytes.Lines(data) {
+		number++
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		r, err := ops.Prepare(line)
+		if err == nil && lines[r.Key] > 0 {
+			err = fmt.Errorf("it has the id of line %d: same id = same request", lines[r.Key])
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("line %d: %w", number, err))
+			continue
+		}
+		lines[r.Key] = number
+		if r.Named {
+			nameless++
+		}
+		out = append(out, r)
+	}
+	if len(problems) == 0 && len(out) == 0 {
+		problems = append(problems, errors.New("--file: it holds no request"))
+	}
+	if n := len(problems); n > 0 {
+		if n > mostProblems {
+			problems = append(problems[:mostProblems], fmt.Errorf("and %d lines more", n-mostProblems))
+		}
+		return nil, &usageError{problems: problems, about: "nothing was published: "}
+	}
+	if nameless > 0 {
+		fmt.Fprintf(s.err, "worker: %d of %d requests have no id and get one: to send this list again would be %d more resets\n", nameless, len(out), nameless)
+	}
+	return out, nil
+}
+
+// readAll reads a file or standard input, which may take for ever.
+func readAll(ctx context.Context, path string) ([]byte, error) {
+	if path != "-" {
+		return os.ReadFile(path)
+	}
+	type result struct {
+		data []byte
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		data, err := io.ReadAll(os.Stdin)
+		read <- result{data, err}
+	}()
+	select {
+	case r := <-read:
+		return r.data, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (t *tool) send(ctx context.Context, requests []ops.Sending, wait bool, timeout time.Duration) error {
+	var follower *ops.Follower
+	if wait {
+		key := "*"
+		if len(requests) == 1 {
+			key = requests[0].Key
+		}
+		var err error
+		if follower, err = t.Follow(ctx, key); err != nil {
+			return err
+		}
+		defer follower.Stop()
+	}
+	var sent []ops.Sent
+	p := t.progress()
+	err := t.Send(ctx, requests, func(s ops.Sent) {
+		sent = append(sent, s)
+		if t.json {
+			t.object(s)
+		} else {
+			t.line("%s", plain(s.ID))
+		}
+		if len(requests) > 1 {
+			p.tell("%s of %s published", count(len(sent)), count(len(requests)))
+		}
+	})
+	if err != nil {
+		if len(requests) > 1 {
+			t.tell("%s of %s are certainly published, their ids are on standard output; the others may be: send them again with the same ids",
+				count(len(sent)), count(len(requests)))
+		} else {
+			t.tell("it may be stored all the same: send it again with --id %s", plain(requests[0].ID))
+		}
+		return err
+	}
+	if len(requests) > 1 {
+		t.tell("%s published", count(len(sent)))
+	}
+	if !wait {
+		return nil
+	}
+	return t.follow(ctx, follower, sent, timeout)
+}
+
+func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Sent, timeout time.Duration) error {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	ended, dead := 0, 0
+	p := t.progress()
+	left := follower.Await(ctx, sent, func(c ops.Change) {
+		if c.Final {
+			ended++
+			if c.Record.State == "dead" {
+				dead++
+			}
+		}
+		switch {
+		case t.json:
+			t.object(c.Record)
+		case c.Before:
+			t.line("%s  accepted before, by message %d: this one is a duplicate", plain(c.Record.ID), c.Record.Sequence)
+		default:
+			t.line("%s  %s", plain(c.Record.ID), plain(words(c.Record)))
+		}
+		if len(sent) > 1 {
+			p.tell("%s of %s have ended, %s of them dead", count(ended), count(len(sent)), count(dead))
+		}
+	}, func(err error) {
+		t.tell("only what changes from now on is seen: %v", err)
+	})
+	if len(sent) > 1 {
+		t.tell("%s accepted, %s dead, %s have not ended", count(ended-dead), count(dead), count(len(left)))
+	}
+	switch {
+	case len(left) > 0 && len(sent) == 1:
+		return fmt.Errorf("%s has not ended yet; worker status %s shows how it goes on", plain(left[0].ID), plain(left[0].ID))
+	case len(left) > 0 || dead > 0:
+		return errFailed
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"passcode-worker/internal/ops"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+)
+
+type statusCmd struct {
+	Rate string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit."`
+	ID   string `arg:"" optional:"" help:"Id of a request: show what became of it."`
+
+	toolOptions `embed:""`
+}
+
+// Help is shown by worker status --help.
+func (statusCmd) Help() string {
+	return "Without an id: the tenant's queue. With one: the states that the request went through, as far as they are kept. " +
+		"Exit status 1 where the id is unknown. All times are UTC, by the clock of the NATS server."
+}
+
+// Run shows the queue, or one request.
+func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
+	r := &reader{}
+	if givenEmpty(line, "") {
+		r.fail("id", "it is empty: give one, or leave it out")
+	}
+	rate, err := pace.ParseRate(c.Rate)
+	if err != nil {
+		r.fail("WORKER_RATE", "%v", err)
+	}
+	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error {
+		if c.ID != "" {
+			return t.history(ctx, c.ID)
+		}
+		q, err := t.Queue(ctx, rate)
+		if err != nil {
+			return err
+		}
+		for _, u := range q.Unread {
+			t.tell("not known: %s", plain(u))
+		}
+		if t.json {
+			t.object(q)
+			return nil
+		}
+		t.queue(q)
+		return nil
+	})
+}
+
+func (p *printer) queue(q ops.Queue) {
+	row := func(name, format string, args ...any) { p.line("%-12s"+format, append([]any{name}, args...)...) }
+	row("tenant", "%s", q.Tenant)
+	row("waiting", "%s", count(q.Waiting))
+	inFlight := count(q.InFlight)
+	if q.Redelivered > 0 {
+		inFlight += fmt.Sprintf(", %s of them not for the first time", count(q.Redelivered))
+	}
+	row("in flight", "%s", inFlight)
+	if q.Waiting+q.InFlight > 0 && q.Knows(ops.PartOldest) {
+		row("oldest", "%s", span(seconds(q.Oldest)))
+	}
+	rate := q.Rate
+	switch {
+	case rate == "0":
+		rate = "no limit"
+	case rate != q.Configured:
+		rate += " (learned; configured: " + q.Configured + ")"
+	}
+	row("rate", "%s", rate)
+	switch {
+	case q.Drain < 0:
+		row("empty in", "no estimate")
+	default:
+		row("empty in", "about %s", span(seconds(q.Drain)))
+	}
+	paused := "no"
+	switch {
+	case q.Paused && q.PausedUntil == nil:
+		paused = p.coloured(yellow, "until resumed")
+	case q.Paused:
+		paused = p.coloured(yellow, "until "+instant(*q.PausedUntil))
+	}
+	row("paused", "%s", paused)
+	if q.ThrottledUntil != nil {
+		row("throttled", "until %s, as Graph asked", instant(*q.ThrottledUntil))
+	}
+	hold := "no"
+	switch {
+	case !q.Knows(ops.PartState):
+		hold = "not known"
+	case q.Hold == nil && q.FuseBlownAt != nil:
+		hold = p.coloured(red, "fuse") // told below
+	case q.Hold != nil:
+		hold = p.coloured(red, plain(q.Hold.Cause)) + " since " + instant(q.Hold.Since)
+		if q.Hold.Detail != "" {
+			hold += ": " + plain(q.Hold.Detail)
+		}
+	}
+	row("hold", "%s", hold)
+	if q.FuseBlownAt != nil {
+		row("fuse", "%s since %s; worker resume releases it", p.coloured(red, "blown"), instant(*q.FuseBlownAt))
+	}
+	if q.Pullers == 0 && !q.Paused {
+		row("workers", "%s", p.coloured(yellow, "none waits for a request: all are busy, held, or not running"))
+	}
+	dead := "not known"
+	if q.Knows(ops.PartDead) {
+		dead = count(q.Dead)
+	}
+	row("dead", "%s", dead)
+	if len(q.Unserved) > 0 {
+		row("unserved", "%s: their requests wait, and no worker serves them", p.coloured(yellow, plain(strings.Join(q.Unserved, ", "))))
+	}
+}
+
+// historyColumns are those of the history of one request.
+func historyColumns() []column {
+	return []column{{"WRITTEN", 24, false}, {"STATE", 10, false}, {"ATTEMPT", 7, true}, {"STATUS", 6, true}, {"WHY", 60, false}, {"WORKER", 20, false}}
+}
+
+// historyLine is one state of a request as JSON: its record, and when it was
+// written.
+type historyLine struct {
+	WrittenAt time.Time `json:"writtenAt"`
+	record.Record
+}
+
+func (t *tool) history(ctx context.Context, id string) error {
+	entries, err := t.History(ctx, id)
+	if err != nil {
+		return fmt.Errorf("%s: %w", plain(id), err)
+	}
+	if t.json {
+		for _, e := range entries {
+			t.object(historyLine{e.Time, e.Record})
+		}
+		return nil
+	}
+	last := entries[len(entries)-1].Record
+	t.line("request   %s", plain(last.ID))
+	t.line("device    %s", plain(last.ManagedDeviceID))
+	if last.RequestedBy != "" || last.RequestReason != "" {
+		t.line("wanted    by %s: %s", plain(last.RequestedBy), plain(last.RequestReason))
+	}
+	t.line("message   %d of stream %s, of %s", last.Sequence, plain(last.Stream), instant(last.ReceivedAt))
+	if last.ClientRequestID != "" {
+		t.line("call      client-request-id %s, request-id %s", plain(last.ClientRequestID), plain(last.GraphRequestID))
+	}
+	t.line("now       %s", plain(words(last)))
+	t.line("")
+	columns := historyColumns()
+	t.row(columns, titles(columns)...)
+	for _, e := range entries {
+		r := e.Record
+		status := ""
+		if r.Status != 0 {
+			status = fmt.Sprint(r.Status)
+		}
+		t.row(columns, e.Time.Format("2006-01-02 15:04:05.000Z"), string(r.State), fmt.Sprint(r.Attempts), status, why(r), r.Worker)
+	}
+	return nil
+}
+
+// why is the reason and the detail of a state.
+func why(r record.Record) string {
+	switch {
+	case r.Verified:
+		return "found by a look-up"
+	case r.Reason == "" || strings.HasPrefix(r.Detail, r.Reason):
+		return r.Detail
+	case r.Detail == "":
+		return r.Reason
+	}
+	return r.Reason + ": " + r.Detail
+}
+
+// words tells a record to people.
+func words(r record.Record) string {
+	because := ""
+	if w := why(r); w != "" {
+		because = ": " + w
+	}
+	at := ""
+	if !r.NextAt.IsZero() {
+		at = ", at " + r.NextAt.UTC().Format(time.TimeOnly) + "Z"
+	}
+	switch {
+	case r.Burying:
+		return "it is being put on the dead-letter stream" + because
+	case r.State == record.Attempting:
+		return fmt.Sprintf("attempt %d: Graph is called", r.Attempts)
+	case r.State == record.Retrying:
+		return "it will be tried again" + at + because
+	case r.State == record.Verifying:
+		return "what became of the call is not known; it will be looked up" + at + because
+	case r.State == record.Accepted && r.Verified:
+		return "accepted: the reset was found by a look-up"
+	case r.State == record.Accepted:
+		return "accepted: Graph has taken the reset"
+	case r.State == record.Dead:
+		return "dead" + because
+	}
+	return string(r.State) + because
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"go.yaml.in/yaml/v3"
+
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/worker"
+)
+
+// tenantsOption names the file with many tenants.
+type tenantsOption struct {
+	TenantsFile string `group:"azure" env:"WORKER_TENANTS_FILE" placeholder:"FILE" help:"YAML list of tenants (name, tenantId, rate, credentials), in place of AZURE_TENANT_ID. It is read again when it changes."`
+}
+
+// tenantEntry is one tenant in the file. What it leaves out is as the options say.
+type tenantEntry struct {
+	Name                  string `yaml:"name"`
+	TenantID              string `yaml:"tenantId"`
+	Rate                  string `yaml:"rate"`
+	ClientID              string `yaml:"clientId"`
+	ClientSecret          string `yaml:"clientSecret"`
+	ClientSecretFile      string `yaml:"clientSecretFile"`
+	ClientCertificatePath string `yaml:"clientCertificatePath"`
+	FederatedTokenFile    string `yaml:"federatedTokenFile"`
+	ManagedIdentity       bool   `yaml:"managedIdentity"`
+}
+
+// keyOf says in the file's words what is wrong with an entry.
+var keyOf = strings.NewReplacer(
+	"AZURE_TENANT_ID", "tenantId", "AZURE_CLIENT_ID", "clientId", "AZURE_CLIENT_SECRET_FILE", "clientSecretFile",
+	"AZURE_CLIENT_SECRET", "clientSecret", "AZURE_CLIENT_CERTIFICATE_PATH", "clientCertificatePath",
+	"AZURE_FEDERATED_TOKEN_FILE", "federatedTokenFile", "WORKER_MANAGED_IDENTITY=true", "managedIdentity: true",
+	"WORKER_MANAGED_IDENTITY", "managedIdentity",
+)
+
+// maxTenantsFile is far more than thousands of tenants need.
+const maxTenantsFile = 16 << 20
+
+// parseTenants reads the list. Its errors quote no value: it may hold secrets.
+func parseTenants(data []byte) ([]tenantEntry, error) {
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	var list []tenantEntry
+	if err := d.Decode(&list); err != nil && !errors.Is(err, io.EOF) {
+		return nil, yamlError(err)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it holds more than one document: write one list")
+	}
+	return list, nil
+}
+
+// yamlError keeps the place and the name of an unknown key; the library's own
+// words may quote a value.
+func yamlError(err error) error {
+	text := err.Error()
+	line, _, _ := strings.Cut(text[max(0, strings.Index(text, "line ")):], ":")
+	if !strings.HasPrefix(line, "line ") {
+		line = "somewhere"
+	}
+	if _, rest, ok := strings.Cut(text, ": field "); ok {
+		if key, _, ok := strings.Cut(rest, " not found"); ok && len(key) <= 64 {
+			return fmt.Errorf("%s: the key %q is not known", line, key)
+		}
+	}
+	return fmt.Errorf("%s: it is not a YAML list of tenants, each with name and tenantId", line)
+}
+
+// tenants makes of the list what it means, beside the options that hold for all.
+func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.Tenant {
+	if len(list) == 0 {
+		r.fail("WORKER_TENANTS_FILE", "it lists no tenant")
+	}
+	out := make([]worker.Tenant, 0, len(list))
+	names := map[string]bool{}
+	for i, e := range list {
+		own := &reader{}
+		t := worker.Tenant{Name: own.match("name", e.Name, token, "a name of letters, digits, - and _"), Rate: rate}
+		if names[e.Name] {
+			own.fail("name", "another tenant has it, too")
+		}
+		names[e.Name] = true
+		t.Credential = e.over(c.azureOptions).credential(own)
+		if e.Rate != "" {
+			var err error
+			if t.Rate, err = pace.ParseRate(e.Rate); err != nil {
+				own.fail("rate", "%v", err)
+			}
+		}
+		which := fmt.Sprintf("tenant %d", i+1)
+		if e.Name != "" {
+			which = fmt.Sprintf("tenant %q", e.Name)
+		}
+		for _, p := range own.problems {
+			r.fail("WORKER_TENANTS_FILE", "%s: %s", which, keyOf.Replace(p.Error()))
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// over puts an entry's own values over the options. A credential of its own
+// takes the place of theirs.
+func (e tenantEntry) over(o azureOptions) azureOptions {
+	o.AzureTenantID = e.TenantID
+	if e.ClientID != "" {
+		o.AzureClientID = e.ClientID
+	}
+	if e.ClientSecret == "" && e.ClientSecretFile == "" && e.ClientCertificatePath == "" && e.FederatedTokenFile == "" && !e.ManagedIdentity {
+		return o
+	}
+	o.AzureClientSecret, o.AzureClientSecretFile = e.ClientSecret, e.ClientSecretFile
+	o.AzureClientCertificatePath, o.AzureFederatedTokenFile = e.ClientCertificatePath, e.FederatedTokenFile
+	o.ManagedIdentity = fmt.Sprint(e.ManagedIdentity)
+	return o
+}
+
+// readTenants reads and checks the file.
+func (c runCmd) readTenants(r *reader, rate pace.Rate) ([]worker.Tenant, []byte) {
+	data, err := readTenantsFile(c.TenantsFile)
+	if err != nil {
+		r.fail("WORKER_TENANTS_FILE", "it cannot be read: %v", err)
+		return nil, nil
+	}
+	list, err := parseTenants(data)
+	if err != nil {
+		r.fail("WORKER_TENANTS_FILE", "%v", err)
+		return nil, data
+	}
+	return c.tenants(r, list, rate), data
+}
+
+func readTenantsFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, maxTenantsFile+1))
+	if err == nil && len(data) > maxTenantsFile {
+		err = fmt.Errorf("it is larger than %d bytes", maxTenantsFile)
+	}
+	return data, err
+}
+
+// names are the tenants' names, of which no more needs to be right than that.
+func (o tenantsOption) names(r *reader) []string {
+	data, err := readTenantsFile(o.TenantsFile)
+	if err != nil {
+		r.fail("WORKER_TENANTS_FILE", "it cannot be read: %v", err)
+		return nil
+	}
+	list, err := parseTenants(data)
+	if err != nil {
+		r.fail("WORKER_TENANTS_FILE", "%v", err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, r.match("WORKER_TENANTS_FILE: name", e.Name, token, "a name of letters, digits, - and _"))
+	}
+	return names
+}
+
+// reloadInterval is how often the file is looked at. Its content is compared,
+// so that it does not matter how it is replaced.
+const reloadInterval = 2 * time.Second
+
+// watchTenants brings the list anew each time the file has changed and is
+// right; where it is wrong, what was right before stays in force.
+func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, log *zap.Logger) <-chan []worker.Tenant {
+	changes := make(chan []worker.Tenant)
+	go func() {
+		ticker := time.NewTicker(reloadInterval)
+		defer ticker.Stop()
+		told := "" // what was wrong at the last look
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			r := &reader{}
+			tenants, data := c.readTenants(r, rate)
+			if err := r.err(); err != nil {
+				if err.Error() != told {
+					log.Error("WORKER_TENANTS_FILE is wrong now; the tenants stay as they were", zap.Error(err))
+				}
+				told = err.Error()
+				continue
+			}
+			told = ""
+			if bytes.Equal(data, known) {
+				continue
+			}
+			known = data
+			log.Info("the tenants are read again", zap.Int("tenants", len(tenants)))
+			select {
+			case changes <- tenants:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return changes
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/ops"
+	"passcode-worker/internal/worker"
+)
+
+type outputOption struct {
+	Output string `short:"o" default:"text" placeholder:"FORMAT" help:"text, or json: one object per line."`
+}
+
+func (o outputOption) read(r *reader) (asJSON bool) {
+	return r.oneOf("--output", o.Output, "text", "json") == "json"
+}
+
+// errFailed ends a command with status 1 that has said why already.
+var errFailed = errors.New("failed")
+
+// toolOptions are what every command needs that works on a tenant's queue.
+type toolOptions struct {
+	natsOptions  `embed:""`
+	nameOptions  `embed:""`
+	outputOption `embed:""`
+}
+
+// tool is a command at work.
+type tool struct {
+	*ops.Tools
+	*printer
+	s      streams
+	tenant string
+}
+
+// run reads the options, of which r may have gathered problems already,
+// connects, and works.
+func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(context.Context, *tool) error) error {
+	natsCfg, names := o.natsOptions.read(r), o.nameOptions.read(r)
+	oneOfMany(r, names.Tenant)
+	asJSON := o.outputOption.read(r)
+	if len(r.problems) > 0 {
+		return &usageError{problems: r.problems, about: "wrong usage: "}
+	}
+	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
+		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
+	}
+	var rights ops.Rights
+	nc, err := worker.Connect(natsCfg, nats.RetryOnFailedConnect(false), rights.Option())
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", hosts(natsCfg.URL), err)
+	}
+	defer nc.Close()
+	tools, err := ops.New(nc, names, &rights)
+	if err != nil {
+		return err
+	}
+	t := &tool{Tools: tools, printer: newPrinter(s.out, asJSON), s: s, tenant: names.Tenant}
+	if err := work(ctx, t); err != nil {
+		return err
+	}
+	return t.failed
+}
+
+// oneOfMany refuses the default tenant where the environment names a file of
+// tenants that does not list it: what is sent to it would wait for ever.
+func oneOfMany(r *reader, tenant string) {
+	file := tenantsOption{TenantsFile: os.Getenv("WORKER_TENANTS_FILE")}
+	if tenant != defaultTenant || file.TenantsFile == "" {
+		return
+	}
+	unread := &reader{} // who works on one tenant need not be able to read it
+	if listed := file.names(unread); len(unread.problems) == 0 && !slices.Contains(listed, tenant) {
+		r.fail("--tenant", "it is missing: %s lists the tenants, and %q is none of them", file.TenantsFile, tenant)
+	}
+}
+
+const defaultTenant = "default" // as the options say
+
+// tell writes a message for people.
+func (t *tool) tell(format string, args ...any) {
+	fmt.Fprintf(t.s.err, "worker: "+format+"\n", args...)
+}
+
+// progress tells how far a long job is, every few seconds.
+type progress struct {
+	t    *tool
+	last time.Time
+}
+
+const progressEvery = 2 * time.Second
+
+func (t *tool) progress() *progress { return &progress{t, time.Now()} }
+
+func (p *progress) tell(format string, args ...any) {
+	if now := time.Now(); now.Sub(p.last) >= progressEvery {
+		p.last = now
+		p.t.tell(format, args...)
+	}
+}
+
+// since reads an instant: RFC 3339, or how long ago.
+func (r *reader) since(name, s string) time.Time {
+	if s == "" {
+		return time.Time{}
+	}
+	if d, err := time.ParseDuration(s); err == nil && d > 0 {
+		return time.Now().Add(-d)
+	}
+	at, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		r.fail(name, "%q is neither a time ago like 90m or 24h nor an instant like 2026-01-31T15:04:05Z", s)
+	}
+	return at
+}

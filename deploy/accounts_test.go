@@ -1,0 +1,497 @@
+package deploy_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/natstest"
+)
+
+// names are the default names.
+func names(tenant string) consume.Names {
+	return consume.Names{
+		Tenant: tenant, Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
+		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
+	}
+}
+
+// locked is a NATS server with the accounts of deploy/nats.
+type locked struct {
+	t   *testing.T
+	url string
+}
+
+// startLocked starts a server with deploy/nats/nats.conf. The block of the
+// tenant default stands in it once more, for the tenant other, as the file
+// itself says that it is to be done.
+func startLocked(t *testing.T) locked {
+	t.Helper()
+	for _, role := range []string{"SETUP", "PUBLISHER", "WORKER", "OPERATOR"} {
+		t.Setenv(role+"_PASSWORD", password(role))
+	}
+	accounts := read(t, "nats/accounts.conf")
+	_, block, ok := strings.Cut(accounts, "# --- tenant default: begin ---")
+	block, after, ok2 := strings.Cut(block, "# --- tenant default: end ---")
+	if !ok || !ok2 {
+		t.Fatal("the marks around the tenant are missing")
+	}
+	accounts = strings.Replace(accounts, after, strings.ReplaceAll(block, "default", "other")+after, 1)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "accounts.conf"), accounts)
+	write(t, filepath.Join(dir, "nats.conf"), read(t, "nats/nats.conf"))
+	opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What cannot be as in the file: its address and its folder.
+	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir()
+	s, err := natstest.StartWith(*opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return locked{t, s.URL()}
+}
+
+func password(role string) string { return "not-secret-" + strings.ToLower(role) }
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// user is a connection that notices what it is refused.
+type user struct {
+	t       *testing.T
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	refused chan error
+}
+
+func (l locked) as(role, tenant string, opts ...nats.Option) user {
+	l.t.Helper()
+	u := user{t: l.t, refused: make(chan error, 100)}
+	name := role
+	if tenant != "" {
+		name += "-" + tenant
+	}
+	if role == "publisher" {
+		opts = append(opts, nats.CustomInboxPrefix("_INBOX_"+name))
+	}
+	var err error
+	u.nc, err = nats.Connect(l.url, append(opts, nats.UserInfo(name, password(role)),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { u.refused <- err }))...)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(u.nc.Close)
+	if u.js, err = jetstream.New(u.nc); err != nil {
+		l.t.Fatal(err)
+	}
+	return u
+}
+
+// mayNotPublish checks that the server refuses each subject to the user.
+func (u user) mayNotPublish(subjects ...string) {
+	u.t.Helper()
+	for _, subject := range subjects {
+		u.refuses("publish to "+subject, func() error {
+			return u.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: "_INBOX_publisher-default.x", Data: []byte("{}")})
+		})
+	}
+}
+
+func (u user) mayNotSubscribe(subjects ...string) {
+	u.t.Helper()
+	for _, subject := range subjects {
+		u.refuses("subscribe to "+subject, func() error {
+			_, err := u.nc.SubscribeSync(subject)
+			return err
+		})
+	}
+}
+
+func (u user) refuses(what string, try func() error) {
+	u.t.Helper()
+	for len(u.refused) > 0 {
+		u.t.Logf("before: %v", <-u.refused)
+	}
+	if err := errors.Join(try(), u.nc.Flush()); err != nil {
+		u.t.Fatalf("%s: %v", what, err)
+	}
+	select {
+	case err := <-u.refused:
+		if !errors.Is(err, nats.ErrPermissionViolation) {
+			u.t.Errorf("%s: %v", what, err)
+		}
+	case <-time.After(5 * time.Second):
+		u.t.Errorf("%s is allowed", what)
+	}
+}
+
+// mayPublish checks that the server refuses none of them.
+func (u user) mayPublish(subjects ...string) {
+	u.t.Helper()
+	for _, subject := range subjects {
+		if err := errors.Join(u.nc.Publish(subject, nil), u.nc.Flush()); err != nil {
+			u.t.Fatal(err)
+		}
+	}
+	u.unrefused()
+}
+
+// unrefused checks that the user was refused nothing so far. The server
+// reports a refusal before it answers the ping that follows.
+func (u user) unrefused() {
+	u.t.Helper()
+	if err := u.nc.Flush(); err != nil {
+		u.t.Fatal(err)
+	}
+	select {
+	case err := <-u.refused:
+		u.t.Errorf("it was refused: %v", err)
+	case <-time.After(200 * time.Millisecond): // the client reports it from a goroutine of its own
+	}
+}
+
+// send publishes a request as the publisher does.
+func (u user) send(tenant, id, device string) {
+	u.t.Helper()
+	ctx, cancel := context.WithTimeout(u.t.Context(), 5*time.Second)
+	defer cancel()
+	body := fmt.Sprintf(`{"id":%q,"managedDeviceId":%q}`, id, device)
+	if _, err := u.js.Publish(ctx, "passcode.reset.requests."+tenant, []byte(body)); err != nil {
+		u.t.Fatalf("publish %s: %v", id, err)
+	}
+}
+
+// workerRun starts a real worker.
+func workerRun(t *testing.T, env []string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(program(t, "worker"), "run")
+	log, err := os.Create(filepath.Join(t.TempDir(), "worker.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env, cmd.Stderr = env, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = cmd.Wait()
+		said := read(t, log.Name())
+		_ = log.Close()
+		if strings.Contains(strings.ToLower(said), "permissions violation") {
+			t.Error("the worker was refused something")
+		}
+		if t.Failed() {
+			t.Logf("the worker said:\n%s", said[max(0, len(said)-6000):])
+		}
+	})
+	return cmd
+}
+
+// workerEnv is a worker's environment between a NATS server and a simulated Graph.
+func workerEnv(t *testing.T, natsURL, tenant string, sim *graphsim.Sim, more ...string) []string {
+	t.Helper()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	write(t, ca, string(sim.CAPEM()))
+	return append([]string{
+		"SSL_CERT_FILE=" + ca, "NATS_URL=" + natsURL, "WORKER_TENANT=" + tenant,
+		"AZURE_TENANT_ID=" + graphsim.DefaultTenantID, "AZURE_CLIENT_ID=" + graphsim.DefaultClientID,
+		"AZURE_CLIENT_SECRET=" + graphsim.DefaultClientSecret,
+		"AZURE_AUTHORITY_HOST=" + sim.URL(), "GRAPH_ENDPOINT=" + sim.URL(),
+		"WORKER_HTTP_ADDR=127.0.0.1:0", "WORKER_REQUEST_TIMEOUT=2s", "WORKER_VERIFY_AFTER=1s",
+		"WORKER_BACKOFF_MIN=100ms", "WORKER_BACKOFF_MAX=1s", "WORKER_MAX_ATTEMPTS=3", "WORKER_MAX_PAUSE=3s",
+	}, more...)
+}
+
+// Everybody can do their job with the accounts of deploy/nats.
+func TestAccountsAreEnough(t *testing.T) {
+	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
+		t.Skip("SSL_CERT_FILE has no effect here")
+	}
+	l := startLocked(t)
+	sim, err := graphsim.Start(graphsim.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sim.Close() })
+	setUp(t, l)
+	env := workerEnv(t, l.url, "default", sim, "WORKER_SETUP=false", "NATS_USER=worker-default", "NATS_PASSWORD="+password("WORKER"),
+		"WORKER_FUSE=1000/1h", "WORKER_DEVICE_COOLDOWN=1s")
+	workerCheck(t, env)
+	workerRun(t, env)
+
+	publisher := l.as("publisher", "default")
+	status, err := publisher.nc.SubscribeSync("passcode.reset.status.default.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	publisher.send("default", "good", graphsim.GoodDevice(1))
+	publisher.send("default", "throttled", graphsim.FaultDevice(429, 1, 1, 2))
+	publisher.send("default", "lost", graphsim.FaultDevice(602, 1, 0, 3)) // a look-up has to find it
+	publisher.send("default", "again", graphsim.FaultDevice(500, 1, 0, 4))
+	publisher.send("default", "missing", graphsim.FaultDevice(404, 0, 0, 5))
+	publisher.send("default", "garbage", "no-guid")
+
+	ends := map[string]string{}
+	want := map[string]string{"good": "accepted", "throttled": "accepted", "lost": "accepted", "again": "accepted",
+		"missing": "dead", "garbage": "dead"}
+	for len(ends) < len(want) {
+		m, err := status.NextMsg(30 * time.Second)
+		if err != nil {
+			t.Fatalf("followed %v: %v", ends, err)
+		}
+		for _, state := range []string{"accepted", "dead"} {
+			if strings.Contains(string(m.Data), `"state":"`+state+`"`) {
+				ends[strings.TrimPrefix(m.Subject, "passcode.reset.status.default.")] = state
+			}
+		}
+	}
+	for id, state := range want {
+		if ends[id] != state {
+			t.Errorf("%s ended %s, not %s", id, ends[id], state)
+		}
+	}
+	publisher.unrefused()
+
+	operator := l.as("operator", "default")
+	s, err := operator.js.Stream(t.Context(), "PASSCODE_RESETS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, 10*time.Second, "an empty stream", func() bool {
+		info, err := s.Info(t.Context())
+		return err == nil && info.State.Msgs == 0
+	})
+	operator.doesItsJob()
+	operator.unrefused()
+	await(t, 10*time.Second, "the letter that was sent again to come back", func() bool {
+		dead, err := operator.js.Stream(t.Context(), "PASSCODE_RESETS_DEAD")
+		return err == nil && dead.CachedInfo().State.Msgs == 2
+	})
+	operatorCommands(t, l)
+}
+
+// workerCheck runs `worker check` as the worker: nothing fails, and what it warns
+// of is due to the server of this test, which is alone.
+func workerCheck(t *testing.T, env []string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program(t, "worker"), "check", "-o", "json")
+	cmd.Env = env
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("worker check: %v", err)
+	}
+	due := []string{"sync to disk", "1 replica(s)"}
+	rights := 0
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var line struct{ Status, What, Detail string }
+		if err := d.Decode(&line); err != nil {
+			t.Fatalf("%v in %s", err, out)
+		}
+		text := line.What + ": " + line.Detail
+		if strings.HasPrefix(text, "right to ") {
+			rights++
+		}
+		if line.Status != "ok" && !slices.ContainsFunc(due, func(s string) bool { return strings.Contains(text, s) }) {
+			t.Errorf("%s %s", line.Status, text)
+		}
+	}
+	if rights < 15 {
+		t.Errorf("%d rights were tried:\n%s", rights, out)
+	}
+}
+
+// operatorCommands runs the commands for operators as the operator.
+func operatorCommands(t *testing.T, l locked) {
+	t.Helper()
+	help := output(t, program(t, "worker"), "--help")
+	for _, args := range [][]string{
+		{"send", "--device", graphsim.GoodDevice(50), "--id", "sent", "--wait"},
+		{"status"}, {"status", "sent"},
+		{"pause"}, {"resume"},
+		{"dead", "list"}, {"dead", "show", "missing"}, {"dead", "redrive", "missing", "--dry-run"}, {"dead", "remove", "missing"},
+	} {
+		if !strings.Contains(help, "\n  "+args[0]+" ") {
+			t.Logf("there is no command %s", args[0])
+			continue
+		}
+		cmd := exec.CommandContext(t.Context(), program(t, "worker"), args...)
+		cmd.Env = []string{"NATS_URL=" + l.url, "NATS_USER=operator-default", "NATS_PASSWORD=" + password("OPERATOR")}
+		out, err := cmd.CombinedOutput()
+		if text := strings.ToLower(string(out)); err != nil || strings.Contains(text, "permission") || strings.Contains(text, "a right is missing") {
+			t.Errorf("worker %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// setUp makes everything with the command, as the user for it.
+func setUp(t *testing.T, l locked) {
+	t.Helper()
+	for _, tenant := range []string{"default", "other"} {
+		for _, args := range [][]string{{"setup"}, {"setup", "--update"}} {
+			cmd := exec.CommandContext(t.Context(), program(t, "worker"), append(args, "--tenant", tenant)...)
+			cmd.Env = []string{"NATS_URL=" + l.url, "NATS_USER=setup", "NATS_PASSWORD=" + password("SETUP")}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s for %s: %v\n%s", args, tenant, err, out)
+			}
+		}
+	}
+}
+
+// doesItsJob does what the commands for operators do.
+func (u user) doesItsJob() {
+	t := u.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("operator: %s: %v", what, err)
+		}
+	}
+	_, err := u.js.AccountInfo(ctx)
+	must("account", err)
+	c, err := u.js.Consumer(ctx, "PASSCODE_RESETS", "worker-default")
+	must("consumer", err)
+	if c.CachedInfo().NumPending != 0 {
+		t.Error("requests wait")
+	}
+	_, err = u.js.PauseConsumer(ctx, "PASSCODE_RESETS", "worker-default", time.Now().Add(time.Hour))
+	must("pause", err)
+	_, err = u.js.ResumeConsumer(ctx, "PASSCODE_RESETS", "worker-default")
+	must("resume", err)
+
+	kv, err := u.js.KeyValue(ctx, "passcode-resets")
+	must("bucket", err)
+	_, err = kv.Get(ctx, "default.good")
+	must("record", err)
+	history, err := kv.History(ctx, "default.good")
+	must("history", err)
+	if len(history) < 2 {
+		t.Errorf("the record has a history of %d", len(history))
+	}
+
+	dead, err := u.js.Stream(ctx, "PASSCODE_RESETS_DEAD")
+	must("dead letters", err)
+	if n := dead.CachedInfo().State.Msgs; n != 2 {
+		t.Errorf("%d dead letters, not 2", n)
+	}
+	reader, err := dead.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"passcode.reset.dead.default"}})
+	must("reader of dead letters", err)
+	m, err := reader.Next(jetstream.FetchMaxWait(5 * time.Second))
+	must("read a dead letter", err)
+	meta, err := m.Metadata()
+	must("metadata", err)
+	_, err = dead.GetMsg(ctx, meta.Sequence.Stream)
+	must("get a dead letter", err)
+	_, err = u.js.Publish(ctx, "passcode.reset.requests.default", m.Data())
+	must("redrive", err)
+	must("remove", dead.DeleteMsg(ctx, meta.Sequence.Stream))
+
+	if _, err = u.js.Stream(ctx, "KV_passcode-resets-state"); err == nil {
+		_, err = u.js.Publish(ctx, "$KV.passcode-resets-state.default.operator", []byte(`{}`))
+		must("order", err)
+	}
+}
+
+// Nobody can do more than their job.
+func TestAccountsAreNotMoreThanEnough(t *testing.T) {
+	l := startLocked(t)
+	setUp(t, l)
+	wiping := []string{
+		"$JS.API.STREAM.DELETE.PASSCODE_RESETS", "$JS.API.STREAM.PURGE.PASSCODE_RESETS", "$JS.API.STREAM.UPDATE.PASSCODE_RESETS",
+		"$JS.API.STREAM.DELETE.KV_passcode-resets", "$JS.API.STREAM.PURGE.KV_passcode-resets",
+		"$JS.API.STREAM.DELETE.PASSCODE_RESETS_DEAD", "$JS.API.STREAM.PURGE.PASSCODE_RESETS_DEAD",
+		"$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS", "$JS.API.STREAM.MSG.DELETE.KV_passcode-resets",
+		"$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.SNAPSHOT.PASSCODE_RESETS", "$JS.API.STREAM.SNAPSHOT.KV_passcode-resets",
+		"$JS.API.CONSUMER.DELETE.PASSCODE_RESETS.worker-default", "$JS.API.CONSUMER.DURABLE.CREATE.PASSCODE_RESETS.x",
+		"$JS.API.CONSUMER.CREATE.PASSCODE_RESETS.x.passcode.reset.requests.default",
+		"$SYS.REQ.SERVER.PING",
+	}
+	reading := []string{
+		"$JS.API.STREAM.MSG.GET.PASSCODE_RESETS", "$JS.API.STREAM.MSG.GET.KV_passcode-resets",
+		"$JS.API.DIRECT.GET.KV_passcode-resets", // by sequence: anybody's
+		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.other.x",
+		"$JS.API.CONSUMER.CREATE.KV_passcode-resets.x", "$JS.API.CONSUMER.CREATE.KV_passcode-resets.x.$KV.passcode-resets.other.>",
+	}
+	working := []string{
+		"$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS.worker-default", "$JS.ACK.PASSCODE_RESETS.worker-default.1.1.1.1.0",
+		"$JS.ACK._.hash.PASSCODE_RESETS.worker-default.1.1.1.1.0.x", "passcode.reset.dead.default",
+		"$KV.passcode-resets.default.x", "$KV.passcode-resets-state.default.worker",
+	}
+	others := []string{
+		"passcode.reset.requests.other", "passcode.reset.dead.other", "$KV.passcode-resets.other.x",
+		"$KV.passcode-resets-state.other.worker", "$KV.passcode-resets-state.other.operator",
+		"$JS.ACK.PASSCODE_RESETS.worker-other.1.1.1.1.0", "$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS.worker-other",
+		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-other", "$JS.API.CONSUMER.UNPIN.PASSCODE_RESETS.worker-other",
+		"passcode.reset.status.default.x",
+	}
+	everything := []string{">", "$JS.>", "$KV.>", "$KV.passcode-resets.default.x", "passcode.reset.requests.>", "passcode.reset.dead.>",
+		"passcode.reset.status.other.>", "$JS.EVENT.>"}
+
+	publisher := l.as("publisher", "default")
+	publisher.mayNotPublish(wiping...)
+	publisher.mayNotPublish(reading...)
+	publisher.mayNotPublish(working...)
+	publisher.mayNotPublish(others...)
+	publisher.mayNotPublish("$JS.API.STREAM.INFO.PASSCODE_RESETS", "$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS_DEAD",
+		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-default", "$KV.passcode-resets-state.default.operator",
+		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.default.x", "$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD",
+		"_INBOX.x", "_INBOX_publisher-other.x")
+	publisher.mayNotSubscribe(everything...)
+	publisher.mayNotSubscribe("_INBOX.>", "_INBOX_publisher-other.>")
+
+	worker := l.as("worker", "default")
+	worker.mayPublish(working...)
+	worker.mayNotPublish(wiping...)
+	worker.mayNotPublish(reading...)
+	worker.mayNotPublish(others...)
+	worker.mayNotPublish("$JS.API.CONSUMER.DELETE.KV_passcode-resets.x", // of another reader
+		"passcode.reset.requests.default", "$KV.passcode-resets-state.default.operator",
+		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-default", "$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS_DEAD",
+		"$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD")
+	worker.mayNotSubscribe(everything...)
+	worker.mayNotSubscribe("_INBOX_publisher-default.>")
+
+	operator := l.as("operator", "default")
+	operator.mayNotPublish(wiping...)
+	operator.mayNotPublish(reading...)
+	operator.mayNotPublish(working...)
+	operator.mayNotPublish(others...)
+	operator.mayNotSubscribe(everything...)
+
+	setup := l.as("setup", "")
+	setup.mayNotPublish(working...)
+	setup.mayNotPublish(others...)
+	setup.mayNotPublish("passcode.reset.requests.default", "$JS.API.STREAM.DELETE.PASSCODE_RESETS", "$JS.API.STREAM.PURGE.PASSCODE_RESETS",
+		"$JS.API.STREAM.MSG.GET.PASSCODE_RESETS", "$JS.API.CONSUMER.DELETE.PASSCODE_RESETS.worker-default")
+
+	if _, err := nats.Connect(l.url); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("without a user: %v", err)
+	}
+}

@@ -1,0 +1,111 @@
+// Package check tries every precondition of a working installation and changes
+// nothing: NATS and the account's rights there, streams, consumer and buckets,
+// the token, the permissions in it, Graph.
+package check
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
+)
+
+// Status is how a precondition stands.
+type Status string
+
+const (
+	// OK means that it is as it should be.
+	OK Status = "ok"
+	// Warning means that it works, but weaker than promised, or could not be
+	// found out.
+	Warning Status = "warning"
+	// Failed means that the worker would not work.
+	Failed Status = "failed"
+)
+
+// Line is one precondition. Its JSON form is what worker check prints.
+type Line struct {
+	Status Status `json:"status"`
+	// Tenant is empty where the precondition is everybody's.
+	Tenant string `json:"tenant,omitzero"`
+	What   string `json:"what"`
+	// Detail is what was found.
+	Detail string `json:"detail"`
+	// Do is what to do about it; empty for OK.
+	Do string `json:"do,omitzero"`
+}
+
+// Tenant is one tenant that the worker would serve.
+type Tenant struct {
+	Names      consume.Names
+	Credential graph.Credential
+}
+
+// Config says what the worker would be started with.
+type Config struct {
+	// Connect connects to NATS once, with some options more.
+	Connect func(...nats.Option) (*nats.Conn, error)
+	// Servers names the NATS servers, without passwords.
+	Servers string
+	// Monitors are the addresses of the servers' monitoring; none: what only
+	// these tell is not known.
+	Monitors []string
+	Tenants  []Tenant
+	// Setup tells that the worker creates what is missing.
+	Setup bool
+	// Counts tells that a fuse or a cooldown is on, which read the records of a
+	// while ago.
+	Counts bool
+	// Endpoint is Graph's root without a version; UserAgent names the product.
+	Endpoint, UserAgent string
+	// RetryUnknown tells that the worker repeats a call whose outcome it may not
+	// look up.
+	RetryUnknown bool
+}
+
+// Times of the check.
+const (
+	stepWait = 4 * time.Second
+	// skew is by how much clocks may differ.
+	skew = 2 * time.Second
+)
+
+// Run tries everything, in an order that leads to the first cause, and reports
+// each precondition as it is known.
+func Run(ctx context.Context, cfg Config, report func(Line)) {
+	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}}
+	c.nats(ctx)
+	c.monitors(ctx)
+	c.graph(ctx)
+}
+
+// checker is one run.
+type checker struct {
+	cfg    Config
+	report func(Line)
+	tenant string
+	said   map[Line]bool
+	tried  map[string]bool // rights by the subject they were tried on
+}
+
+// say reports a line, once: tenants share much.
+func (c *checker) say(status Status, what, detail, do string) {
+	l := Line{Status: status, Tenant: c.tenant, What: what, Detail: detail, Do: do}
+	if !c.said[l] {
+		c.said[l] = true
+		c.report(l)
+	}
+}
+
+func (c *checker) ok(what, detail string) { c.say(OK, what, detail, "") }
+
+// of makes the lines that follow say which tenant they are about, where there
+// is more than one.
+func (c *checker) of(tenant string) {
+	if c.tenant = ""; len(c.cfg.Tenants) > 1 {
+		c.tenant = tenant
+	}
+}

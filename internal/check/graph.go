@@ -1,0 +1,123 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"passcode-worker/internal/graph"
+)
+
+// readPermissions are those under which a device can be read.
+func readPermissions() []string {
+	return []string{"DeviceManagementManagedDevices.Read.All", "DeviceManagementManagedDevices.ReadWrite.All"}
+}
+
+// callWait bounds one call to Graph or the token service.
+const callWait = 15 * time.Second
+
+func (c *checker) graph(ctx context.Context) {
+	client, err := graph.New(graph.Config{Endpoint: c.cfg.Endpoint, UserAgent: c.cfg.UserAgent})
+	if err != nil {
+		c.say(Failed, "Graph", err.Error(), "set GRAPH_ENDPOINT right")
+		return
+	}
+	defer client.Close()
+	for _, t := range c.cfg.Tenants {
+		c.of(t.Names.Tenant)
+		token, ok := c.token(ctx, t.Credential)
+		if ok {
+			c.permissions(token)
+		}
+		c.reach(ctx, client, token, ok)
+	}
+}
+
+func (c *checker) token(ctx context.Context, credential graph.Credential) (graph.Token, bool) {
+	const what = "token"
+	acquire, err := credential.Acquire()
+	if err != nil {
+		c.say(Failed, what, err.Error(), "set AZURE_AUTHORITY_HOST right")
+		return graph.Token{}, false
+	}
+	var expires time.Time
+	tokens := graph.NewTokens(func(ctx context.Context, claims string, fresh bool) (value string, end, refresh time.Time, err error) {
+		value, end, refresh, err = acquire(ctx, claims, fresh)
+		expires = end
+		return value, end, refresh, err
+	}, nil)
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	token, err := tokens.Get(ctx)
+	if err != nil {
+		do := "is the token service reachable from here, also through HTTPS_PROXY?"
+		if e := (*graph.Error)(nil); errors.As(err, &e) && e.Kind == graph.TokenRefused {
+			do = "compare AZURE_TENANT_ID, AZURE_CLIENT_ID and the credential with the application's registration; has the credential ended?"
+		}
+		c.say(Failed, what, fmt.Sprintf("by %s: %v", credential.Kind(), err), do)
+		return token, false
+	}
+	c.ok(what, fmt.Sprintf("by %s, good for %s", credential.Kind(), time.Until(expires).Round(time.Second)))
+	return token, true
+}
+
+func (c *checker) permissions(token graph.Token) {
+	what := "permission " + graph.ResetPermission
+	switch token.Has(graph.ResetPermission) {
+	case graph.PermissionGranted:
+		c.ok(what, "granted")
+	case graph.PermissionMissing:
+		c.say(Failed, what, "missing in the token: every reset would be refused", "grant it to the application as an application permission, and give admin consent")
+	default:
+		c.say(Warning, what, "the token cannot be read, so it is not known", "see whether it is granted in the Entra admin center")
+	}
+	permissions := readPermissions()
+	what = "permission " + permissions[0]
+	for _, p := range permissions {
+		if token.Has(p) == graph.PermissionGranted {
+			c.ok(what, p+" is granted")
+			return
+		}
+	}
+	if token.Has(permissions[0]) == graph.PermissionUnknown {
+		c.say(Warning, what, "the token cannot be read, so it is not known", "see whether it is granted in the Entra admin center")
+		return
+	}
+	means := "a call whose answer is lost becomes a dead letter outcome_unknown, for a person to look at"
+	if c.cfg.RetryUnknown {
+		means = "a call whose answer is lost is repeated (WORKER_ON_UNKNOWN=retry), so that a device may be reset twice"
+	}
+	c.say(Warning, what, "missing: the worker cannot look up what became of a call, so "+means, "grant it as well, with admin consent")
+}
+
+// reach asks Graph for a device that does not exist.
+func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.Token, haveToken bool) {
+	const what = "Graph"
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	p, err := client.Probe(ctx, graph.Call{Token: token, ClientRequestID: uuid.NewString(), Deadline: time.Now().Add(callWait)})
+	if err != nil {
+		c.say(Failed, what, fmt.Sprintf("%s: %v", c.cfg.Endpoint, err), "may this machine reach Graph by HTTPS, also through HTTPS_PROXY?")
+		return
+	}
+	reached := fmt.Sprintf("%s answers", c.cfg.Endpoint)
+	switch {
+	case !haveToken:
+		c.say(Warning, what, reached+"; without a token no more can be tried", "see the token above")
+	case p.Status == http.StatusUnauthorized:
+		c.say(Failed, what, fmt.Sprintf("%s does not accept the token: %v", c.cfg.Endpoint, p.Err), "is GRAPH_CLOUD right, and has the tenant a licence of Intune?")
+	case p.Status == http.StatusForbidden:
+		c.ok(what, reached+"; devices may not be read, which the line on that permission explains")
+	case p.Err != nil:
+		c.say(Warning, what, fmt.Sprintf("%s: %v", reached, p.Err), "try again later")
+	default:
+		c.ok(what, reached+", and lets devices be read")
+	}
+	if p.Clock {
+		c.clock("clock of Graph", p.Ahead)
+	}
+}

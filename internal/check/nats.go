@@ -1,0 +1,143 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
+)
+
+const syncHint = "set sync_interval: always in the jetstream block of each server, or stored requests can be lost with the power"
+
+func (c *checker) nats(ctx context.Context) {
+	c.of("")
+	nc, err := c.cfg.Connect(nats.RetryOnFailedConnect(false), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {
+		// Each is read where it is waited for.
+	}))
+	if err != nil {
+		do := "is NATS_URL right, is the server up, and may this machine reach it?"
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
+			do = "give the right NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"
+		}
+		c.say(Failed, "NATS", fmt.Sprintf("no connection to %s: %v", c.cfg.Servers, err), do)
+		return
+	}
+	defer nc.Close()
+	rtt, err := nc.RTT()
+	if err != nil {
+		c.say(Failed, "NATS", fmt.Sprintf("connected to %s, which does not answer: %v", nc.ConnectedAddr(), err), "look at the server")
+		return
+	}
+	c.ok("NATS", fmt.Sprintf("%s, server %s, round trip %s", nc.ConnectedAddr(), nc.ConnectedServerName(), rtt.Round(10*time.Microsecond)))
+	if w := consume.ServerWeakness(nc.ConnectedServerVersion()); w != "" {
+		c.say(Warning, "server version", w, "update the servers, to 2.14 or later")
+	} else {
+		c.ok("server version", nc.ConnectedServerVersion())
+	}
+	if len(c.cfg.Monitors) == 0 {
+		c.say(Warning, "sync to disk", "a client cannot see whether the servers write each request to disk at once", syncHint+"; --nats-monitor http://HOST:8222 checks it")
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		c.say(Failed, "JetStream", err.Error(), "")
+		return
+	}
+	if !c.inbox(ctx, nc) {
+		return
+	}
+	var clock time.Time
+	var asked time.Time
+	for _, t := range c.cfg.Tenants {
+		c.of(t.Names.Tenant)
+		q := &queue{checker: c, nc: nc, js: js, names: t.Names}
+		q.check(ctx)
+		if !q.clock.IsZero() {
+			clock, asked = q.clock, q.asked
+		}
+	}
+	c.of("")
+	if len(c.cfg.Tenants) > 0 {
+		c.unserved(ctx, js)
+	}
+	if !clock.IsZero() {
+		c.clock("clock of NATS", clock.Sub(asked))
+	}
+}
+
+// clock judges the difference of a clock to ours.
+func (c *checker) clock(what string, ahead time.Duration) {
+	detail := fmt.Sprintf("%s ahead of this machine's", ahead.Round(10*time.Millisecond))
+	if ahead < 0 {
+		detail = fmt.Sprintf("%s behind this machine's", (-ahead).Round(10*time.Millisecond))
+	}
+	if ahead.Abs() > skew {
+		c.say(Warning, what, detail, "keep the clocks of this machine and of all NATS servers right with NTP: they must agree within 2s")
+		return
+	}
+	c.ok(what, detail)
+}
+
+// inbox tries whether answers may be received: without that nothing else can be.
+func (c *checker) inbox(ctx context.Context, nc *nats.Conn) bool {
+	before := nc.LastError()
+	sub, err := nc.SubscribeSync(nc.NewInbox())
+	if err == nil {
+		defer func() { _ = sub.Unsubscribe() }() // the connection ends anyway
+		err = flush(ctx, nc)
+	}
+	if after := nc.LastError(); err == nil && !same(before, after) {
+		err = after
+	}
+	if err != nil {
+		c.say(Failed, "right to subscribe to _INBOX.>", err.Error(), "grant it: without it no answer arrives, so nothing else was tried")
+		return false
+	}
+	c.ok("right to subscribe to _INBOX.>", "granted")
+	return true
+}
+
+func flush(ctx context.Context, nc *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, stepWait)
+	defer cancel()
+	return nc.FlushWithContext(ctx)
+}
+
+// same tells whether two errors are one and the same occurrence.
+func same(a, b error) bool { return a == b } //nolint:errorlint // the occurrence is meant, not the kind
+
+// allowed publishes a message and tells whether that was allowed: a server
+// answers in order, so a refusal comes before the answer to the ping that
+// follows it.
+func allowed(ctx context.Context, nc *nats.Conn, m *nats.Msg) (bool, error) {
+	before := nc.LastError()
+	m.Reply = nc.NewInbox() // nobody listens there
+	if err := nc.PublishMsg(m); err != nil {
+		return false, err
+	}
+	if err := flush(ctx, nc); err != nil {
+		return false, err
+	}
+	after := nc.LastError()
+	return same(before, after) || !errors.Is(after, nats.ErrPermissionViolation), nil
+}
+
+// unserved names tenants with requests, but without a consumer.
+func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
+	ctx, cancel := context.WithTimeout(ctx, stepWait)
+	defer cancel()
+	const what = "tenants with requests but no consumer"
+	tenants, err := consume.Unserved(ctx, js, c.cfg.Tenants[0].Names)
+	switch {
+	case err != nil:
+		c.say(Warning, what, fmt.Sprintf("could not be found out: %v", err), "see the lines above")
+	case len(tenants) > 0:
+		c.say(Warning, what, fmt.Sprintf("%q", tenants), "start a worker with WORKER_TENANT for each, or remove their requests")
+	default:
+		c.ok(what, "none")
+	}
+}

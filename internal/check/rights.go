@@ -1,0 +1,130 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// right is a subject that the worker publishes to, and how to try it without an
+// effect.
+type right struct {
+	subject string
+	// need is what happens without it; a right of weight Warning can be lacked.
+	need   string
+	weight Status
+	probe  *nats.Msg
+}
+
+// Bodies without an effect.
+const (
+	// broken is refused by every part of the JetStream API.
+	broken = "{"
+	// noVerb is none of the words that mean something on the subject of an ack.
+	// An empty one would be an ack.
+	noVerb = "check"
+	// noStream is a stream that cannot exist, so that a message which expects it
+	// is refused by any stream.
+	noStream = "-"
+	noKey    = "=check"
+)
+
+// rights lists what the worker of a tenant publishes to. The setup reads more
+// than the work alone.
+func (q *queue) rights() []right {
+	n := q.names
+	records, states := "KV_"+n.Bucket, "KV_"+n.StateBucket()
+	setup := Warning
+	if q.cfg.Setup {
+		setup = Failed
+	}
+	call := func(subject, body, need string, weight Status) right {
+		return right{subject: subject, need: need, weight: weight, probe: &nats.Msg{Subject: subject, Data: []byte(body)}}
+	}
+	store := func(subject, shown, need string, weight Status) right {
+		return right{subject: shown, need: need, weight: weight, probe: &nats.Msg{
+			Subject: subject, Header: nats.Header{jetstream.ExpectedStreamHeader: {noStream}},
+		}}
+	}
+	consumer := n.Stream + "." + n.Consumer()
+	const (
+		look   = "to look what is there"
+		before = "to learn, when it takes over, which calls were sent and which devices were reset before"
+	)
+	past := Warning // without it the window of calls begins anew
+	if q.cfg.Counts {
+		past = Failed
+	}
+	return []right{
+		call("$JS.API.CONSUMER.INFO."+consumer, "", "to bind to the consumer", Failed),
+		call("$JS.API.CONSUMER.MSG.NEXT."+consumer, broken, "to take requests", Failed),
+		{"$JS.ACK." + consumer + ".>", "to acknowledge", Failed,
+			&nats.Msg{Subject: "$JS.ACK." + consumer + ".0.0.0.0.0", Data: []byte(noVerb)}},
+		{"$JS.ACK.*.*." + consumer + ".>", "to acknowledge once a server uses the newer form of these subjects", Warning,
+			&nats.Msg{Subject: "$JS.ACK._.check." + consumer + ".0.0.0.0.0.check", Data: []byte(noVerb)}},
+		call("$JS.API.CONSUMER.UNPIN."+consumer, broken, "to hand over to another replica at once", Warning),
+		call("$JS.API.STREAM.INFO."+records, "", "to find the records", Failed),
+		{"$JS.API.DIRECT.GET." + records + ".>", "to read records", Failed,
+			&nats.Msg{Subject: "$JS.API.DIRECT.GET." + records + ".$KV." + n.Bucket + "." + n.Tenant + "." + noKey}},
+		store("$KV."+n.Bucket+"."+n.Tenant+"."+noKey, "$KV."+n.Bucket+"."+n.Tenant+".>", "to write records", Failed),
+		store(n.Dead(), n.Dead(), "to write dead letters", Failed),
+		call("$JS.API.STREAM.INFO."+n.Stream, "", "to tell whether an earlier message of a request still exists", Failed),
+		call("$JS.API.DIRECT.GET."+n.Stream, broken, "to tell whether an earlier message of a request still exists", Failed),
+		call("$JS.API.STREAM.INFO."+n.DeadStream, "", look, setup),
+		call("$JS.API.CONSUMER.NAMES."+n.Stream, broken, "to name tenants that nobody serves", Warning),
+		{"$JS.API.CONSUMER.CREATE." + records + ".*.$KV." + n.Bucket + "." + n.Tenant + ".*", before, past,
+			&nats.Msg{Subject: "$JS.API.CONSUMER.CREATE." + records + ".check.$KV." + n.Bucket + "." + n.Tenant + ".*", Data: []byte(broken)}},
+		call("$JS.API.CONSUMER.MSG.NEXT."+records+".*", broken, before, past).at("$JS.API.CONSUMER.MSG.NEXT." + records + ".check"),
+		call("$JS.API.STREAM.INFO."+states, "", "to hand on holds, pauses and the fuse", setup),
+		{"$JS.API.DIRECT.GET." + states + ".>", "to hand on holds, pauses and the fuse", Warning,
+			&nats.Msg{Subject: "$JS.API.DIRECT.GET." + states + ".$KV." + n.StateBucket() + "." + n.Tenant + "." + noKey}},
+		store("$KV."+n.StateBucket()+"."+n.Tenant+".worker", "$KV."+n.StateBucket()+"."+n.Tenant+".worker",
+			"to hand on holds, pauses and the fuse", Warning),
+	}
+}
+
+// at tries the right by another subject than the one that is shown.
+func (r right) at(subject string) right {
+	r.probe.Subject = subject
+	return r
+}
+
+// try tries each right and keeps which are there.
+func (q *queue) try(ctx context.Context) {
+	q.may = map[string]bool{}
+	for _, r := range q.rights() {
+		q.tryOne(ctx, r)
+	}
+}
+
+func (q *queue) tryOne(ctx context.Context, r right) bool {
+	if may, done := q.tried[r.probe.Subject]; done {
+		q.may[r.subject] = may
+		return may
+	}
+	if q.of(""); q.own(r.probe.Subject) {
+		q.of(q.names.Tenant)
+	}
+	what := "right to publish to " + r.subject
+	ok, err := allowed(ctx, q.nc, r.probe)
+	q.tried[r.probe.Subject] = ok && err == nil
+	q.may[r.subject] = ok && err == nil
+	switch {
+	case err != nil:
+		q.say(Failed, what, fmt.Sprintf("could not be tried: %v", err), "look at the connection to NATS")
+	case !ok:
+		q.say(r.weight, what, "missing", "grant it to the account: the worker needs it "+r.need)
+	default:
+		q.ok(what, "granted")
+	}
+	return q.may[r.subject]
+}
+
+// own tells whether a subject is of one tenant alone.
+func (q *queue) own(subject string) bool {
+	return slices.ContainsFunc(strings.Split(subject, "."), func(token string) bool { return token == q.names.Tenant || token == q.names.Consumer() })
+}

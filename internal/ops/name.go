@@ -1,0 +1,75 @@
+package ops
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"passcode-worker/internal/request"
+)
+
+// named is a request's body with an id of its own in place of an absent one. A
+// body that is no JSON object stays as it is.
+func named(body []byte, id string) []byte {
+	value, err := json.Marshal(id)
+	if err != nil || !json.Valid(body) {
+		return body
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil || fields == nil {
+		return body
+	}
+	if _, there := fields["id"]; there {
+		// It is null or empty there. Who else has a field twice is left alone:
+		// what is invalid must not become valid.
+		if _, err := request.Decode(request.Source{Data: body}); err != nil {
+			return body
+		}
+		fields["id"] = value
+		out, err := json.Marshal(fields)
+		if err != nil {
+			return body
+		}
+		return out
+	}
+	rest := bytes.TrimLeft(body, " \t\r\n")[1:]
+	out := append([]byte(`{"id":`), value...)
+	if len(fields) > 0 {
+		out = append(out, ',')
+	}
+	return append(out, rest...)
+}
+
+// Sending is a request that is ready to be sent.
+type Sending struct {
+	ID   string
+	Key  string // the id as in the key of its record
+	Data []byte
+	// Named tells that the id was made here, because there was none.
+	Named bool
+}
+
+// Prepare checks the body of a request with the worker's own decoder, and gives
+// it an id where it has none. The error names the field, and holds nothing of
+// the body.
+func Prepare(body []byte) (Sending, error) {
+	r, err := request.Decode(request.Source{Data: body})
+	if err != nil {
+		return Sending{}, err
+	}
+	s := Sending{ID: r.ID, Key: r.Key(), Data: body}
+	if r.IDGiven {
+		return s, nil
+	}
+	s.ID, s.Named = uuid.NewString(), true
+	s.Data = named(body, s.ID)
+	r, err = request.Decode(request.Source{Data: s.Data})
+	if err != nil || r.ID != s.ID {
+		return Sending{}, errors.Join(fmt.Errorf("there is no room for an id: give one"), err)
+	}
+	s.Key = r.Key()
+	return s, nil
+}

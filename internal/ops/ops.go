@@ -1,0 +1,135 @@
+// Package ops is what the commands of operators and integrators do on NATS by
+// hand: send a request and follow it, look at the queue, read, redrive and
+// remove dead letters, pause a tenant. It calls neither Graph nor the worker.
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
+)
+
+// Tools works on one tenant. It is safe for concurrent use.
+type Tools struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	names  consume.Names
+	rights *Rights
+
+	mu      sync.Mutex
+	records jetstream.KeyValue // nil until it was looked up
+}
+
+// New makes the tools of a tenant. rights hears the errors of the connection.
+func New(nc *nats.Conn, names consume.Names, rights *Rights) (*Tools, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("JetStream: %w", err)
+	}
+	return &Tools{nc: nc, js: js, names: names, rights: rights}, nil
+}
+
+// Times of calls to the server.
+const (
+	// apiWait bounds one call.
+	apiWait = 5 * time.Second
+	// patience is how long a step is repeated whose outcome is not known: an
+	// election of a new leader, or a restart of a server, takes less.
+	patience = 30 * time.Second
+	// absence is how long a stream may not answer at all before it counts as
+	// missing.
+	absence  = 6 * time.Second
+	pauseMin = 100 * time.Millisecond
+	pauseMax = 2 * time.Second
+)
+
+// call runs one call to the server within the usual time.
+func (t *Tools) call(ctx context.Context, f func(context.Context) error) error {
+	return t.rights.do(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, apiWait)
+		defer cancel()
+		return f(ctx)
+	})
+}
+
+// insist repeats a call until it succeeds, is refused for its own sake, or
+// patience is over. It is for calls that may safely be repeated.
+func (t *Tools) insist(ctx context.Context, f func(context.Context) error) error {
+	began, pause := time.Now(), pauseMin
+	for {
+		err := t.call(ctx, f)
+		if err == nil || isFinal(err) {
+			return err
+		}
+		limit := patience
+		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
+			limit = absence
+		}
+		if time.Since(began) > limit {
+			return err
+		}
+		if t.pause(ctx, pause) != nil {
+			return err
+		}
+		pause = min(2*pause, pauseMax)
+	}
+}
+
+func (t *Tools) pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// isFinal tells that a call would fail however often it is repeated.
+func isFinal(err error) bool {
+	var missing *MissingRight
+	var api *jetstream.APIError
+	var final finalError
+	switch {
+	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.As(err, &final),
+		errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
+		return true
+	case errors.As(err, &api):
+		// 503: the server cannot now. 10077 says so of a full stream, which
+		// only an operator makes room in.
+		return api.Code != 503 || api.ErrorCode == errStreamFull
+	}
+	return false
+}
+
+// finalError is a failure that no repetition mends.
+type finalError string
+
+func (e finalError) Error() string { return string(e) }
+
+// errStreamFull is the code of a stream that takes no more.
+// Source: nats-server, server/errors.json (JSStreamStoreFailedF, "maximum ... exceeded").
+const errStreamFull jetstream.ErrorCode = 10077
+
+// publish stores a message on a stream and waits for the PubAck. A reply that
+// is lost is asked for again under the same message id.
+func (t *Tools) publish(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
+	var ack *jetstream.PubAck
+	err := t.insist(ctx, func(ctx context.Context) (err error) {
+		ack, err = t.js.PublishMsg(ctx, msg)
+		return err
+	})
+	if errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return nil, fmt.Errorf("no stream takes %s: is its name right, and has worker setup been run? (%w)", msg.Subject, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("publish to %s: %w", msg.Subject, err)
+	}
+	return ack, nil
+}

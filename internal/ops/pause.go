@@ -1,0 +1,85 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/state"
+)
+
+// Pause makes no worker take a request of the tenant until an instant by the
+// clock of the NATS server, or [consume.Forever]. What is in work comes to its end.
+func (t *Tools) Pause(ctx context.Context, until time.Time) error {
+	err := t.insist(ctx, func(ctx context.Context) error {
+		r, err := t.js.PauseConsumer(ctx, t.names.Stream, t.names.Consumer(), until)
+		if err == nil && !r.Paused {
+			return finalError("the server did not pause it: is the end, " + until.Format(time.RFC3339) + ", over by its clock?")
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("pause consumer %s: %w", t.names.Consumer(), err)
+	}
+	return nil
+}
+
+// Now is the time by the clock of the NATS server.
+func (t *Tools) Now(ctx context.Context) (time.Time, error) {
+	var now time.Time
+	err := t.insist(ctx, func(ctx context.Context) error {
+		c, err := t.js.Consumer(ctx, t.names.Stream, t.names.Consumer())
+		if err == nil {
+			now = serverTime(c.CachedInfo())
+		}
+		return err
+	})
+	if err != nil {
+		return now, fmt.Errorf("consumer %s of stream %s: %w", t.names.Consumer(), t.names.Stream, err)
+	}
+	return now, nil
+}
+
+// Resume ends a pause.
+func (t *Tools) Resume(ctx context.Context) error {
+	err := t.insist(ctx, func(ctx context.Context) error {
+		_, err := t.js.ResumeConsumer(ctx, t.names.Stream, t.names.Consumer())
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("resume consumer %s: %w", t.names.Consumer(), err)
+	}
+	return nil
+}
+
+// Release lets the tenant go on whose fuse has blown. It tells whether one had,
+// as far as the workers have written it down; a release is stored anyway.
+func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
+	err = t.insist(ctx, func(ctx context.Context) error {
+		store, err := state.Open(ctx, t.js, t.names.StateBucket())
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			return finalError("bucket " + t.names.StateBucket() + " does not exist, so that no worker would learn of it: run worker setup, then worker resume")
+		}
+		if err != nil {
+			return err
+		}
+		w, err := store.Worker(ctx, t.names.Tenant)
+		if err != nil {
+			return err
+		}
+		o, err := store.Operator(ctx, t.names.Tenant)
+		if err != nil {
+			return err
+		}
+		// A second try after a lost reply finds the release of the first.
+		blown = blown || w.FuseBlownAt.After(o.ReleasedAt)
+		return store.Release(ctx, t.names.Tenant)
+	})
+	if err != nil {
+		return blown, fmt.Errorf("release the fuse: %w", err)
+	}
+	return blown, nil
+}

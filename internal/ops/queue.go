@@ -1,0 +1,280 @@
+package ops
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/request"
+	"passcode-worker/internal/state"
+)
+
+// Queue is how a tenant's queue stands. Its JSON form is what worker status
+// prints; durations are in seconds.
+type Queue struct {
+	Tenant string `json:"tenant"`
+	// Waiting are the requests nobody has taken yet, InFlight those that were
+	// delivered and are not acknowledged: in work, or waiting for their next try.
+	Waiting  int `json:"waiting"`
+	InFlight int `json:"inFlight"`
+	// Redelivered are those of InFlight that were delivered more than once.
+	Redelivered int `json:"redelivered"`
+	// Oldest is the age of the oldest request; 0 in an empty queue.
+	Oldest float64 `json:"oldestSeconds"`
+	// Rate is what applies: the configured one, or what the server was found to
+	// grant, where that is less.
+	Rate       string `json:"rate"`
+	Configured string `json:"rateConfigured"`
+	// Drain is the estimate until the queue is empty; below 0: no end is in sight.
+	Drain float64 `json:"drainSeconds"`
+	// Paused tells that an operator has paused the tenant, PausedUntil until
+	// when; absent: until it is resumed.
+	Paused      bool       `json:"paused"`
+	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
+	// ThrottledUntil is the end of a pause that Graph has asked for.
+	ThrottledUntil *time.Time `json:"throttledUntil,omitempty"`
+	// Hold is why the queue stands still, as the worker wrote it down last.
+	Hold *state.Hold `json:"hold,omitempty"`
+	// FuseBlownAt is when the fuse blew that nobody has released since.
+	FuseBlownAt *time.Time `json:"fuseBlownAt,omitempty"`
+	// Worker is the host name of the replica that wrote the state last.
+	Worker string `json:"worker,omitempty"`
+	// Pullers tells how many workers wait for a request right now.
+	Pullers int `json:"pullers"`
+	// Dead counts the tenant's dead letters.
+	Dead int `json:"dead"`
+	// Unserved are tenants with requests on the stream, but without a consumer.
+	Unserved []string `json:"unserved"`
+	// Unread says what could not be read, and why.
+	Unread []string `json:"unread,omitempty"`
+
+	unread []Part
+}
+
+// Part is what a right of its own is needed for.
+type Part string
+
+// The parts that may be unknown.
+const (
+	PartOldest   Part = "the oldest request"
+	PartDead     Part = "dead letters"
+	PartUnserved Part = "tenants that nobody serves"
+	PartState    Part = "hold, fuse and learned rate"
+)
+
+// Knows tells whether a part could be read. What belongs to another is as it
+// would be where nothing is wrong, and means nothing.
+func (q Queue) Knows(p Part) bool { return !slices.Contains(q.unread, p) }
+
+// Queue asks how the tenant's queue stands. What cannot be read beside the
+// consumer is named in Queue.Unread.
+func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
+	out := Queue{Tenant: t.names.Tenant, Configured: rate.String(), Rate: rate.String(), Unserved: []string{}}
+	var info *jetstream.ConsumerInfo
+	err := t.insist(ctx, func(ctx context.Context) error {
+		c, err := t.js.Consumer(ctx, t.names.Stream, t.names.Consumer())
+		if err == nil {
+			info = c.CachedInfo()
+		}
+		return err
+	})
+	if err != nil {
+		return out, fmt.Errorf("consumer %s of stream %s: %w", t.names.Consumer(), t.names.Stream, err)
+	}
+	out.Waiting, out.InFlight, out.Redelivered = int(info.NumPending), info.NumAckPending, info.NumRedelivered
+	out.Pullers = info.NumWaiting
+	if out.Paused = info.Paused; out.Paused {
+		if until := consume.PauseEnd(info); !until.IsZero() {
+			out.PausedUntil = &until
+		}
+	}
+	note := func(what Part, err error) {
+		if err != nil {
+			out.unread = append(out.unread, what)
+			out.Unread = append(out.Unread, fmt.Sprintf("%s: %v", what, err))
+		}
+	}
+	queue := consume.New(t.js, consume.Config{Names: t.names})
+	note(PartOldest, t.call(ctx, func(ctx context.Context) error {
+		depth, err := queue.Depth(ctx)
+		out.Oldest = depth.Oldest.Seconds()
+		return err
+	}))
+	note(PartDead, t.call(ctx, func(ctx context.Context) error {
+		s, err := t.js.Stream(ctx, t.names.DeadStream)
+		if err != nil {
+			return err
+		}
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(t.names.Dead()))
+		if err != nil {
+			return err
+		}
+		out.Dead = int(info.State.Subjects[t.names.Dead()])
+		return nil
+	}))
+	note(PartUnserved, t.call(ctx, func(ctx context.Context) error {
+		unserved, err := consume.Unserved(ctx, t.js, t.names)
+		out.Unserved = append(out.Unserved, unserved...)
+		return err
+	}))
+	now := serverTime(info)
+	note(PartState, t.call(ctx, func(ctx context.Context) error { return t.handedOn(ctx, &out, &rate, now) }))
+	if out.Drain = drain(out, rate, now); !out.Knows(PartState) && out.Drain > 0 {
+		out.Drain = -1 // it may be held
+	}
+	return out, nil
+}
+
+// handedOn adds what the replicas hand on to each other.
+func (t *Tools) handedOn(ctx context.Context, out *Queue, rate *pace.Rate, now time.Time) error {
+	store, err := state.Open(ctx, t.js, t.names.StateBucket())
+	if err != nil {
+		return err
+	}
+	w, err := store.Worker(ctx, t.names.Tenant)
+	if err != nil {
+		return err
+	}
+	o, err := store.Operator(ctx, t.names.Tenant)
+	if err != nil {
+		return err
+	}
+	out.Worker, out.Hold = w.Worker, w.Hold
+	if w.FuseBlownAt.After(o.ReleasedAt) {
+		out.FuseBlownAt = &w.FuseBlownAt
+	}
+	if w.PausedUntil.After(now) {
+		out.ThrottledUntil = &w.PausedUntil
+	}
+	if w.Granted > 0 && (rate.N == 0 || w.Granted < rate.N) {
+		rate.N = w.Granted
+		if rate.W == 0 {
+			rate.W = learnedWindow
+		}
+		out.Rate = rate.String()
+	}
+	return nil
+}
+
+// learnedWindow is the window of a learned rate where none is configured.
+const learnedWindow = 20 * time.Second
+
+// drain estimates how long the queue takes to be empty, in seconds; below 0: no
+// end is in sight.
+func drain(q Queue, rate pace.Rate, now time.Time) float64 {
+	backlog := float64(q.Waiting + q.InFlight)
+	switch {
+	case backlog == 0:
+		return 0
+	case q.Hold != nil || q.FuseBlownAt != nil || q.Paused || rate.N == 0:
+		return -1
+	}
+	// The first window's worth goes at once.
+	left := max(0, backlog-float64(rate.N)) / rate.PerSecond()
+	if q.ThrottledUntil != nil {
+		left += q.ThrottledUntil.Sub(now).Seconds()
+	}
+	return left
+}
+
+func serverTime(info *jetstream.ConsumerInfo) time.Time {
+	if info.TimeStamp.IsZero() {
+		return time.Now()
+	}
+	return info.TimeStamp
+}
+
+// Entry is one state in the history of a request.
+type Entry struct {
+	// Time is when it was written, by the clock of the NATS server.
+	Time   time.Time
+	Record record.Record
+}
+
+// ErrUnknown means that a request has no record.
+var ErrUnknown = errors.New("no record: it has not been begun, or never came, or ended longer ago than records are kept")
+
+// History is what is kept of the states of a request, the oldest first; at
+// least one. The consumer that reads them has one filter, so that an account
+// can be allowed this for one tenant alone; the server removes it by itself.
+func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
+	key := record.Key(t.names.Tenant, request.EscapeID(id))
+	var name string
+	var out []Entry
+	err := t.insist(ctx, func(ctx context.Context) (err error) {
+		// A new one each time: what a lost reply held, its consumer does not give again.
+		name = "status-" + uuid.NewString()
+		out, err = t.history(ctx, name, "$KV."+t.names.Bucket+"."+key)
+		return err
+	})
+	var missing *MissingRight
+	switch {
+	case errors.As(err, &missing):
+		return nil, &MissingRight{Verb: missing.Verb, Subject: strings.Replace(missing.Subject, name, "*", 1)}
+	case err != nil:
+		return nil, fmt.Errorf("record %s: %w", key, err)
+	case len(out) == 0:
+		return nil, ErrUnknown
+	}
+	return out, nil
+}
+
+// historyInactive is how long the server keeps the consumer of such a reading.
+const historyInactive = 10 * time.Second
+
+func (t *Tools) history(ctx context.Context, name, subject string) ([]Entry, error) {
+	consumer, err := t.js.CreateConsumer(ctx, "KV_"+t.names.Bucket, jetstream.ConsumerConfig{
+		Name:              name,
+		Description:       "what worker status reads",
+		FilterSubject:     subject,
+		DeliverPolicy:     jetstream.DeliverAllPolicy,
+		AckPolicy:         jetstream.AckNonePolicy,
+		InactiveThreshold: historyInactive,
+		MemoryStorage:     true,
+		Replicas:          1,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []Entry
+	left := int(consumer.CachedInfo().NumPending)
+	if left == 0 {
+		return nil, nil
+	}
+	batch, err := consumer.Fetch(left, jetstream.FetchContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for m := range batch.Messages() {
+		left--
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, err
+		}
+		if len(m.Data()) == 0 {
+			continue // the mark of a removal
+		}
+		e := Entry{Time: meta.Timestamp.UTC()}
+		if err := json.Unmarshal(m.Data(), &e.Record); err != nil {
+			return nil, finalError(fmt.Sprintf("revision %d is not of the form it should be: %v", meta.Sequence.Stream, err))
+		}
+		out = append(out, e)
+	}
+	if err := batch.Error(); err != nil {
+		return nil, err
+	}
+	if left > 0 {
+		return nil, errors.New("a part of the answer was lost")
+	}
+	return out, nil
+}

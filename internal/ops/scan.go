@@ -1,0 +1,233 @@
+package ops
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// stored is a message as it lies on a stream.
+type stored struct {
+	Sequence uint64
+	Time     time.Time
+	Header   nats.Header
+	Data     []byte
+}
+
+const (
+	// One batch of a scan is at most so many messages and bytes.
+	batchMessages = 500
+	batchBytes    = 4 << 20
+	// scanTries is how often a batch is asked for that brings nothing.
+	scanTries = 4
+)
+
+const errNotDirect = finalError("it does not exist, or does not allow direct reads; worker setup --update would set that right")
+
+// scan calls each with the messages of one subject, in their order, from one
+// sequence to another. It reads in batches and keeps one of them, so a stream
+// of any length may be read; it leaves nothing behind on the server, and needs
+// one right. What is removed meanwhile may be missing.
+func (t *Tools) scan(ctx context.Context, stream, subject string, upTo uint64, each func(stored) error) error {
+	from := uint64(1)
+	for tries := 1; from <= upTo; tries++ {
+		batch, more, err := t.batch(ctx, stream, subject, from)
+		if err != nil && len(batch) == 0 && (isFinal(err) || tries == scanTries || ctx.Err() != nil) {
+			return fmt.Errorf("read stream %s: %w", stream, err)
+		}
+		for _, m := range batch {
+			if m.Sequence > upTo {
+				return nil
+			}
+			if err := each(m); err != nil {
+				return err
+			}
+			from, tries = m.Sequence+1, 0
+		}
+		switch {
+		case err == nil && !more:
+			return nil
+		case err != nil && len(batch) == 0:
+			if err := t.pause(ctx, time.Duration(tries)*pauseMin); err != nil {
+				return fmt.Errorf("read stream %s: %w", stream, err)
+			}
+		}
+	}
+	return nil
+}
+
+// batch reads the next messages of a subject and tells whether more follow. An
+// error comes with what was read before it, without a gap.
+//
+// Source: ADR-31, "JetStream direct get", batch requests.
+func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) (got []stored, more bool, err error) {
+	body, err := json.Marshal(map[string]any{"seq": from, "next_by_subj": subject, "batch": batchMessages, "max_bytes": batchBytes})
+	if err != nil {
+		return nil, false, err
+	}
+	err = t.rights.do(ctx, func(ctx context.Context) error {
+		inbox := t.nc.NewInbox()
+		sub, err := t.nc.SubscribeSync(inbox)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+		if err := sub.SetPendingLimits(-1, -1); err != nil {
+			return err
+		}
+		if err := t.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+			return err
+		}
+		last := uint64(0)
+		for {
+			m, err := next(ctx, sub)
+			if err != nil {
+				return err
+			}
+			sequence := lastOf(m.Header, jetstream.SequenceHeader)
+			if sequence == "" {
+				more, err = endOfBatch(m)
+				return err
+			}
+			s, err := storedFrom(m, sequence)
+			if err != nil {
+				return err
+			}
+			if before := lastOf(m.Header, jetstream.LastSequenceHeader); before != strconv.FormatUint(last, 10) {
+				return errors.New("a part of the answer was lost")
+			}
+			last = s.Sequence
+			got = append(got, s)
+		}
+	})
+	return got, more, err
+}
+
+func next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
+}
+
+// endOfBatch reads the message that follows the last one of a batch.
+func endOfBatch(m *nats.Msg) (more bool, err error) {
+	switch status := m.Header.Get("Status"); status {
+	case "204":
+		pending := m.Header.Get("Nats-Num-Pending")
+		return pending != "0" && pending != "", nil
+	case "404":
+		return false, nil
+	case "503":
+		return false, errNotDirect
+	default:
+		return false, fmt.Errorf("the server answered %.3s %.80s", status, m.Header.Get("Description"))
+	}
+}
+
+func storedFrom(m *nats.Msg, sequence string) (stored, error) {
+	seq, err := strconv.ParseUint(sequence, 10, 64)
+	if err != nil {
+		return stored{}, fmt.Errorf("the server gave the sequence %.20q", sequence)
+	}
+	at, err := time.Parse(time.RFC3339Nano, lastOf(m.Header, jetstream.TimeStampHeaer))
+	if err != nil {
+		return stored{}, fmt.Errorf("message %d: the server did not say when it was stored", seq)
+	}
+	return stored{Sequence: seq, Time: at, Header: m.Header, Data: m.Data}, nil
+}
+
+// lastOf is the last value of a header: the server's own, which it puts behind
+// what the publisher may have called the same.
+func lastOf(h nats.Header, name string) string {
+	values := h.Values(name)
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
+// current asks the stream's leader for a message; nil: it is no longer there. A
+// direct read may come from a replica that lags behind.
+func (t *Tools) current(ctx context.Context, stream string, sequence uint64) (*stored, error) {
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Sequence uint64    `json:"seq"`
+			Header   []byte    `json:"hdrs"`
+			Data     []byte    `json:"data"`
+			Time     time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := t.insist(ctx, func(ctx context.Context) error {
+		answer.Error, answer.Message = nil, nil
+		m, err := t.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, fmt.Appendf(nil, `{"seq":%d}`, sequence))
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(m.Data, &answer); err != nil {
+			return err
+		}
+		if answer.Error != nil && answer.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound {
+			return answer.Error
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("message %d of stream %s: %w", sequence, stream, err)
+	}
+	if answer.Message == nil {
+		return nil, nil
+	}
+	s := &stored{Sequence: answer.Message.Sequence, Time: answer.Message.Time, Data: answer.Message.Data}
+	if len(answer.Message.Header) > 0 {
+		if s.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
+			return nil, fmt.Errorf("headers of message %d of stream %s: %w", sequence, stream, err)
+		}
+	}
+	return s, nil
+}
+
+// last is the last sequence of a stream.
+func (t *Tools) last(ctx context.Context, stream string) (uint64, error) {
+	var last uint64
+	err := t.insist(ctx, func(ctx context.Context) error {
+		s, err := t.js.Stream(ctx, stream)
+		if err == nil {
+			last = s.CachedInfo().State.LastSeq
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("stream %s: %w", stream, err)
+	}
+	return last, nil
+}
+
+// ask sends a request to the JetStream API whose answer is of interest only if
+// it is a refusal: then that is returned.
+func (t *Tools) ask(ctx context.Context, subject, body string) (*jetstream.APIError, error) {
+	m, err := t.nc.RequestWithContext(ctx, subject, []byte(body))
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return nil, err
+	}
+	return answer.Error, nil
+}
+
+// Error codes of a removal. Source: nats-server, server/errors.json
+// (JSSequenceNotFoundErrF, JSStreamMsgDeleteFailedF).
+const (
+	errGone       jetstream.ErrorCode = 10043
+	errNotDeleted jetstream.ErrorCode = 10057 // also said of a message that is gone
+)

@@ -1,0 +1,259 @@
+package pace
+
+import "time"
+
+// Graph's documented number of writes per [defaultWindow] for an app in a
+// tenant. Where no rate is configured, the steps back up are measured by it.
+const defaultCalls = 200
+
+// number is what was learned of the number of calls that the server grants.
+type number struct {
+	// limit is the number of calls allowed in a window; 0: nothing is learned.
+	limit int
+	// sure is how many calls in a window the server has let in. Those beyond it
+	// go one at a time, so that trying for more costs one refusal, not as many
+	// as there are callers.
+	sure int
+	// step is by how much a window without a refusal raises the limit; at
+	// forget there is no limit left to be learned.
+	step, forget int
+}
+
+// lesson is what refusals (429) have taught about the number of calls that the
+// server grants in a window. It is not safe for concurrent use.
+type lesson struct {
+	number
+	rate Rate
+	w    time.Duration
+
+	// until is the end of the pause after the last refusals, and clean since
+	// when there was none: the first call after the pause. Zero: none yet.
+	until, clean time.Time
+	last         refusals
+	taught       bool // by the last refusals
+	// none is set while no call was let in since the last refusals.
+	none bool
+}
+
+// refusals are those of calls that were under way together, and of those after
+// the pause, as long as none is let in.
+type refusals struct {
+	before  number
+	granted int  // the most calls that were let in within a window
+	sure    bool // the first was of a call that was sure to be granted
+	again   bool // there were some after the pause, too
+	// first is the call that was refused first. Of those from it on, so many were
+	// refused, and so many let in.
+	first, refused, letIn int
+	// odd is how many refusals before, within a window of each other, told
+	// nothing, and oddLetIn how many calls were let in since.
+	odd, oddLetIn int
+}
+
+// telling is whether it was the quota that was used up. A few refusals, or some
+// among more calls that were let in, may be those calls' own affair. That many of
+// the calls under way were refused together tells; or some after a pause, too; or
+// one where more than is sure was tried; or that they are many of late.
+func (r *refusals) telling() bool {
+	many := r.granted / 20
+	if r.refused > r.letIn && (!r.sure || r.refused >= max(2, many) || r.again && r.refused > 2) {
+		return true
+	}
+	all := r.odd + r.refused
+	return all >= max(3, many) && 2*all > r.oddLetIn+r.letIn
+}
+
+func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
+
+// refuse learns from the first refusal since the last pause, of a call that was
+// sure to be granted or not: granted calls were let in within the window before it.
+func (l *lesson) refuse(now time.Time, first int, sure bool, granted int) {
+	recent := now.Sub(l.until) < l.w
+	if r := &l.last; recent && l.none {
+		// While nothing is let in, the window empties, and tells ever less.
+		r.refused++
+		r.again = true
+	} else {
+		last := *r
+		*r = refusals{before: l.number, granted: granted, sure: sure, first: first, refused: 1}
+		if recent && !l.taught {
+			r.odd, r.oddLetIn = last.odd+last.refused, last.oddLetIn+last.letIn
+		}
+	}
+	l.clean, l.none = time.Time{}, true
+	l.judge()
+}
+
+// late learns from a call that was under way with those refused. granted is the
+// number of calls let in within the window before its answer.
+func (l *lesson) late(now time.Time, call int, letIn bool, granted int) {
+	if !l.clean.IsZero() && now.Sub(l.clean) > rampPatience {
+		return // it is not of the same moment any more
+	}
+	r := &l.last
+	r.granted = max(r.granted, granted)
+	switch {
+	case call < r.first:
+	case letIn:
+		r.letIn++
+	default:
+		r.refused++
+	}
+	l.judge()
+}
+
+// judge draws the conclusion from the last refusals.
+func (l *lesson) judge() {
+	r := &l.last
+	l.number = r.before
+	if l.taught = r.telling() && r.granted >= l.few(); !l.taught {
+		return
+	}
+	granted := r.granted
+	if r.before.limit > 0 {
+		granted = min(granted, r.before.limit)
+	}
+	l.set(granted)
+}
+
+// few is the number of calls that tells nothing of what a server grants in a
+// window: there was little to send, or others had used up the quota.
+func (l *lesson) few() int {
+	few := defaultCalls / 10
+	if l.rate.N > 0 {
+		few = min(few, max(1, l.rate.N/10))
+	}
+	return few
+}
+
+// ramp is how many calls may go at once at first after the last refusals; 0:
+// any number.
+func (l *lesson) ramp() int {
+	switch r := &l.last; {
+	case r.letIn > r.refused:
+		return 0
+	case r.again || r.granted < l.few():
+		return 1
+	case r.sure:
+		return rampStart
+	}
+	return 0
+}
+
+// letIn tells that the server has let in so many calls within a window.
+func (l *lesson) letIn(granted int) {
+	l.none = false
+	l.last.oddLetIn++
+	l.sure = max(l.sure, min(granted, l.limit))
+}
+
+// set keeps to a number of calls that are sure to be granted.
+func (l *lesson) set(granted int) {
+	l.limit, l.sure = granted, granted
+	l.forget = l.rate.N
+	l.step = max(1, (l.rate.N+10)/20)
+	if l.rate.N == 0 {
+		// No number is configured to come back to: the last one is forgotten
+		// once the server could have shown that it grants twice as much.
+		l.forget = max(2*granted, defaultCalls)
+		l.step = max(granted, defaultCalls) / 20
+	}
+	if l.limit >= l.forget {
+		l.limit = 0
+	}
+}
+
+// raise comes back up by a step for each window without a refusal.
+func (l *lesson) raise(now time.Time) {
+	if l.limit == 0 {
+		return
+	}
+	from := l.from()
+	windows := now.Sub(from) / l.w
+	if windows <= 0 {
+		return
+	}
+	l.clean = from.Add(windows * l.w)
+	if windows > 40 || l.limit+int(windows)*l.step >= l.forget {
+		l.limit = 0
+		return
+	}
+	l.limit += int(windows) * l.step
+}
+
+// from is when the window without a refusal begins. With nothing to send, none
+// can be refused; then it is over a window later.
+func (l *lesson) from() time.Time {
+	if !l.clean.IsZero() {
+		return l.clean
+	}
+	return l.until.Add(l.w)
+}
+
+// began tells that a call may be sent now.
+func (l *lesson) began(now time.Time) {
+	if l.clean.IsZero() && !l.until.IsZero() {
+		l.clean = now
+		if idle := l.until.Add(l.w); idle.Before(now) {
+			l.clean = idle
+		}
+	}
+}
+
+// raisedBy is when the limit will have been raised by n.
+func (l *lesson) raisedBy(n int) time.Time {
+	return l.from().Add(time.Duration((n+l.step-1)/l.step) * l.w)
+}
+
+// rampStart is how many calls go at once at first after a refusal.
+const rampStart = 4
+
+// rampEnd is where a ramp is high enough to be no limit any more.
+const rampEnd = 1024
+
+// rampPatience is how long answers may stay away before the others go on without
+// them. It is well below [Patience], so that a call can wait for the end of a ramp.
+const rampPatience = 2 * time.Second
+
+// ramp lets few calls go at once after a refusal that came unexpected, and one
+// more for each that is let in, so that the number under way doubles with each
+// round. If the server still refuses, that costs few refusals. It is not safe
+// for concurrent use.
+type ramp struct {
+	most  int       // calls under way; 0: no limit
+	taken int       // calls under way that count
+	from  int       // the first call that counts
+	since time.Time // when it went; zero: it has not
+}
+
+func (r *ramp) began(now time.Time) {
+	r.taken++
+	if r.since.IsZero() {
+		r.since = now
+	}
+}
+
+// ended tells that a call is over, and whether the server let it in.
+func (r *ramp) ended(call int, granted bool) {
+	if call < r.from {
+		return
+	}
+	r.taken--
+	if granted && r.most > 0 {
+		if r.most++; r.most > rampEnd {
+			r.most = 0
+		}
+	}
+}
+
+// room is how many more calls may go, and when the ramp is over in any case.
+func (r *ramp) room(now time.Time) (n int, end time.Time) {
+	if r.most == 0 {
+		return unlimited, time.Time{}
+	}
+	if end = r.since.Add(rampPatience); !r.since.IsZero() && !end.After(now) {
+		r.most = 0
+		return unlimited, time.Time{}
+	}
+	return max(0, r.most-r.taken), end
+}

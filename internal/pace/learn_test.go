@@ -1,0 +1,325 @@
+package pace
+
+import (
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var graphs = Rate{200, 20 * time.Second}
+
+// learnt makes a pacer that has had n calls let in, and then one refused with a
+// pause of a second.
+func learnt(t *testing.T, r Rate, n int) *Pacer {
+	t.Helper()
+	p := New(r, time.Hour)
+	for range n {
+		take(t, p).Accepted()
+	}
+	refuse(t, p)
+	if d := time.Until(p.Paused()); d != time.Second {
+		t.Fatalf("paused for %s", d)
+	}
+	return p
+}
+
+// refuse has two calls refused: one alone may be its own affair.
+func refuse(t *testing.T, p *Pacer) {
+	t.Helper()
+	one, two, sent := take(t, p), take(t, p), time.Now()
+	if until, added, capped := one.Throttled(sent, 0); time.Until(until) != added || added < time.Second || capped {
+		t.Errorf("paused until %s, %s added, capped %t", until, added, capped)
+	}
+	if _, added, capped := two.Throttled(sent, 0); added != 0 || capped {
+		t.Errorf("%s added for the second, capped %t", added, capped)
+	}
+}
+
+func wantLimit(t *testing.T, p *Pacer, perSecond float64, granted int) {
+	t.Helper()
+	if got := p.Limit(); math.Abs(got-perSecond) > 1e-9 {
+		t.Errorf("the limit is %v per second, want %v", got, perSecond)
+	}
+	if got := p.Granted(); got != granted {
+		t.Errorf("%d calls in a window are known to be granted, want %d", got, granted)
+	}
+}
+
+// What was let in within the window is what the server grants, and no more is
+// sent until it has left the window.
+func TestLearns(t *testing.T) {
+	t.Parallel()
+	for _, r := range []Rate{{100, 20 * time.Second}, {2000, 20 * time.Second}, {}} {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := newClock(), New(r, time.Hour)
+			wantLimit(t, p, r.PerSecond(), 0)
+			for range 10 { // these will have left
+				take(t, p).Accepted()
+			}
+			c.sleepUntil(30 * time.Second)
+			for i := range 40 {
+				s := take(t, p)
+				if i < 5 {
+					s.Done() // let in or not: nobody knows
+				} else {
+					s.Accepted()
+				}
+			}
+			refuse(t, p)
+			wantLimit(t, p, 35./20, 35)
+			n, at, _ := p.Available()
+			if got := c.of(at); n != 0 || got < 50*time.Second || got > 50*time.Second+20*time.Millisecond {
+				t.Errorf("%d calls may go, the next at %s", n, got)
+			}
+		})
+	}
+}
+
+// Of the calls that were under way with the first that is refused, those let in
+// count, and those refused make no second lesson.
+func TestLearnsFromAllUnderWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, time.Hour)
+		sent := time.Now()
+		var slots []*Slot
+		for range 60 {
+			slots = append(slots, take(t, p))
+		}
+		for i, s := range slots {
+			time.Sleep(time.Millisecond) // fake time
+			switch {
+			case i == 10 || i > 31:
+				s.Throttled(sent, 0)
+			default:
+				s.Accepted()
+			}
+		}
+		wantLimit(t, p, 31./20, 31)
+		if d := time.Until(p.Paused()); d != time.Second-49*time.Millisecond {
+			t.Errorf("paused for another %s", d)
+		}
+	})
+}
+
+// A call refused alone, or some of many, may be refused for their own sake,
+// whatever the status says. They must not slow the others down.
+func TestOwnAffair(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := newClock(), New(graphs, time.Hour)
+		for range 30 {
+			take(t, p).Accepted()
+		}
+		// One before those let in, and one after the pause.
+		var slots []*Slot
+		for range 5 {
+			slots = append(slots, take(t, p))
+		}
+		sent := time.Now()
+		for i, s := range slots {
+			if i == 1 {
+				s.Throttled(sent, 0)
+			} else {
+				s.Accepted()
+			}
+			wantLimit(t, p, 10, 0)
+		}
+		sleepUntil(p.Paused())
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 10, 0)
+		sleepUntil(p.Paused())
+		take(t, p).Accepted()
+		wantLimit(t, p, 10, 0)
+		// When hardly any others are let in, it was the quota.
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 35./20, 35)
+		c.want(t, 3*time.Second)
+	})
+}
+
+// A caller alone learns from two refusals in a row.
+func TestLearnsAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, time.Hour)
+		for range 50 {
+			take(t, p).Accepted()
+		}
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 10, 0)
+		// So long that the window is empty.
+		time.Sleep(20*time.Second + time.Millisecond) // fake time
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 50./20, 50)
+	})
+}
+
+// A refusal when next to nothing was let in tells that nothing is granted now.
+// After each pause one call goes, until one is let in; then ever more at once.
+func TestNothingGranted(t *testing.T) {
+	t.Parallel()
+	for _, r := range []Rate{graphs, {}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := New(r, time.Hour)
+			for range 19 {
+				take(t, p).Accepted()
+			}
+			time.Sleep(time.Second) // fake time
+			take(t, p).Throttled(time.Now(), 0)
+			wantLimit(t, p, r.PerSecond(), 0)
+			for step := time.Second; step <= 16*time.Second; step *= 2 {
+				if d := time.Until(p.Paused()); d != step {
+					t.Errorf("a pause of %s, want %s", d, step)
+				}
+				sleepUntil(p.Paused())
+				if n, _, _ := p.Available(); n != 1 {
+					t.Errorf("%d calls may go after %s", n, step)
+				}
+				take(t, p).Throttled(time.Now(), 0)
+			}
+			wantLimit(t, p, r.PerSecond(), 0)
+			sleepUntil(p.Paused())
+			for most := 1; most <= rampEnd && (r.N == 0 || 4*most <= r.N); most *= 2 {
+				wantFree(t, p, most)
+				var slots []*Slot
+				for range most {
+					slots = append(slots, take(t, p))
+				}
+				if n, at, _ := p.Available(); n != 0 || time.Until(at) != rampPatience {
+					t.Errorf("%d of %d calls are under way, and %d more may go, or at %s", most, most, n, at)
+				}
+				for _, s := range slots {
+					s.Accepted()
+				}
+			}
+			if r.N == 0 {
+				if n, _, _ := p.Available(); n != unlimited {
+					t.Errorf("%d calls may go", n)
+				}
+			}
+		})
+	}
+}
+
+// Answers that stay away do not hold the others up for ever.
+func TestRampEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := newClock(), learnt(t, graphs, 50)
+		c.sleepUntil(graphs.W)
+		for range rampStart {
+			take(t, p)
+		}
+		if _, err := p.Reserve(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.want(t, graphs.W+rampPatience)
+		wantFree(t, p, 50-rampStart-1)
+	})
+}
+
+// An overloaded service (503) and a refused reading tell nothing of the quota.
+func TestOnlyRefusalsTeach(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, time.Hour)
+		for range 50 {
+			take(t, p).Accepted()
+		}
+		s := take(t, p)
+		p.Throttled(time.Now(), 0)
+		s.Done()
+		wantLimit(t, p, 10, 0)
+		sleepUntil(p.Paused())
+		wantFree(t, p, 149)
+	})
+}
+
+// Each window without a refusal raises the limit by a twentieth of the rate, up
+// to the rate.
+func TestComesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := newClock(), learnt(t, graphs, 50)
+		c.sleepUntil(graphs.W) // the window begins with the first call
+		take(t, p).Accepted()
+		for i := range 15 {
+			from := time.Duration(i+1) * graphs.W
+			c.sleepUntil(from + graphs.W - 1)
+			wantLimit(t, p, float64(50+10*i)/20, 50)
+			c.sleepUntil(from + graphs.W)
+		}
+		wantLimit(t, p, 10, 0)
+		wantFree(t, p, 200)
+	})
+}
+
+// With nothing to send the windows pass all the same, from one after the pause on.
+func TestComesBackIdle(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		rate Rate
+		back time.Duration
+	}{
+		{graphs, 15 * graphs.W},
+		{Rate{2000, 20 * time.Second}, 20 * graphs.W}, // (2000-50)/100
+		{Rate{}, 15 * graphs.W},                       // as if it were Graph's
+		{Rate{55, 10 * time.Second}, 2 * 10 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := newClock(), learnt(t, tc.rate, 50)
+			w := p.window.w
+			c.sleepUntil(time.Second + w + tc.back - 1)
+			if p.Granted() != 50 {
+				t.Errorf("%s: it is forgotten too early", tc.rate)
+			}
+			if n, _, _ := p.Available(); n != rampStart {
+				t.Errorf("%s: %d calls may go", tc.rate, n)
+			}
+			c.sleepUntil(time.Second + w + tc.back)
+			wantLimit(t, p, tc.rate.PerSecond(), 0)
+		})
+	}
+}
+
+// More than the server has granted is tried one call at a time, and a refusal
+// then costs nothing of what is sure.
+func TestTriesForMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := newClock(), learnt(t, graphs, 50)
+		burst := func(n int) {
+			t.Helper()
+			for range n {
+				take(t, p).Accepted()
+			}
+		}
+		c.sleepUntil(graphs.W)
+		burst(50)
+		wantFree(t, p, 0)
+		c.sleepUntil(2*graphs.W - 1)
+		wantFree(t, p, 0)
+		c.sleepUntil(2 * graphs.W)
+		wantLimit(t, p, 3, 50)
+		burst(50)
+		wantFree(t, p, 1)
+		s := take(t, p)
+		wantFree(t, p, 0)
+		s.Accepted()
+		wantLimit(t, p, 3, 51)
+		// Not when all are about to leave: the server may have forgotten them.
+		c.sleepUntil(3*graphs.W - graphs.W/10)
+		wantFree(t, p, 0)
+		c.sleepUntil(3 * graphs.W)
+		burst(51)
+		take(t, p).Accepted()
+		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 52./20, 52)
+		sleepUntil(p.Paused())
+		wantFree(t, p, 0)
+		c.sleepUntil(4 * graphs.W)
+		wantFree(t, p, 52) // no ramp: the refusal was half expected
+	})
+}

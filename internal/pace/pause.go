@@ -1,0 +1,92 @@
+package pace
+
+import "time"
+
+// firstPause is the pause after the first 429 that names no Retry-After.
+const firstPause = time.Second
+
+// Paused tells until when no call may be sent; zero where one may be sent now.
+// Ask it as the last thing before sending: a pause may have begun since the
+// slot was reserved.
+func (p *Pacer) Paused() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pausedUntil.After(time.Now()) {
+		return p.pausedUntil
+	}
+	return time.Time{}
+}
+
+// Throttled records a refusal of a call sent at the given instant that asks for
+// a pause, but tells nothing of the quota of the calls that are paced: an
+// overloaded service (503), or a refused read. For a paced call answered 429
+// use [Slot.Throttled]. retryAfter is what the server asked for; zero where it
+// named nothing, then the pause grows from one second, doubled each time up to
+// the window. It returns the end of the pause, by how much it is longer than
+// before, and whether what the server asked for was capped.
+func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.throttled(time.Now(), sent, retryAfter)
+}
+
+// throttled is Throttled. Call with mu held.
+func (p *Pacer) throttled(now, sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
+	pause := retryAfter
+	switch {
+	case pause > 0:
+		pause = p.bounded(pause)
+		capped = pause < retryAfter
+	case sent.Before(p.pausedUntil):
+		return p.pausedUntil, 0, false
+	default:
+		pause = p.bounded(p.nextStep)
+		p.nextStep = min(2*p.nextStep, p.longestStep())
+	}
+	added = p.pauseUntil(now, now.Add(pause))
+	return p.pausedUntil, added, capped
+}
+
+// pauseUntil makes the pause last until then, if it is not longer already, and
+// tells by how much it is longer than before. Call with mu held.
+func (p *Pacer) pauseUntil(now, until time.Time) (added time.Duration) {
+	if !until.After(p.pausedUntil) {
+		return 0
+	}
+	added = until.Sub(now)
+	if p.pausedUntil.After(now) {
+		added = until.Sub(p.pausedUntil)
+	}
+	p.pausedUntil = until
+	p.wake()
+	return added
+}
+
+func (p *Pacer) bounded(pause time.Duration) time.Duration {
+	if p.maxPause > 0 {
+		return min(pause, p.maxPause)
+	}
+	return pause
+}
+
+// Accepted tells that Graph took a call: the next pause without a Retry-After
+// starts small again.
+func (p *Pacer) Accepted() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.accepted(time.Now())
+}
+
+func (p *Pacer) accepted(now time.Time) {
+	if p.pausedUntil.After(now) {
+		return // the call was sent before the pause, so it tells nothing of the time after it
+	}
+	p.nextStep = firstPause
+}
+
+func (p *Pacer) longestStep() time.Duration {
+	if p.rate.N > 0 {
+		return max(p.rate.W, firstPause)
+	}
+	return defaultWindow
+}

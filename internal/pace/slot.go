@@ -1,0 +1,104 @@
+package pace
+
+import "time"
+
+// Slot is the right to send one call. The first of Accepted, Throttled, Done
+// and Release ends it; after that, they change nothing of what is counted.
+type Slot struct {
+	p     *Pacer
+	call  int  // counted from 1
+	sure  bool // it was no try for more than the server had granted
+	ended bool // guarded by p.mu
+}
+
+// take reserves a slot. Call with mu held, and only where there is room.
+func (p *Pacer) take(now time.Time) *Slot {
+	sure := p.lesson.limit == 0 || p.taken+p.window.n < p.lesson.sure
+	p.taken++
+	p.calls++
+	p.ramp.began(now)
+	p.lesson.began(now)
+	return &Slot{p: p, call: p.calls, sure: sure}
+}
+
+// Release gives a slot back whose call was never sent.
+func (s *Slot) Release() {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	s.end(time.Time{}, false)
+}
+
+// Done ends the slot of a call that was sent, once it is answered or given up
+// and the answer does not tell whether the server's quota let it in.
+func (s *Slot) Done() {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	s.end(time.Now(), false)
+}
+
+// Accepted ends the slot of a call that the server's quota has let in: it was
+// accepted, or refused for its own sake.
+func (s *Slot) Accepted() {
+	p := s.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if s.end(now, true) {
+		if s.call < p.ramp.from {
+			p.late(now, s, true)
+		} else {
+			p.lesson.letIn(p.window.granted)
+		}
+	}
+	p.accepted(now)
+}
+
+// Throttled ends the slot of a call that was sent at the given instant and
+// refused for the server's quota (429). It is [Pacer.Throttled] that also
+// learns from it how many calls the server grants.
+func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
+	p := s.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	switch {
+	case !s.end(now, false):
+	case sent.Before(p.lesson.until):
+		p.late(now, s, false)
+	default:
+		p.lesson.refuse(now, s.call, s.sure, p.window.granted)
+		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
+	}
+	until, added, capped = p.throttled(now, sent, retryAfter)
+	if until.After(p.lesson.until) {
+		p.lesson.until = until
+	}
+	return until, added, capped
+}
+
+// late tells of a call that was under way with those refused last. Call with mu
+// held.
+func (p *Pacer) late(now time.Time, s *Slot, letIn bool) {
+	p.lesson.late(now, s.call, letIn, p.window.granted)
+	if p.ramp.since.IsZero() {
+		p.ramp.most = p.lesson.ramp()
+	}
+}
+
+// end ends the slot of a call that was sent, or, where sent is zero, was not. It
+// tells whether the slot had not ended before. Call with mu held.
+func (s *Slot) end(answered time.Time, granted bool) bool {
+	if s.ended {
+		return false
+	}
+	s.ended = true
+	p := s.p
+	p.taken--
+	p.ramp.ended(s.call, granted)
+	if !answered.IsZero() {
+		p.window.drop(p.since(answered))
+		p.window.add(p.since(answered), granted)
+	}
+	p.wake()
+	return true
+}

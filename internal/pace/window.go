@@ -1,0 +1,109 @@
+package pace
+
+import (
+	"slices"
+	"sort"
+	"time"
+)
+
+// exact is the number of calls up to which a window remembers each by itself.
+// Beyond, calls that leave within the same 1/exact of the window are one mark,
+// so that a window takes 24 KiB, however many calls there are.
+const exact = 1024
+
+// roomKept is for how many marks an empty window keeps its memory.
+const roomKept = 64
+
+// mark stands for calls that leave the window at the same instant.
+type mark struct {
+	leave   time.Duration // since the pacer was made
+	n       int           // calls
+	granted int           // those of them that the server is known to have let in
+}
+
+// window counts the calls of the last w. It is not safe for concurrent use.
+type window struct {
+	w       time.Duration
+	quantum time.Duration // to which leaving is rounded up; 0: not at all
+	marks   []mark        // those from head on count, in the order of leaving
+	head    int
+	n       int // calls in it
+	granted int // those of them that the server is known to have let in
+}
+
+func newWindow(r Rate) window {
+	win := window{w: r.W}
+	if r.N == 0 {
+		win.w = defaultWindow
+	}
+	if r.N == 0 || r.N > exact {
+		win.quantum = max(1, win.w/exact)
+	}
+	return win
+}
+
+// add counts a call that leaves a window after at.
+func (w *window) add(at time.Duration, granted bool) {
+	m := mark{leave: at + w.w, n: 1}
+	if granted {
+		m.granted = 1
+	}
+	if q := w.quantum; q > 0 {
+		m.leave = (m.leave + q - 1) / q * q
+	}
+	w.n++
+	w.granted += m.granted
+	// Calls come in the order of leaving, but for those of a predecessor.
+	i := len(w.marks)
+	if i > w.head && w.marks[i-1].leave >= m.leave {
+		i = w.head + sort.Search(i-w.head, func(i int) bool { return w.marks[w.head+i].leave >= m.leave })
+	}
+	full := len(w.marks)-w.head >= 4*exact
+	switch {
+	case i < len(w.marks) && (full || w.marks[i].leave == m.leave):
+		// Where there are too many marks, a call rather leaves too late.
+		w.marks[i].n++
+		w.marks[i].granted += m.granted
+	case full:
+		last := &w.marks[len(w.marks)-1]
+		last.leave, last.n, last.granted = m.leave, last.n+1, last.granted+m.granted
+	default:
+		if len(w.marks) == cap(w.marks) && w.head > len(w.marks)/2 {
+			i -= w.head
+			w.marks = slices.Delete(w.marks, 0, w.head)
+			w.head = 0
+		}
+		w.marks = slices.Insert(w.marks, i, m)
+	}
+}
+
+// drop forgets the calls that have left by now.
+func (w *window) drop(now time.Duration) {
+	for w.head < len(w.marks) && w.marks[w.head].leave <= now {
+		w.n -= w.marks[w.head].n
+		w.granted -= w.marks[w.head].granted
+		w.head++
+	}
+	if w.head == len(w.marks) && w.head > 0 {
+		w.marks, w.head = w.marks[:0], 0
+		if cap(w.marks) > roomKept {
+			w.marks = nil
+		}
+	}
+}
+
+// left is when n of the calls have left; ok is false where there are not so many.
+func (w *window) left(n int) (at time.Duration, ok bool) {
+	for _, m := range w.marks[w.head:] {
+		if n -= m.n; n <= 0 {
+			return m.leave, true
+		}
+	}
+	return 0, false
+}
+
+// leaving tells whether more than n of the calls leave by then.
+func (w *window) leaving(by time.Duration, n int) bool {
+	at, ok := w.left(n + 1)
+	return ok && at <= by
+}
