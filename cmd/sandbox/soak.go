@@ -56,7 +56,9 @@ func (c soakCmd) Run(ctx context.Context) error {
 
 	published := make(chan error, 1)
 	began := time.Now()
-	go func() { published <- a.publish(ctx, c.Rate) }()
+	publishing, enough := context.WithTimeout(ctx, c.For)
+	defer enough()
+	go func() { published <- a.publish(publishing, c.Rate) }()
 	var samples []reading
 	for time.Since(began) < c.For {
 		if err := pauseFor(ctx, soakEvery); err != nil {
@@ -68,9 +70,12 @@ func (c soakCmd) Run(ctx context.Context) error {
 		}
 		samples = append(samples, s)
 	}
-	if err := <-published; err != nil {
+	// A busy machine publishes fewer than there are; the last one's PubAck may
+	// not have been waited for, so it may be done or not.
+	if err := <-published; err != nil && ctx.Err() != nil {
 		return err
 	}
+	a.requests = slices.DeleteFunc(a.requests, func(q *chaosRequest) bool { return !q.published })
 	if err := a.settle(ctx); err != nil {
 		return err
 	}
