@@ -46,6 +46,12 @@ var next = map[State][]State{
 // CanBecome tells whether a record in state s may be written in state t.
 func (s State) CanBecome(t State) bool { return slices.Contains(next[s], t) }
 
+// known tells whether a record can be in this state.
+func (s State) known() bool {
+	_, ok := next[s]
+	return ok && s != None
+}
+
 // InProgress tells whether a request in this state will be worked on again.
 func (s State) InProgress() bool { return s == Attempting || s == Retrying || s == Verifying }
 

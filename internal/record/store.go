@@ -59,7 +59,13 @@ func (s *Store) Get(ctx context.Context, key string) (Record, uint64, error) {
 		return Record{}, 0, err
 	}
 	var r Record
-	if err := json.Unmarshal(entry.Value(), &r); err != nil {
+	err = json.Unmarshal(entry.Value(), &r)
+	if err == nil && !r.State.known() {
+		// A PubAck, for example, whose publisher has named the key as the subject
+		// of the reply. It must not pass for a request without a record.
+		err = errors.New("it has no state")
+	}
+	if err != nil {
 		return Record{}, 0, fmt.Errorf("record %s, revision %d, is not of the form it should be: %w", key, entry.Revision(), err)
 	}
 	return r, entry.Revision(), nil
@@ -111,7 +117,7 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 			got++
 			var r Record
 			meta, err := m.Metadata()
-			if err == nil && json.Unmarshal(m.Data(), &r) == nil {
+			if err == nil && json.Unmarshal(m.Data(), &r) == nil && r.State.known() {
 				each(r, meta.Timestamp)
 			}
 		}

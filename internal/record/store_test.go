@@ -336,7 +336,7 @@ func testReplyLostOtherWriter(t *testing.T, p place) {
 	done := r.putLater("default.a", sample("2"), first)
 	r.awaitClosed(lost, "the loss of the reply")
 	ours, _ := r.last("default.a")
-	if _, err := r.admin.Update(r.ctx, "default.a", []byte(`{"id":"other"}`), ours); err != nil {
+	if _, err := r.admin.Update(r.ctx, "default.a", []byte(`{"id":"other","state":"retrying"}`), ours); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-done; !errors.Is(got.err, ErrConflict) {
@@ -400,7 +400,7 @@ func testRepliesLost(t *testing.T, p place) {
 				mark := fmt.Sprintf("%d.%d;", i, step)
 				rec, rev, err := s.Get(r.ctx, "default.a")
 				if err == nil && !strings.Contains(rec.Detail, mark) {
-					rec.ReceivedAt = time.Unix(1, 0).UTC()
+					rec.State, rec.ReceivedAt = Retrying, time.Unix(1, 0).UTC()
 					rec.Detail += mark
 					_, err = s.Put(r.ctx, "default.a", rec, rev)
 				}
@@ -597,7 +597,7 @@ func testHopeless(t *testing.T, p place) {
 
 func testUndecodable(t *testing.T, p place) {
 	r := newRig(t, p, nil)
-	for i, value := range []string{"", "no JSON", `{"attempts":"three"}`, `[]`} {
+	for i, value := range []string{"", "no JSON", `{"attempts":"three"}`, `[]`, `{}`, `{"stream":"REQ","seq":1}`, `{"state":"done"}`} {
 		key := fmt.Sprint("default.", i)
 		rev, err := r.admin.Put(r.ctx, key, []byte(value))
 		if err != nil {

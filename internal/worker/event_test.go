@@ -3,6 +3,7 @@ package worker
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -63,5 +64,30 @@ func TestEvents(t *testing.T) {
 		if n := r.sim.Resets(graphsim.GoodDevice(i)); n != 1 {
 			t.Errorf("the device of %s was reset %d times", source, n)
 		}
+	}
+}
+
+// TestPubAckOverARecord has a publisher name a record's key as the subject of
+// the reply, which no right prevents: the answer lies where the record was, and
+// must not let an accepted request be made once more.
+func TestPubAckOverARecord(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	r.start()
+	device := graphsim.GoodDevice(1)
+	r.publish(reset("INC1", device), nil)
+	r.awaitState("INC1", record.Accepted)
+	err := r.nc.PublishMsg(&nats.Msg{Subject: r.names.Filter(), Reply: "$KV." + r.names.Bucket + ".default.INC1", Data: []byte(reset("INC2", graphsim.GoodDevice(2)))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.awaitState("INC2", record.Accepted)
+	if rec := r.record("INC1"); rec.State != record.None {
+		t.Fatalf("the record is %+v", rec)
+	}
+	r.publish(reset("INC1", device), nil)
+	r.await("the request to be given back", func() bool { return strings.Contains(r.log.String(), "it has no state") })
+	if n := r.sim.Resets(device); n != 1 || r.waiting() != 1 {
+		t.Errorf("%d resets, %d requests wait", n, r.waiting())
 	}
 }
