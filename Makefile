@@ -4,6 +4,7 @@
 GO = go
 VERSION != git describe --tags --always --dirty 2>/dev/null || echo devel
 FUZZTIME = 30s
+ROWS = quick
 N = 10000
 SEED = 0
 
@@ -34,8 +35,8 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 	tools/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: ## measure the worker against its floors
-	$(GO) run ./cmd/sandbox bench
+bench: ## measure the worker against its floors (ROWS: quick, all, or names)
+	$(GO) run ./cmd/sandbox bench --rows $(ROWS)
 
 .PHONY: sandbox
 sandbox: ## play a day of requests against a simulated Graph

@@ -169,6 +169,10 @@ func (c benchCmd) memory(ctx context.Context) ([]sample, error) {
 	if err := w.fill(ctx, c.Waiting); err != nil {
 		return nil, err
 	}
+	request, _, err := w.stored(ctx, w.names.Stream)
+	if err != nil {
+		return nil, err
+	}
 	full, err := w.residentAfter(ctx, memoryFor, program, "run")
 	if err != nil {
 		return nil, err
@@ -177,11 +181,27 @@ func (c benchCmd) memory(ctx context.Context) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
+	revision, revisions, err := w.stored(ctx, "KV_"+w.names.Bucket)
+	if err != nil {
+		return nil, err
+	}
 	return []sample{
 		{what: "floor: an empty queue", unit: "MiB", value: empty},
 		{what: fmt.Sprintf("%d waiting", c.Waiting), unit: "MiB", value: full, goal: atMost(64)},
 		{what: "still waiting then", value: float64(left)},
+		{what: "stored for a request that waits", unit: "B", value: request},
+		{what: "stored for the records of one done", unit: "B", value: revision * revisions / float64(c.Waiting-int(left))},
 	}, nil
+}
+
+// stored is how many bytes a message takes on a stream, and how many there are.
+func (w *world) stored(ctx context.Context, stream string) (each, messages float64, err error) {
+	s, err := w.js.Stream(ctx, stream)
+	if err != nil {
+		return 0, 0, err
+	}
+	state := s.CachedInfo().State
+	return float64(state.Bytes) / float64(state.Msgs), float64(state.Msgs), nil
 }
 
 // residentAfter is the most memory, in MiB, that a worker had resident.

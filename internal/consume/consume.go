@@ -49,8 +49,8 @@ type Config struct {
 	// Setup creates what is missing before binding to it.
 	Setup  bool
 	Layout Layout
-	// Slots is how many messages are worked on at a time, and so how many are
-	// ever in this process.
+	// Slots is how many messages are worked on at a time. No further one is in
+	// this process, but for those whose ack is not yet confirmed.
 	Slots int
 	// Prepare is called after the setup and before the first message, each time
 	// the queue is bound; nil does nothing.
@@ -224,11 +224,12 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 			}
 		})
 		c := &crew{group: inWork, end: term.Done(), msgs: make(chan *nats.Msg), work: func(m *nats.Msg) {
-			defer p.freed()
-			defer func() { <-slots }()
 			reconnects := q.reconnects()
 			<-begun
-			q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects})
+			q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects, done: func() {
+				<-slots
+				p.freed()
+			}})
 		}}
 		return c.take, end
 	}
@@ -260,6 +261,10 @@ type delivery struct {
 	beat    time.Duration
 	// reconnects is how often the connection had been made anew when it came.
 	reconnects uint64
+	// done is called when the handler is done with it. The ack then needs no slot:
+	// while its confirmation is on the way, the next message may be. The server's
+	// limit of pending acks bounds how many there are of these.
+	done func()
 }
 
 // work runs the handler, keeps the message from being delivered to another
@@ -268,6 +273,7 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 	meta, err := d.msg.Metadata()
 	if err != nil {
 		// Not a delivery of a consumer: there is nothing to acknowledge.
+		d.done()
 		q.log.Error("a message without JetStream metadata was left alone", zap.Error(err))
 		return
 	}
@@ -282,6 +288,7 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 		Published: meta.Timestamp,
 	})
 	q.beats.remove(d.msg)
+	d.done()
 	switch {
 	case q.outdated(d):
 		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",
