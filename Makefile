@@ -45,6 +45,12 @@ sandbox: ## play a day of requests against a simulated Graph
 .PHONY: chaos
 chaos: ## kill, freeze and cut off workers and NATS under load (N requests, SEED)
 	$(GO) run ./cmd/sandbox chaos --n $(N) --seed $(SEED) --limit 30m
+	$(GO) run ./cmd/sandbox chaos --cluster --n $$(($(N) / 5)) --rate 30 --seed $(SEED) --limit 15m
+	PASSCODE_TEST_LONG=1 $(GO) test -count=1 -run TestOutageOverRestarts ./cmd/worker
+
+.PHONY: soak
+soak: ## see whether a worker process grows in five minutes of load
+	$(GO) run ./cmd/sandbox soak
 
 .PHONY: lint
 lint: bin/golangci-lint ## check the style and the direction of imports

@@ -64,6 +64,15 @@ func contents(t *testing.T, variable string) string {
 	switch variable {
 	case "AZURE_CLIENT_SECRET_FILE", "AZURE_FEDERATED_TOKEN_FILE":
 		return "not-a-secret\n"
+	case "WORKER_TENANTS_FILE":
+		own := filepath.Join(t.TempDir(), "fabrikam")
+		write(t, own, "not-a-secret\n")
+		example := read(t, tenantsDir+"tenants.example.yaml")
+		list := strings.ReplaceAll(example, "/etc/passcode-worker/azure/fabrikam", own)
+		if list == example {
+			t.Error("no tenant of the example has a credential of its own")
+		}
+		return list
 	case "AZURE_CLIENT_CERTIFICATE_PATH":
 		return certificate(t)
 	case "NATS_CREDS":

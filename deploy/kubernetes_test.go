@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,10 @@ const (
 	operatorSchemas   = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 )
 
-var overlays = []string{"secret", "certificate", "workload-identity"}
+var overlays = []string{"secret", "certificate", "workload-identity", "tenants"}
+
+// tenantsDir is the overlay that serves many tenants.
+const tenantsDir = "kubernetes/overlays/tenants/"
 
 // resource is one Kubernetes resource, decoded.
 type resource map[string]any
@@ -115,6 +119,9 @@ func TestOverlaysAreValid(t *testing.T) {
 		}
 		want := map[string]int{"Namespace": 1, "ServiceAccount": 1, "ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1,
 			"NetworkPolicy": 1, "PodMonitor": 1, "PrometheusRule": 1, "Stream": 2, "KeyValue": 2, "Consumer": 1}
+		if overlay == "tenants" {
+			want["Consumer"] = 2
+		}
 		if !reflect.DeepEqual(kinds, want) {
 			t.Errorf("%s makes %v, not %v", overlay, kinds, want)
 		}
@@ -335,6 +342,36 @@ func TestSelectorsChooseTheWorker(t *testing.T) {
 					t.Errorf("%s: %s chooses %s=%v, the pods have %v", overlay, kind, name, value, labels)
 				}
 			}
+		}
+	}
+}
+
+// The pods reach what they have to, and nothing else.
+func TestNetworkPolicy(t *testing.T) {
+	for _, overlay := range overlays {
+		policy := find(t, render(t, overlay), "NetworkPolicy")
+		if got := policy.at("spec", "policyTypes"); !reflect.DeepEqual(got, []any{"Ingress", "Egress"}) {
+			t.Errorf("%s: it is about %v", overlay, got)
+		}
+		var ports []int
+		egress, _ := policy.at("spec", "egress").([]any)
+		for _, rule := range egress {
+			rule := resource(rule.(map[string]any))
+			if rule.at("to", 0) == nil {
+				t.Errorf("%s: a rule for any address", overlay)
+			}
+			all, _ := rule.at("ports").([]any)
+			for _, p := range all {
+				port, _ := resource(p.(map[string]any)).at("port").(int)
+				ports = append(ports, port)
+			}
+		}
+		want := []int{53, 53, 4222, 443}
+		if overlayEnv(t, overlay)["OTEL_EXPORTER_OTLP_ENDPOINT"] != "" {
+			want = append(want, 4318)
+		}
+		if !slices.Equal(ports, want) {
+			t.Errorf("%s: the ports %v, not %v", overlay, ports, want)
 		}
 	}
 }

@@ -22,13 +22,16 @@ func TestNACKMakesWhatSetupMakes(t *testing.T) {
 	ctx := t.Context()
 	n := names("default")
 	bySetup, url := jetStream(t)
-	cmd := exec.CommandContext(ctx, program(t, "worker"), "setup")
-	cmd.Env = []string{"NATS_URL=" + url}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("setup: %v\n%s", err, out)
+	for _, args := range [][]string{{"setup"}, {"setup", "--tenants-file", tenantsDir + "tenants.example.yaml"}} {
+		cmd := exec.CommandContext(ctx, program(t, "worker"), args...)
+		cmd.Env = []string{"NATS_URL=" + url}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("setup: %v\n%s", err, out)
+		}
 	}
 	byNACK, _ := jetStream(t)
-	for _, r := range documents(t, read(t, "kubernetes/components/nack/jetstream.yaml")) {
+	resources := documents(t, read(t, "kubernetes/components/nack/jetstream.yaml"))
+	for _, r := range append(resources, documents(t, read(t, tenantsDir+"consumers.yaml"))...) {
 		if r.at("spec", "preventDelete") != true {
 			t.Errorf("%s: deleting the resource deletes what it holds", r.is())
 		}
@@ -51,15 +54,21 @@ func TestNACKMakesWhatSetupMakes(t *testing.T) {
 		}
 		equal(t, "stream "+name, got.CachedInfo().Config, want.CachedInfo().Config)
 	}
-	want, err := bySetup.Consumer(ctx, n.Stream, n.Consumer())
+	stream, err := bySetup.Stream(ctx, n.Stream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := byNACK.Consumer(ctx, n.Stream, n.Consumer())
-	if err != nil {
+	consumers := stream.ListConsumers(ctx)
+	for want := range consumers.Info() {
+		got, err := byNACK.Consumer(ctx, n.Stream, want.Name)
+		if err != nil {
+			t.Fatalf("NACK is not told to make %s: %v", want.Name, err)
+		}
+		equal(t, want.Name, got.CachedInfo().Config, want.Config)
+	}
+	if err := consumers.Err(); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "consumer", got.CachedInfo().Config, want.CachedInfo().Config)
 }
 
 // jetStream is a server of its own.

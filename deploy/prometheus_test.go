@@ -253,6 +253,20 @@ func (p *prom) value(query string) float64 {
 	return f
 }
 
+// until waits for a query whose value is not 0.
+func (p *prom) until(what, query string) {
+	p.t.Helper()
+	deadline := time.Now().Add(40 * time.Second)
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for p.value(query) == 0 {
+		if <-ticker.C; time.Now().After(deadline) {
+			p.t.Errorf("waited in vain for %s", what)
+			return
+		}
+	}
+}
+
 // samples counts the samples of a query over a time that are numbers.
 func (p *prom) samples(query string, from, to time.Time) (int, error) {
 	var data struct {

@@ -12,18 +12,21 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"passcode-worker/internal/natstest"
 )
 
 type cli struct {
 	Day   dayCmd   `cmd:"" default:"withargs" help:"Play a mixed day of requests and check that every promise held (default)."`
 	Bench benchCmd `cmd:"" help:"Measure the worker beside bare loops that do the same steps."`
 	Chaos chaosCmd `cmd:"" help:"Kill, freeze and cut off workers and NATS under load, and count what was lost or doubled."`
+	Soak  soakCmd  `cmd:"" help:"Let one worker process work for minutes, and see whether it grows."`
 
-	Server serverCmd `cmd:"" hidden:""`
-	Floor  floorCmd  `cmd:"" hidden:""`
+	Floor floorCmd `cmd:"" hidden:""`
 }
 
 func main() {
+	natstest.Main() // the chaos starts this program again as a NATS server
 	os.Exit(run(os.Args[1:]))
 }
 

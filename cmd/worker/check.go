@@ -91,7 +91,7 @@ func (p *printer) precondition(l check.Line) {
 		text = plain(l.Tenant) + ": " + text
 	}
 	if l.Do != "" {
-		text += ". To do: " + plain(l.Do)
+		text = strings.TrimRight(text, ".") + ". To do: " + plain(l.Do)
 	}
 	p.line("%s%s", p.coloured(colours[l.Status], fmt.Sprintf("%-8s", l.Status)), text)
 }

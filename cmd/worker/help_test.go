@@ -1,11 +1,14 @@
 package main
 
 import (
+	"os"
 	"reflect"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
+
+	"passcode-worker/internal/metrics"
 )
 
 // shown is a help text with each option on one line.
@@ -92,7 +95,7 @@ func TestHelpOfCommands(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker --help\n"
+	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker run --help\n"
 	for _, c := range []struct {
 		args []string
 		code int
@@ -105,9 +108,11 @@ func TestUsage(t *testing.T) {
 		{nil, exitUsage, "", "worker: expected one of \"run\", \"setup\", \"check\", \"send\", \"status\", ...\nTry: worker --help\n"},
 		{[]string{"bogus"}, exitUsage, "", "worker: unexpected argument bogus\nTry: worker --help\n"},
 		{[]string{"--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
-		{[]string{"run", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker --help\n"},
-		{[]string{"run", "now"}, exitUsage, "", "worker: unexpected argument now\nTry: worker --help\n"},
-		{[]string{"setup", "--rate=1/1s"}, exitUsage, "", "worker: unknown flag --rate\nTry: worker --help\n"},
+		{[]string{"run", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker run --help\n"},
+		{[]string{"run", "now"}, exitUsage, "", "worker: unexpected argument now\nTry: worker run --help\n"},
+		{[]string{"setup", "--rate=1/1s"}, exitUsage, "", "worker: unknown flag --rate\nTry: worker setup --help\n"},
+		{[]string{"dead", "redrive", "--bogus"}, exitUsage, "", "worker: unknown flag --bogus\nTry: worker dead redrive --help\n"},
+		{[]string{"status", "a", "b"}, exitUsage, "", "worker: unexpected argument b\nTry: worker status --help\n"},
 		{[]string{"run", "--rate"}, exitUsage, "", "worker: --rate: " + noValue},
 		{[]string{"run", "--nats-token", "--rate=1/1s"}, exitUsage, "", "worker: --nats-token: " + noValue},
 		{[]string{"run", "--nats-token", "-s3cret"}, exitUsage, "", "worker: --nats-token: " + noValue},
@@ -133,4 +138,32 @@ func TestVersion(t *testing.T) {
 	if r.code != exitDone || r.err != "" || !want.MatchString(r.out) {
 		t.Errorf("status %d, standard output %q, standard error %q", r.code, r.out, r.err)
 	}
+}
+
+// TestReadmeNamesEveryOption compares the tables of the README with the command
+// line.
+func TestReadmeNamesEveryOption(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range variables(reflect.TypeFor[cli]()) {
+		if !strings.Contains(string(readme), "\n| `"+name+"` | `--") {
+			t.Errorf("%s has no row", name)
+		}
+	}
+	for _, list := range [][]string{texts(metrics.Reasons()), texts(metrics.Causes())} {
+		for _, word := range list {
+			if !strings.Contains(string(readme), "\n| `"+word+"` | ") {
+				t.Errorf("%s has no row", word)
+			}
+		}
+	}
+}
+
+func texts[T ~string](list []T) (out []string) {
+	for _, s := range list {
+		out = append(out, string(s))
+	}
+	return out
 }

@@ -107,8 +107,8 @@ func (deadListCmd) Help() string {
 }
 
 func letterColumns() []column {
-	return []column{{"LETTER", 7, true}, {"DIED", 20, false}, {"REASON", 18, false}, {"TRIES", 5, true}, {"REDRIVEN", 8, true},
-		{"ID", 36, false}, {"DEVICE", 36, false}, {"DETAIL", 40, false}}
+	return []column{{"LETTER", 7, true}, {"DIED", 20, false}, {"REASON", 18, false}, {"ID", 36, false},
+		{"TRIES", 5, true}, {"REDRIVEN", 8, true}, {"DEVICE", 36, false}, {"DETAIL", 40, false}}
 }
 
 // Run lists dead letters.
@@ -124,10 +124,9 @@ func (c deadListCmd) Run(ctx context.Context, s streams) error {
 				return t.failed
 			}
 			if n++; n == 1 {
-				t.line("%s", titles(columns))
+				t.row(columns, titles(columns)...)
 			}
-			t.line("%s", cells(columns, fmt.Sprint(l.Sequence), instant(l.Time), l.Reason, fmt.Sprint(l.Attempts), fmt.Sprint(l.Redrives),
-				l.ID, l.Device, l.Detail))
+			t.row(columns, fmt.Sprint(l.Sequence), instant(l.Time), l.Reason, l.ID, fmt.Sprint(l.Attempts), fmt.Sprint(l.Redrives), l.Device, l.Detail)
 			return t.failed
 		})
 		if err != nil {

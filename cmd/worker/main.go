@@ -71,7 +71,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exited // --help was asked for, and has been printed
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "worker: %v\nTry: worker --help\n", err)
+		try := "worker"
+		if parse := (*kong.ParseError)(nil); errors.As(err, &parse) {
+			try = strings.TrimSpace("worker " + name(parse.Context))
+		}
+		fmt.Fprintf(stderr, "worker: %v\nTry: %s --help\n", err, try)
 		return exitUsage
 	}
 	command.BindTo(ctx, (*context.Context)(nil))

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/natstest"
 )
 
 // asWorker makes the test binary be the worker: the tests run themselves as
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asWorker) != "" {
 		main()
 	}
+	natstest.Main()
 	// Most of the tests wait for a process of their own, and more of them than
 	// there are processors may do so.
 	if err := flag.Set("test.parallel", "6"); err != nil {

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
+
+	"github.com/alecthomas/kong"
 
 	"passcode-worker/internal/ops"
 	"passcode-worker/internal/request"
@@ -46,8 +49,15 @@ func fieldFlags() map[string]string {
 }
 
 // Run publishes.
-func (c sendCmd) Run(ctx context.Context, s streams) error {
+func (c sendCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 	r := &reader{}
+	for _, flag := range []string{"--id", "--not-after", "--user", "--app"} {
+		// A script whose variable is empty would get another request than it
+		// means: one that is not known again, or one without an end.
+		if givenEmpty(line, flag) {
+			r.fail(flag, "it is empty: give a value, or leave it out")
+		}
+	}
 	timeout := r.duration("--timeout", c.Timeout, 0)
 	if timeout > 0 && !c.Wait {
 		r.fail("--timeout", "it needs --wait")
@@ -73,6 +83,20 @@ func (c sendCmd) Run(ctx context.Context, s streams) error {
 		}
 	}
 	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error { return t.send(ctx, requests, c.Wait, timeout) })
+}
+
+// givenEmpty tells whether a flag, or the argument of an empty name, stands on
+// the command line without a value.
+func givenEmpty(line *kong.Context, flag string) bool {
+	return slices.ContainsFunc(line.Path, func(p *kong.Path) bool {
+		switch {
+		case p.Flag != nil:
+			return "--"+p.Flag.Name == flag && line.FlagValue(p.Flag) == ""
+		case p.Positional != nil:
+			return flag == "" && p.Positional.Target.String() == ""
+		}
+		return false
+	})
 }
 
 // one is the body of the request that the flags describe; nil: they do not.
@@ -121,6 +145,7 @@ func readRequests(ctx context.Context, path string, s streams) ([]ops.Sending, e
 	if err != nil {
 		return nil, &usageError{problems: []error{fmt.Errorf("--file: it cannot be read: %w", err)}, about: "wrong usage: "}
 	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors begin a file with it
 	var out []ops.Sending
 	var problems []error
 	lines := map[string]int{}

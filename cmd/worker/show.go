@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
+	"golang.org/x/term"
 )
 
 // printer writes the results of a command: lines for people, or JSON.
@@ -20,22 +21,18 @@ type printer struct {
 	out    io.Writer
 	json   bool
 	colour bool
+	width  int   // of the terminal; 0: no terminal, so that nothing is cut to it
 	failed error // the first failure to write
 }
 
 // newPrinter colours only what goes to a terminal that is not told otherwise.
 func newPrinter(out io.Writer, asJSON bool) *printer {
-	return &printer{out: out, json: asJSON,
-		colour: !asJSON && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(out)}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
+	p := &printer{out: out, json: asJSON}
+	if f, ok := out.(*os.File); ok && !asJSON && term.IsTerminal(int(f.Fd())) {
+		p.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		p.width, _, _ = term.GetSize(int(f.Fd())) // 0 where it is not known
 	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return p
 }
 
 func (p *printer) write(b []byte) {
@@ -127,29 +124,38 @@ type column struct {
 	right bool
 }
 
-// cells lays out one line of a table.
+// row writes one line of a table. On a terminal it is one line there, too: the
+// columns that matter most come first.
+func (p *printer) row(columns []column, values ...string) {
+	s := strings.TrimRight(cells(columns, values...), " ")
+	if p.width > 0 {
+		s = runewidth.Truncate(s, p.width, "…")
+	}
+	p.line("%s", s)
+}
+
+// cells lays out one line of a table. A number is never cut: it would be another.
 func cells(columns []column, values ...string) string {
 	var b strings.Builder
 	for i, c := range columns {
-		s := runewidth.Truncate(plain(values[i]), c.width, "…")
+		s := plain(values[i])
 		if i > 0 {
 			b.WriteString("  ")
 		}
 		if c.right {
 			b.WriteString(runewidth.FillLeft(s, c.width))
 		} else {
-			b.WriteString(runewidth.FillRight(s, c.width))
+			b.WriteString(runewidth.FillRight(runewidth.Truncate(s, c.width, "…"), c.width))
 		}
 	}
 	return b.String()
 }
 
-func titles(columns []column) string {
-	var out []string
+func titles(columns []column) (out []string) {
 	for _, c := range columns {
 		out = append(out, c.title)
 	}
-	return cells(columns, out...)
+	return out
 }
 
 // Colours of a terminal.

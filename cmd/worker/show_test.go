@@ -36,16 +36,23 @@ func TestCells(t *testing.T) {
 	columns := []column{{"A", 6, false}, {"N", 3, true}, {"LAST", 5, false}}
 	for _, c := range []struct{ a, n, last, want string }{
 		{"ab", "1", "x", "ab        1  x    "},
-		{"abcdefgh", "12345", "日本語です", "abcde…  12…  日本… "[:len("abcde…  12…  日本…")]},
+		{"abcdefgh", "12345", "日本語です", "abcde…  12345  日本…"},
 		{"\x1b[2J", "", "\n", `\u001…       \u00…`},
 	} {
 		got := cells(columns, c.a, c.n, c.last)
-		if got != c.want || runewidth.StringWidth(got) > 6+2+3+2+5 {
+		if got != c.want || runewidth.StringWidth(got) > 6+2+5+2+5 {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
-	if got := titles(columns); got != "A         N  LAST " {
+	if got := cells(columns, titles(columns)...); got != "A         N  LAST " {
 		t.Errorf("titles %q", got)
+	}
+	for width, want := range map[int]string{0: "日本      1  x\n", 80: "日本      1  x\n", 5: "日本…\n", 4: "日…\n"} {
+		var b bytes.Buffer
+		(&printer{out: &b, width: width}).row(columns, "日本", "1", "x")
+		if b.String() != want {
+			t.Errorf("in a width of %d: %q, want %q", width, b.String(), want)
+		}
 	}
 }
 
@@ -59,7 +66,12 @@ func TestCount(t *testing.T) {
 
 // TestColour: only on a terminal, and only where nobody minds.
 func TestColour(t *testing.T) {
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // a character device, as a terminal is
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0) // the other end of a terminal is one, too
+	if err != nil {
+		t.Skip("no terminal can be made here: ", err)
+	}
+	defer terminal.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // a character device, but no terminal
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,16 +83,16 @@ func TestColour(t *testing.T) {
 	defer file.Close()
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
-	if !newPrinter(null, false).colour || newPrinter(file, false).colour || newPrinter(&bytes.Buffer{}, false).colour || newPrinter(null, true).colour {
+	if !newPrinter(terminal, false).colour || newPrinter(null, false).colour || newPrinter(file, false).colour || newPrinter(&bytes.Buffer{}, false).colour || newPrinter(terminal, true).colour {
 		t.Error("colour goes where it should not, or not where it should")
 	}
 	t.Setenv("NO_COLOR", "1")
-	if newPrinter(null, false).colour {
+	if newPrinter(terminal, false).colour {
 		t.Error("NO_COLOR has no effect")
 	}
 	t.Setenv("NO_COLOR", "")
 	t.Setenv("TERM", "dumb")
-	if newPrinter(null, false).colour {
+	if newPrinter(terminal, false).colour {
 		t.Error("TERM=dumb has no effect")
 	}
 }

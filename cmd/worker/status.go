@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"passcode-worker/internal/ops"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
@@ -25,8 +27,11 @@ func (statusCmd) Help() string {
 }
 
 // Run shows the queue, or one request.
-func (c statusCmd) Run(ctx context.Context, s streams) error {
+func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 	r := &reader{}
+	if givenEmpty(line, "") {
+		r.fail("id", "it is empty: give one, or leave it out")
+	}
 	rate, err := pace.ParseRate(c.Rate)
 	if err != nil {
 		r.fail("WORKER_RATE", "%v", err)
@@ -60,7 +65,7 @@ func (p *printer) queue(q ops.Queue) {
 		inFlight += fmt.Sprintf(", %s of them not for the first time", count(q.Redelivered))
 	}
 	row("in flight", "%s", inFlight)
-	if q.Waiting+q.InFlight > 0 {
+	if q.Waiting+q.InFlight > 0 && q.Knows(ops.PartOldest) {
 		row("oldest", "%s", span(seconds(q.Oldest)))
 	}
 	rate := q.Rate
@@ -89,7 +94,12 @@ func (p *printer) queue(q ops.Queue) {
 		row("throttled", "until %s, as Graph asked", instant(*q.ThrottledUntil))
 	}
 	hold := "no"
-	if q.Hold != nil {
+	switch {
+	case !q.Knows(ops.PartState):
+		hold = "not known"
+	case q.Hold == nil && q.FuseBlownAt != nil:
+		hold = p.coloured(red, "fuse") // told below
+	case q.Hold != nil:
 		hold = p.coloured(red, plain(q.Hold.Cause)) + " since " + instant(q.Hold.Since)
 		if q.Hold.Detail != "" {
 			hold += ": " + plain(q.Hold.Detail)
@@ -102,7 +112,11 @@ func (p *printer) queue(q ops.Queue) {
 	if q.Pullers == 0 && !q.Paused {
 		row("workers", "%s", p.coloured(yellow, "none waits for a request: all are busy, held, or not running"))
 	}
-	row("dead", "%s", count(q.Dead))
+	dead := "not known"
+	if q.Knows(ops.PartDead) {
+		dead = count(q.Dead)
+	}
+	row("dead", "%s", dead)
 	if len(q.Unserved) > 0 {
 		row("unserved", "%s: their requests wait, and no worker serves them", p.coloured(yellow, plain(strings.Join(q.Unserved, ", "))))
 	}
@@ -110,7 +124,7 @@ func (p *printer) queue(q ops.Queue) {
 
 // historyColumns are those of the history of one request.
 func historyColumns() []column {
-	return []column{{"WRITTEN", 24, false}, {"STATE", 10, false}, {"ATTEMPT", 7, true}, {"STATUS", 6, true}, {"WORKER", 20, false}, {"WHY", 60, false}}
+	return []column{{"WRITTEN", 24, false}, {"STATE", 10, false}, {"ATTEMPT", 7, true}, {"STATUS", 6, true}, {"WHY", 60, false}, {"WORKER", 20, false}}
 }
 
 // historyLine is one state of a request as JSON: its record, and when it was
@@ -144,14 +158,14 @@ func (t *tool) history(ctx context.Context, id string) error {
 	t.line("now       %s", plain(words(last)))
 	t.line("")
 	columns := historyColumns()
-	t.line("%s", titles(columns))
+	t.row(columns, titles(columns)...)
 	for _, e := range entries {
 		r := e.Record
 		status := ""
 		if r.Status != 0 {
 			status = fmt.Sprint(r.Status)
 		}
-		t.line("%s", cells(columns, e.Time.Format("2006-01-02 15:04:05.000Z"), string(r.State), fmt.Sprint(r.Attempts), status, r.Worker, why(r)))
+		t.row(columns, e.Time.Format("2006-01-02 15:04:05.000Z"), string(r.State), fmt.Sprint(r.Attempts), status, why(r), r.Worker)
 	}
 	return nil
 }

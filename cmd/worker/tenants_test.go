@@ -216,3 +216,43 @@ func replace(t *testing.T, path, data string) {
 		t.Fatal(err)
 	}
 }
+
+// TestToolsOfManyTenants does not let what is meant for one of many tenants go
+// to one that nobody serves.
+func TestToolsOfManyTenants(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	list := func(text string) map[string]string {
+		env := w.env("WORKER_TENANTS_FILE", write(t, "tenants.yaml", text))
+		delete(env, "AZURE_TENANT_ID")
+		return env
+	}
+	id := graphsim.DefaultTenantID
+	env := list("- {name: a, tenantId: " + id + "}\n- {name: b, tenantId: " + id + "}\n")
+	expect(t, env, exitDone, ".*created  consumer worker-a\ncreated  consumer worker-b\n", "", "setup")
+	for _, args := range [][]string{{"send", "--device", graphsim.GoodDevice(1)}, {"status"}, {"dead", "list"}, {"pause"}, {"resume"}} {
+		expect(t, env, exitUsage, "", `worker: wrong usage: --tenant: it is missing: .*tenants\.yaml lists the tenants, and "default" is none of them\nTry: worker .*\n`, args...)
+	}
+	expect(t, env, exitDone, "A1\n", "", "send", "--id", "A1", "--device", graphsim.GoodDevice(1), "--tenant", "a")
+	expect(t, env, exitDone, "tenant      a\nwaiting     1\n.*", "", "status", "--tenant", "a")
+	expect(t, env, exitDone, "tenant      b\nwaiting     0\n.*", "", "status", "--tenant", "b")
+	env["WORKER_TENANTS_FILE"] = "/does/not/exist"
+	expect(t, env, exitDone, "tenant      b\n.*", "", "status", "--tenant", "b")
+
+	// What the tenants share is said once.
+	env = list("- {name: a, tenantId: " + id + "}\n- {name: b, tenantId: " + id + "}\n")
+	r := expect(t, env, exitDone, ".*", "worker: nothing failed, .*", "check", "-o", "json")
+	said := map[string]int{}
+	for _, line := range objects(t, r.out) {
+		said[fmt.Sprint(line["what"])]++
+		if tenant := fmt.Sprint(line["tenant"]); strings.HasPrefix(fmt.Sprint(line["what"]), "consumer ") && line["what"] != "consumer worker-"+tenant {
+			t.Errorf("%v", line)
+		}
+	}
+	for what, times := range map[string]int{"stream PASSCODE_RESETS": 1, "bucket passcode-resets": 1, "consumer worker-a": 1, "consumer worker-b": 1,
+		"right to publish to $JS.API.STREAM.INFO.PASSCODE_RESETS": 1, "right to publish to $KV.passcode-resets.b.>": 1, "token": 2} {
+		if said[what] != times {
+			t.Errorf("%s was said %d times, not %d:\n%s", what, said[what], times, r.out)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -44,6 +45,7 @@ type tool struct {
 // connects, and works.
 func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(context.Context, *tool) error) error {
 	natsCfg, names := o.natsOptions.read(r), o.nameOptions.read(r)
+	oneOfMany(r, names.Tenant)
 	asJSON := o.outputOption.read(r)
 	if len(r.problems) > 0 {
 		return &usageError{problems: r.problems, about: "wrong usage: "}
@@ -67,6 +69,21 @@ func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(co
 	}
 	return t.failed
 }
+
+// oneOfMany refuses the default tenant where the environment names a file of
+// tenants that does not list it: what is sent to it would wait for ever.
+func oneOfMany(r *reader, tenant string) {
+	file := tenantsOption{TenantsFile: os.Getenv("WORKER_TENANTS_FILE")}
+	if tenant != defaultTenant || file.TenantsFile == "" {
+		return
+	}
+	unread := &reader{} // who works on one tenant need not be able to read it
+	if listed := file.names(unread); len(unread.problems) == 0 && !slices.Contains(listed, tenant) {
+		r.fail("--tenant", "it is missing: %s lists the tenants, and %q is none of them", file.TenantsFile, tenant)
+	}
+}
+
+const defaultTenant = "default" // as the options say
 
 // tell writes a message for people.
 func (t *tool) tell(format string, args ...any) {

@@ -30,7 +30,8 @@ var names = consume.Names{
 type world struct {
 	t    *testing.T
 	ctx  context.Context
-	nats *natstest.Server
+	nats *natstest.Server // nil where the server is a process of its own
+	url  string           // of the server
 	sim  *graphsim.Sim
 	js   jetstream.JetStream
 	ca   string // file
@@ -46,6 +47,21 @@ func newWorldWith(t *testing.T, sim graphsim.Config, opts server.Options) *world
 	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
 		t.Skip("SSL_CERT_FILE has no effect here")
 	}
+	w := newGraph(t, sim)
+	opts.ServerName, opts.StoreDir = "test", t.TempDir()
+	var err error
+	if w.nats, err = natstest.StartWith(opts); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.nats.Stop)
+	w.url = w.nats.URL()
+	w.js = connect(t, w.url, nats.UserInfo(opts.Username, opts.Password))
+	return w
+}
+
+// newGraph is a world without a NATS server.
+func newGraph(t *testing.T, sim graphsim.Config) *world {
+	t.Helper()
 	w := &world{t: t, ctx: t.Context()}
 	var err error
 	if w.sim, err = graphsim.Start(sim); err != nil {
@@ -53,12 +69,6 @@ func newWorldWith(t *testing.T, sim graphsim.Config, opts server.Options) *world
 	}
 	t.Cleanup(func() { _ = w.sim.Close() })
 	w.ca = write(t, "ca.pem", string(w.sim.CAPEM()))
-	opts.ServerName, opts.StoreDir = "test", t.TempDir()
-	if w.nats, err = natstest.StartWith(opts); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.nats.Stop)
-	w.js = connect(t, w.nats.URL(), nats.UserInfo(opts.Username, opts.Password))
 	return w
 }
 
@@ -81,7 +91,7 @@ func connect(t *testing.T, url string, opts ...nats.Option) jetstream.JetStream 
 func (w *world) env(changes ...string) map[string]string {
 	return with(map[string]string{
 		"SSL_CERT_FILE":          w.ca,
-		"NATS_URL":               w.nats.URL(),
+		"NATS_URL":               w.url,
 		"AZURE_TENANT_ID":        graphsim.DefaultTenantID,
 		"AZURE_CLIENT_ID":        graphsim.DefaultClientID,
 		"AZURE_CLIENT_SECRET":    graphsim.DefaultClientSecret,

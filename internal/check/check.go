@@ -76,7 +76,7 @@ const (
 // Run tries everything, in an order that leads to the first cause, and reports
 // each precondition as it is known.
 func Run(ctx context.Context, cfg Config, report func(Line)) {
-	c := &checker{cfg: cfg, report: report}
+	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}}
 	c.nats(ctx)
 	c.monitors(ctx)
 	c.graph(ctx)
@@ -87,10 +87,17 @@ type checker struct {
 	cfg    Config
 	report func(Line)
 	tenant string
+	said   map[Line]bool
+	tried  map[string]bool // rights by the subject they were tried on
 }
 
+// say reports a line, once: tenants share much.
 func (c *checker) say(status Status, what, detail, do string) {
-	c.report(Line{Status: status, Tenant: c.tenant, What: what, Detail: detail, Do: do})
+	l := Line{Status: status, Tenant: c.tenant, What: what, Detail: detail, Do: do}
+	if !c.said[l] {
+		c.said[l] = true
+		c.report(l)
+	}
 }
 
 func (c *checker) ok(what, detail string) { c.say(OK, what, detail, "") }

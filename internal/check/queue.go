@@ -31,6 +31,7 @@ func (q *queue) check(ctx context.Context) {
 	n := q.names
 	q.try(ctx)
 	layout := consume.Layout{}
+	q.of("")
 	q.stream(ctx, "stream "+n.Stream, n.Stream, Failed, func(cfg jetstream.StreamConfig) (found []string) {
 		if !covers(cfg.Subjects, n.Filter()) {
 			found = append(found, fmt.Sprintf("it takes %q, so that nothing on %s is stored", cfg.Subjects, n.Filter()))
@@ -38,7 +39,9 @@ func (q *queue) check(ctx context.Context) {
 		return append(found, shared(cfg, layout.Requests(n))...)
 	})
 	// The consumer is looked at before what it leads to.
+	q.of(n.Tenant)
 	q.consumer(ctx, layout.Worker(n))
+	q.of("")
 	q.stream(ctx, "stream "+n.DeadStream, n.DeadStream, Failed, func(cfg jetstream.StreamConfig) (found []string) {
 		if !covers(cfg.Subjects, n.Dead()) {
 			found = append(found, fmt.Sprintf("it takes %q, so that no dead letter on %s is stored", cfg.Subjects, n.Dead()))

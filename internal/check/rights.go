@@ -3,6 +3,8 @@ package check
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -100,8 +102,16 @@ func (q *queue) try(ctx context.Context) {
 }
 
 func (q *queue) tryOne(ctx context.Context, r right) bool {
+	if may, done := q.tried[r.probe.Subject]; done {
+		q.may[r.subject] = may
+		return may
+	}
+	if q.of(""); q.own(r.probe.Subject) {
+		q.of(q.names.Tenant)
+	}
 	what := "right to publish to " + r.subject
 	ok, err := allowed(ctx, q.nc, r.probe)
+	q.tried[r.probe.Subject] = ok && err == nil
 	q.may[r.subject] = ok && err == nil
 	switch {
 	case err != nil:
@@ -112,4 +122,9 @@ func (q *queue) tryOne(ctx context.Context, r right) bool {
 		q.ok(what, "granted")
 	}
 	return q.may[r.subject]
+}
+
+// own tells whether a subject is of one tenant alone.
+func (q *queue) own(subject string) bool {
+	return slices.ContainsFunc(strings.Split(subject, "."), func(token string) bool { return token == q.names.Tenant || token == q.names.Consumer() })
 }

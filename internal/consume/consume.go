@@ -224,11 +224,15 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 			}
 		})
 		c := &crew{group: inWork, end: term.Done(), msgs: make(chan *nats.Msg), work: func(m *nats.Msg) {
+			reconnects := q.reconnects()
 			<-begun
-			q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, done: func() {
-				<-slots
-				p.freed()
-			}})
+			q.work(term, work, delivery{
+				msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects,
+				done: func() {
+					<-slots
+					p.freed()
+				},
+			})
 		}}
 		return c.take, end
 	}
@@ -258,6 +262,8 @@ type delivery struct {
 	msg     *nats.Msg
 	created int64 // when the consumer was made that delivered it
 	beat    time.Duration
+	// reconnects is how often the connection had been made anew when it came.
+	reconnects uint64
 	// done is called when the handler is done with it. The ack then needs no slot:
 	// while its confirmation is on the way, the next message may be. The server's
 	// limit of pending acks bounds how many there are of these.
@@ -320,19 +326,27 @@ func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
 	}
 }
 
+// reconnects is how often the connection was made anew.
+func (q *Queue) reconnects() uint64 { return q.js.Conn().Stats().Reconnects }
+
 // ack waits for the server's confirmation. A message whose ack is lost comes
 // back and is acknowledged by its record.
+//
+// A server that was killed may have forgotten its last deliveries. It confirms no
+// ack of them, but delivers those messages again, for which a slot must be free.
+// So after a reconnect one try has to do.
 func (q *Queue) ack(ctx context.Context, d delivery, sequence uint64) {
 	began, pause := time.Now(), ackPauseMin
 	for !q.outdated(d) {
-		try, cancel := context.WithTimeout(ctx, q.times.ack)
+		anew := q.reconnects() != d.reconnects
+		try, cancelTry := context.WithTimeout(ctx, q.times.ack)
 		_, err := q.js.Conn().RequestWithContext(try, d.msg.Reply, []byte(sayAck))
-		cancel()
+		cancelTry()
 		if err == nil {
 			return
 		}
 		again := time.NewTimer(pause)
-		if time.Since(began) < ackPatience {
+		if time.Since(began) < ackPatience && !(anew && errors.Is(err, context.DeadlineExceeded)) {
 			select {
 			case <-ctx.Done():
 			case <-again.C:

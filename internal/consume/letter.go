@@ -239,8 +239,13 @@ type Depth struct {
 	AckPending  int // delivered, not acknowledged
 	Redelivered int
 	Oldest      time.Duration // age of the oldest message; 0 in an empty queue
-	// PausedUntil is until when an operator has paused the consumer; zero: not.
+	// Paused tells that an operator has paused the consumer, PausedUntil until
+	// when; zero: until it is resumed.
+	Paused      bool
 	PausedUntil time.Time
+	// Pinned tells that the server has chosen a replica, which need not be this
+	// one. It does so with the first request, and forgets one that falls silent.
+	Pinned bool
 }
 
 // Depth asks the server how much waits.
@@ -258,9 +263,13 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 		AckPending:  info.NumAckPending,
 		Redelivered: info.NumRedelivered,
 	}
-	if info.Paused && info.PauseRemaining > 0 {
+	if d.Paused = info.Paused; d.Paused && !PauseEnd(info).IsZero() {
 		d.PausedUntil = time.Now().Add(info.PauseRemaining)
+		if until := info.Config.PauseUntil; until != nil {
+			d.PausedUntil = *until // does not move from one reading to the next
+		}
 	}
+	d.Pinned = slices.ContainsFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.PinnedClientID != "" })
 	if d.Messages == 0 {
 		return d, nil
 	}

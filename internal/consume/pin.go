@@ -93,6 +93,7 @@ func (p *puller) beginTerm(pin string) {
 	take, end := p.on.begin()
 	p.term = &term{pin: pin, take: take, end: end}
 	p.on.active(true)
+	p.look() // the lanes are free for further pulls
 }
 
 // endTerm ends it: another replica works, or may. The pulls under way, except one,

@@ -125,7 +125,7 @@ var usual = times{
 	pauseMin:  250 * time.Millisecond,
 	pauseMax:  5 * time.Second,
 	api:       apiWait,
-	ack:       2 * time.Second,
+	ack:       time.Second,
 }
 
 var (

@@ -220,6 +220,33 @@ func TestAckAcrossReconnect(t *testing.T) {
 	}
 }
 
+// TestAckForgotten has a server that confirms no ack of what it delivered before
+// the connection broke, as one does that was killed. The slot is needed for what
+// it delivers now.
+func TestAckForgotten(t *testing.T) {
+	t.Parallel()
+	r, h := newRig(t), newHandler()
+	w := r.run(Config{Setup: true, Slots: 1, Handle: h.handle})
+	w.awaitBound()
+	r.publish("a")
+	c := take(r, h.calls, "the message")
+	r.proxy.Cut()
+	r.receive(r.down, "the end of the connection")
+	r.receive(r.up, "a new connection")
+	r.proxy.SwallowNext(1000, natstest.AckConfirmation)
+	begun := time.Now()
+	c.answer <- Ack()
+	r.publish("b")
+	next := take(r, h.calls, "the next message")
+	if took := time.Since(begun); took > ackPatience/2 {
+		t.Errorf("the slot was free only after %s", took)
+	}
+	r.proxy.Heal()
+	next.answer <- Ack()
+	r.awaitEmpty()
+	w.stop()
+}
+
 // TestAckNotConfirmed ends the work while NATS is away: nobody waits for it,
 // and the log says so.
 func TestAckNotConfirmed(t *testing.T) {

@@ -25,6 +25,9 @@ const (
 	idleHTTP1    = 30 * time.Second
 	idleHTTP2    = 5 * time.Minute // what only a burst needed is closed then
 	maxHeaderLen = 64 << 10
+	// unackedTimeout is how long what was written may stay unacknowledged by the
+	// network. It must be well below the wait before an outcome is looked up.
+	unackedTimeout = 10 * time.Second
 )
 
 // conns holds the connections to Graph.
@@ -116,7 +119,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 type dialedKey struct{}
 
 func newConns(scheme, addr string, roots *x509.CertPool) *conns {
-	dialer := &net.Dialer{Timeout: dialTimeout}
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: giveUpUnacknowledged(unackedTimeout)}
 	return &conns{
 		scheme: scheme,
 		addr:   addr,

@@ -35,12 +35,14 @@ type NATSState struct {
 
 // TenantState is the state of one tenant on this replica.
 type TenantState struct {
-	Tenant      string     `json:"tenant"`
-	Active      bool       `json:"active"` // this replica works on it; false on a standby
-	Bound       bool       `json:"bound"`  // its stream and consumer were found
-	Error       string     `json:"error,omitempty"`
-	PausedUntil *time.Time `json:"pausedUntil,omitempty"` // nil = no pause asked for by Graph
-	Holds       []Hold     `json:"holds"`
+	Tenant string `json:"tenant"`
+	Active bool   `json:"active"` // this replica works on it; false on a standby
+	// ActiveElsewhere: another replica does. Neither is so until the first request comes.
+	ActiveElsewhere bool       `json:"activeElsewhere,omitempty"`
+	Bound           bool       `json:"bound"` // its stream and consumer were found
+	Error           string     `json:"error,omitempty"`
+	PausedUntil     *time.Time `json:"pausedUntil,omitempty"` // nil = no pause asked for by Graph
+	Holds           []Hold     `json:"holds"`
 }
 
 // Hold is one cause for which a tenant's queue stands still.

@@ -58,7 +58,11 @@ func TestHeadline(t *testing.T) {
 	later := at.Add(time.Minute)
 	pausing, standby, unbound, over := working("p"), working("s"), working("u"), working("o")
 	pausing.PausedUntil, over.PausedUntil = &later, &at
-	standby.Active, unbound.Bound, unbound.Error = false, false, "stream not found"
+	standby.Active, standby.ActiveElsewhere, unbound.Bound, unbound.Error = false, true, false, "stream not found"
+	fresh := working("f") // no request has come yet
+	fresh.Active = false
+	was := standby // it was told to pause while it worked
+	was.PausedUntil = &later
 
 	for _, c := range []struct {
 		name  string
@@ -76,7 +80,7 @@ func TestHeadline(t *testing.T) {
 		{"credentials", up(held("a", CauseCredentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
 		{"permission", up(held("a", CausePermission)), toneBad, "Held because Graph refuses everything: a permission is missing"},
 		{"outage", up(held("a", CauseGraphUnavailable)), toneBad, "Held because Graph is down, or cannot be reached"},
-		{"fuse", up(held("a", CauseFuse)), toneBad, "Held because the fuse has blown: more devices than allowed; worker resume releases it"},
+		{"fuse", up(held("a", CauseFuse)), toneBad, "Held because the fuse has blown: too many devices"},
 		{"operator", up(held("a", CausePaused)), toneWarn, "Paused by an operator"},
 		{"operator and fault", up(held("a", CausePaused, CauseCredentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
 		{"many working", up(working("a"), working("b")), toneGood, "Working"},
@@ -84,6 +88,11 @@ func TestHeadline(t *testing.T) {
 		{"working and paused", up(working("a"), held("b", CausePaused)), toneGood, "Working"},
 		{"one of many pausing", up(working("a"), pausing), toneGood, "Working"},
 		{"all standing by", up(standby, standby), toneCalm, "Standing by"},
+		{"standby that was pausing", up(was), toneCalm, "Standing by"},
+		{"fresh", up(fresh), toneCalm, "Ready"},
+		{"all fresh", up(fresh, fresh), toneCalm, "Ready"},
+		{"none works here", up(standby, held("b", CausePaused), fresh), toneCalm, "Standing by"},
+		{"held, and none works here", up(standby, held("b", CauseFuse)), toneWarn, "1 of 2 tenants held"},
 		{"one of many held", up(working("a"), held("b", CauseFuse), unbound), toneWarn, "Working, but 2 of 3 tenants held"},
 		{"all held", up(held("a", CauseFuse), unbound), toneBad, "Held: every tenant"},
 	} {
@@ -94,6 +103,10 @@ func TestHeadline(t *testing.T) {
 		if bad := gotTone == toneBad; bad == Ready(c.state) {
 			t.Errorf("%s: the page looks %s, but ready is %t", c.name, gotTone, !bad)
 		}
+	}
+	_, _, why := overall(up(standby, held("b", CausePaused), fresh), at)
+	if want := "Tenants: 1 in the hands of another replica, 1 without a request so far, 1 paused by an operator."; why != want {
+		t.Errorf("%q, want %q", why, want)
 	}
 }
 

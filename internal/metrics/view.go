@@ -140,6 +140,7 @@ func match(tenants []TenantState, filter string) []TenantState {
 func (g *glance) merge(o glance) {
 	g.queueKnown = g.queueKnown || o.queueKnown
 	g.queue.Messages += o.queue.Messages
+	g.queue.AckPending += o.queue.AckPending
 	g.queue.Oldest = max(g.queue.Oldest, o.queue.Oldest)
 	if g.queue.Drain >= 0 {
 		g.queue.Drain = max(g.queue.Drain, o.queue.Drain)
@@ -161,6 +162,7 @@ const (
 	rankPausedByGraph
 	rankPaused
 	rankWorking
+	rankReady
 	rankStandby
 )
 
@@ -173,10 +175,12 @@ func rankOf(t TenantState, at time.Time) int {
 		return rankHeld
 	case paused:
 		return rankPaused
+	case !t.Active && t.ActiveElsewhere:
+		return rankStandby
 	case t.PausedUntil != nil && t.PausedUntil.After(at):
 		return rankPausedByGraph
 	case !t.Active:
-		return rankStandby
+		return rankReady
 	}
 	return rankWorking
 }
@@ -184,7 +188,7 @@ func rankOf(t TenantState, at time.Time) int {
 func newRow(t TenantState, g glance, at time.Time) row {
 	r := row{
 		Name: visible(t.Tenant), Known: g.queueKnown, Queue: thousands(g.queue.Messages),
-		Waiting:  thousands(max(0, g.queue.Messages-g.inFlight-g.waitingRetry)),
+		Waiting:  thousands(max(0, g.queue.Messages-max(g.queue.AckPending, g.inFlight+g.waitingRetry))),
 		InFlight: thousands(g.inFlight), Retry: thousands(g.waitingRetry),
 		Oldest: "none", Drain: "now", Calls: decimal(g.perSecond()), CallsValue: g.perSecond(), LimitValue: g.configured,
 	}
@@ -229,6 +233,8 @@ func stateOf(t TenantState, at time.Time) (tone, string) {
 		return toneWarn, "paused"
 	case rankStandby:
 		return toneCalm, "standing by"
+	case rankReady:
+		return toneCalm, "ready"
 	}
 	return toneGood, "working"
 }
@@ -256,7 +262,7 @@ func inWords(c Cause) string {
 	case CausePaused:
 		return "an operator paused it"
 	case CauseFuse:
-		return "the fuse has blown: more devices than allowed; worker resume releases it"
+		return "the fuse has blown: too many devices"
 	}
 	return visible(string(c)) // from no list of ours
 }
@@ -315,11 +321,15 @@ func overall(s State, at time.Time) (t tone, headline, why string) {
 		ranks[rankOf(tenant, at)]++
 	}
 	held, all := ranks[rankUnbound]+ranks[rankHeld], len(s.Tenants)
+	working := ranks[rankWorking] + ranks[rankPausedByGraph]
+	some := fmt.Sprintf("%s of %s tenants held", thousands(held), thousands(all))
 	switch {
 	case held == all && all > 1:
 		return toneBad, "Held: every tenant", ""
+	case held > 0 && all > 1 && working > 0:
+		return toneWarn, "Working, but " + some, ""
 	case held > 0 && all > 1:
-		return toneWarn, fmt.Sprintf("Working, but %s of %s tenants held", thousands(held), thousands(all)), ""
+		return toneWarn, some, "The others are paused, or stand by."
 	case ranks[rankUnbound] == all:
 		return toneBad, "The queue was not found", "It is looked for until it is there."
 	case ranks[rankHeld] == all:
@@ -328,10 +338,28 @@ func overall(s State, at time.Time) (t tone, headline, why string) {
 		return toneWarn, "Paused by an operator", ""
 	case ranks[rankPausedByGraph] == all:
 		return toneWarn, "Working, but Graph asked for a pause", ""
+	case working > 0:
+		return toneGood, "Working", ""
+	case ranks[rankReady] == all:
+		return toneCalm, "Ready", "No replica has the queue now: the server chooses one when a request comes."
 	case ranks[rankStandby] == all:
-		return toneCalm, "Standing by", "Another replica works; this one takes over when that one ends."
+		return toneCalm, "Standing by", "Another replica has the queue; this one takes over when that one ends."
 	}
-	return toneGood, "Working", ""
+	return toneCalm, "Standing by", standing(ranks)
+}
+
+// standing tells how many tenants wait for what, where none is worked on here.
+func standing(ranks map[int]int) string {
+	var parts []string
+	for _, of := range []struct {
+		rank int
+		text string
+	}{{rankStandby, "in the hands of another replica"}, {rankReady, "without a request so far"}, {rankPaused, "paused by an operator"}} {
+		if n := ranks[of.rank]; n > 0 {
+			parts = append(parts, thousands(n)+" "+of.text)
+		}
+	}
+	return "Tenants: " + strings.Join(parts, ", ") + "."
 }
 
 // heldBy names the first cause that nobody chose.

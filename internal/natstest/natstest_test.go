@@ -14,6 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	Main()
 	// A NATS server that is stopped while it opens a stream leaves the stream's
 	// store behind, and the clock of all stores with it.
 	goleak.VerifyTestMain(m,
@@ -378,5 +379,104 @@ func TestCluster(t *testing.T) {
 	}
 	if _, err := c.ConsumerLeader("S", "c"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestProcess kills a server and starts it again on its store.
+func TestProcess(t *testing.T) {
+	t.Parallel()
+	p, err := StartProcess(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	nc, err := nats.Connect(p.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), testTime)
+	defer cancel()
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(ctx, "s", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err == nil {
+		t.Error("started twice")
+	}
+	p.Kill()
+	p.Kill() // twice is once
+	if _, err := nats.Connect(p.URL()); err == nil {
+		t.Error("connected to what was killed")
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := nats.Connect(p.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if js, err = jetstream.New(again); err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(ctx, "S")
+	if err != nil || s.CachedInfo().State.Msgs != 1 {
+		t.Errorf("the stream after the kill: %v", err)
+	}
+}
+
+// TestProcesses kills the leader of a stream.
+func TestProcesses(t *testing.T) {
+	t.Parallel()
+	c, err := StartProcesses(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Kill)
+	nc, err := nats.Connect(c.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*testTime)
+	defer cancel()
+	var s jetstream.Stream
+	for s == nil { // servers may still be on their way into the cluster
+		if s, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3}); err != nil {
+			s = nil
+			if ctx.Err() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	leader := c.Named(s.CachedInfo().Cluster.Leader)
+	if leader == nil || c.Named("nobody") != nil {
+		t.Fatalf("the leader is %+v", s.CachedInfo().Cluster)
+	}
+	leader.Kill()
+	for {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := js.Publish(try, "s", []byte("x"))
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := leader.Start(); err != nil {
+		t.Fatal(err)
 	}
 }

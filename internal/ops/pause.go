@@ -11,14 +11,8 @@ import (
 	"passcode-worker/internal/state"
 )
 
-// Forever is the end of a pause that has none: it lasts until it is resumed.
-func Forever() time.Time { return time.Date(endless+999, 1, 1, 0, 0, 0, 0, time.UTC) }
-
-// endless is the year from which on the end of a pause stands for none.
-const endless = 9000
-
 // Pause makes no worker take a request of the tenant until an instant by the
-// clock of the NATS server. What is in work comes to its end.
+// clock of the NATS server, or [consume.Forever]. What is in work comes to its end.
 func (t *Tools) Pause(ctx context.Context, until time.Time) error {
 	err := t.insist(ctx, func(ctx context.Context) error {
 		r, err := t.js.PauseConsumer(ctx, t.names.Stream, t.names.Consumer(), until)
@@ -62,13 +56,12 @@ func (t *Tools) Resume(ctx context.Context) error {
 }
 
 // Release lets the tenant go on whose fuse has blown. It tells whether one had,
-// as far as the workers have written it down; a release is stored anyway. An
-// installation without the bucket of the workers' state has no fuse.
+// as far as the workers have written it down; a release is stored anyway.
 func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 	err = t.insist(ctx, func(ctx context.Context) error {
 		store, err := state.Open(ctx, t.js, t.names.StateBucket())
 		if errors.Is(err, jetstream.ErrBucketNotFound) {
-			return nil
+			return finalError("bucket " + t.names.StateBucket() + " does not exist, so that no worker would learn of it: run worker setup, then worker resume")
 		}
 		if err != nil {
 			return err
@@ -89,13 +82,4 @@ func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 		return blown, fmt.Errorf("release the fuse: %w", err)
 	}
 	return blown, nil
-}
-
-// pauseEnd is when a paused consumer goes on; nil: when it is resumed.
-func pauseEnd(info *jetstream.ConsumerInfo) *time.Time {
-	until := info.Config.PauseUntil
-	if until == nil || until.Year() >= endless {
-		return nil
-	}
-	return until
 }

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/consume"
@@ -54,7 +57,24 @@ type Queue struct {
 	Unserved []string `json:"unserved"`
 	// Unread says what could not be read, and why.
 	Unread []string `json:"unread,omitempty"`
+
+	unread []Part
 }
+
+// Part is what a right of its own is needed for.
+type Part string
+
+// The parts that may be unknown.
+const (
+	PartOldest   Part = "the oldest request"
+	PartDead     Part = "dead letters"
+	PartUnserved Part = "tenants that nobody serves"
+	PartState    Part = "hold, fuse and learned rate"
+)
+
+// Knows tells whether a part could be read. What belongs to another is as it
+// would be where nothing is wrong, and means nothing.
+func (q Queue) Knows(p Part) bool { return !slices.Contains(q.unread, p) }
 
 // Queue asks how the tenant's queue stands. What cannot be read beside the
 // consumer is named in Queue.Unread.
@@ -74,20 +94,23 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 	out.Waiting, out.InFlight, out.Redelivered = int(info.NumPending), info.NumAckPending, info.NumRedelivered
 	out.Pullers = info.NumWaiting
 	if out.Paused = info.Paused; out.Paused {
-		out.PausedUntil = pauseEnd(info)
+		if until := consume.PauseEnd(info); !until.IsZero() {
+			out.PausedUntil = &until
+		}
 	}
-	note := func(what string, err error) {
+	note := func(what Part, err error) {
 		if err != nil {
+			out.unread = append(out.unread, what)
 			out.Unread = append(out.Unread, fmt.Sprintf("%s: %v", what, err))
 		}
 	}
 	queue := consume.New(t.js, consume.Config{Names: t.names})
-	note("the oldest request", t.call(ctx, func(ctx context.Context) error {
+	note(PartOldest, t.call(ctx, func(ctx context.Context) error {
 		depth, err := queue.Depth(ctx)
 		out.Oldest = depth.Oldest.Seconds()
 		return err
 	}))
-	note("dead letters", t.call(ctx, func(ctx context.Context) error {
+	note(PartDead, t.call(ctx, func(ctx context.Context) error {
 		s, err := t.js.Stream(ctx, t.names.DeadStream)
 		if err != nil {
 			return err
@@ -99,14 +122,16 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 		out.Dead = int(info.State.Subjects[t.names.Dead()])
 		return nil
 	}))
-	note("tenants that nobody serves", t.call(ctx, func(ctx context.Context) error {
+	note(PartUnserved, t.call(ctx, func(ctx context.Context) error {
 		unserved, err := consume.Unserved(ctx, t.js, t.names)
 		out.Unserved = append(out.Unserved, unserved...)
 		return err
 	}))
 	now := serverTime(info)
-	note("hold, fuse and learned rate", t.call(ctx, func(ctx context.Context) error { return t.handedOn(ctx, &out, &rate, now) }))
-	out.Drain = drain(out, rate, now)
+	note(PartState, t.call(ctx, func(ctx context.Context) error { return t.handedOn(ctx, &out, &rate, now) }))
+	if out.Drain = drain(out, rate, now); !out.Knows(PartState) && out.Drain > 0 {
+		out.Drain = -1 // it may be held
+	}
 	return out, nil
 }
 
@@ -180,28 +205,76 @@ type Entry struct {
 var ErrUnknown = errors.New("no record: it has not been begun, or never came, or ended longer ago than records are kept")
 
 // History is what is kept of the states of a request, the oldest first; at
-// least one.
+// least one. The consumer that reads them has one filter, so that an account
+// can be allowed this for one tenant alone; the server removes it by itself.
 func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
-	stream := "KV_" + t.names.Bucket
-	upTo, err := t.last(ctx, stream)
+	key := record.Key(t.names.Tenant, request.EscapeID(id))
+	var name string
+	var out []Entry
+	err := t.insist(ctx, func(ctx context.Context) (err error) {
+		// A new one each time: what a lost reply held, its consumer does not give again.
+		name = "status-" + uuid.NewString()
+		out, err = t.history(ctx, name, "$KV."+t.names.Bucket+"."+key)
+		return err
+	})
+	var missing *MissingRight
+	switch {
+	case errors.As(err, &missing):
+		return nil, &MissingRight{Verb: missing.Verb, Subject: strings.Replace(missing.Subject, name, "*", 1)}
+	case err != nil:
+		return nil, fmt.Errorf("record %s: %w", key, err)
+	case len(out) == 0:
+		return nil, ErrUnknown
+	}
+	return out, nil
+}
+
+// historyInactive is how long the server keeps the consumer of such a reading.
+const historyInactive = 10 * time.Second
+
+func (t *Tools) history(ctx context.Context, name, subject string) ([]Entry, error) {
+	consumer, err := t.js.CreateConsumer(ctx, "KV_"+t.names.Bucket, jetstream.ConsumerConfig{
+		Name:              name,
+		Description:       "what worker status reads",
+		FilterSubject:     subject,
+		DeliverPolicy:     jetstream.DeliverAllPolicy,
+		AckPolicy:         jetstream.AckNonePolicy,
+		InactiveThreshold: historyInactive,
+		MemoryStorage:     true,
+		Replicas:          1,
+	})
 	if err != nil {
 		return nil, err
 	}
 	var out []Entry
-	subject := "$KV." + t.names.Bucket + "." + record.Key(t.names.Tenant, request.EscapeID(id))
-	err = t.scan(ctx, stream, subject, upTo, func(m stored) error {
-		e := Entry{Time: m.Time.UTC()}
-		if len(m.Data) == 0 {
-			return nil // the mark of a removal
+	left := int(consumer.CachedInfo().NumPending)
+	if left == 0 {
+		return nil, nil
+	}
+	batch, err := consumer.Fetch(left, jetstream.FetchContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for m := range batch.Messages() {
+		left--
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, err
 		}
-		if err := json.Unmarshal(m.Data, &e.Record); err != nil {
-			return fmt.Errorf("revision %d is not of the form it should be: %w", m.Sequence, err)
+		if len(m.Data()) == 0 {
+			continue // the mark of a removal
+		}
+		e := Entry{Time: meta.Timestamp.UTC()}
+		if err := json.Unmarshal(m.Data(), &e.Record); err != nil {
+			return nil, finalError(fmt.Sprintf("revision %d is not of the form it should be: %v", meta.Sequence.Stream, err))
 		}
 		out = append(out, e)
-		return nil
-	})
-	if err == nil && len(out) == 0 {
-		err = ErrUnknown
 	}
-	return out, err
+	if err := batch.Error(); err != nil {
+		return nil, err
+	}
+	if left > 0 {
+		return nil, errors.New("a part of the answer was lost")
+	}
+	return out, nil
 }

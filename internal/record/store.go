@@ -21,6 +21,10 @@ const (
 	// replyTimeout bounds the wait for one reply. What became of a write whose
 	// reply is later than that is found out by reading.
 	replyTimeout = 5 * time.Second
+	// firstReply bounds the wait for the first reply to a write; it doubles from
+	// then on. A reply that was lost with its connection never comes, and the
+	// client does not say so.
+	firstReply = time.Second
 	// refusedTimeout is how long a revision is refused before that counts,
 	// though no newer one can be read: the record was removed.
 	refusedTimeout = 5 * time.Second
@@ -50,7 +54,7 @@ func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, e
 // Get reads a record and its revision. Where there is none, the revision is 0.
 // The answer may come from a replica that lags behind: decide by [Store.Put].
 func (s *Store) Get(ctx context.Context, key string) (Record, uint64, error) {
-	entry, err := s.entry(ctx, key)
+	entry, err := s.entry(ctx, key, s.replyTimeout)
 	if err != nil || entry == nil {
 		return Record{}, 0, err
 	}
@@ -62,8 +66,8 @@ func (s *Store) Get(ctx context.Context, key string) (Record, uint64, error) {
 }
 
 // entry is nil where there is no record.
-func (s *Store) entry(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.replyTimeout)
+func (s *Store) entry(ctx context.Context, key string, wait time.Duration) (jetstream.KeyValueEntry, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	entry, err := s.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -148,9 +152,9 @@ func (s *Store) Put(ctx context.Context, key string, r Record, revision uint64) 
 	}
 	var why error         // the last failure that was not just the end of the context
 	var refused time.Time // since when the server refuses the revision
-	pause := pauseMin
+	pause, wait := pauseMin, min(firstReply, s.replyTimeout)
 	for {
-		written, err := s.write(ctx, key, value, revision)
+		written, err := s.write(ctx, key, value, revision, wait)
 		switch {
 		case err == nil:
 			return written, nil
@@ -164,7 +168,7 @@ func (s *Store) Put(ctx context.Context, key string, r Record, revision uint64) 
 		// A newer revision is of this very write if the value is ours to the
 		// byte: an attempt's client request id is in no other. A revision that
 		// is not newer may come from a replica that lags behind.
-		entry, readErr := s.entry(ctx, key)
+		entry, readErr := s.entry(ctx, key, wait)
 		if readErr == nil && entry != nil && entry.Revision() > revision {
 			if bytes.Equal(entry.Value(), value) {
 				return entry.Revision(), nil
@@ -182,12 +186,12 @@ func (s *Store) Put(ctx context.Context, key string, r Record, revision uint64) 
 			return 0, fmt.Errorf("write record %s: %w: %w", key, context.Cause(ctx), why)
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, pauseMax)
+		pause, wait = min(2*pause, pauseMax), min(2*wait, s.replyTimeout)
 	}
 }
 
-func (s *Store) write(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.replyTimeout)
+func (s *Store) write(ctx context.Context, key string, value []byte, revision uint64, wait time.Duration) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if revision == 0 {
 		return s.kv.Create(ctx, key, value)

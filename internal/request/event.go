@@ -196,7 +196,8 @@ func (a *attributes) judge() (rejected [numAttrs]bool) {
 // isJSONType reports whether a media type says that the data is JSON.
 func isJSONType(s string) bool {
 	mediaType, _, err := mime.ParseMediaType(s)
-	return err == nil && (strings.HasSuffix(mediaType, "/json") || strings.HasSuffix(mediaType, "+json"))
+	// The library also takes a type without a subtype.
+	return err == nil && (strings.HasSuffix(mediaType, "/json") || strings.Contains(mediaType, "/") && strings.HasSuffix(mediaType, "+json"))
 }
 
 // eventID makes one id of the two texts that identify an event. A source holds no space, so two

@@ -118,6 +118,14 @@ func checkSDK(t *testing.T, data []byte, r Request) {
 	// To CloudEvents null means absent. The SDK takes it for an empty media type, if it comes after the
 	// version.
 	maps.DeleteFunc(members, func(_ string, v json.RawMessage) bool { return string(v) == "null" })
+	// It knows few types that are JSON.
+	if _, ok := members["datacontenttype"]; ok {
+		members["datacontenttype"] = json.RawMessage(`"application/json"`)
+	}
+	// Nor does it always undo the escapes of JSON.
+	if encoded, ok := members[memberBase64]; ok {
+		members[memberBase64], _ = json.Marshal(unquote(encoded)) // a string always has a JSON form
+	}
 	data, err := json.Marshal(members)
 	if err != nil {
 		t.Fatal(err)
@@ -162,6 +170,40 @@ func TestSDKAgrees(t *testing.T) {
 	}
 	if n == 0 {
 		t.Error("no event in structured mode")
+	}
+}
+
+// An event as the SDK writes it is taken, in whichever way it was given its data.
+func TestSDKWrites(t *testing.T) {
+	t.Parallel()
+	data := struct {
+		ManagedDeviceID string `json:"managedDeviceId"`
+		Reason          string `json:"reason"`
+	}{device, "f\u00fcr >>>???"}
+	encoded, err := json.Marshal(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, given := range map[string]any{"struct": data, "bytes": encoded, "text": json.RawMessage(encoded)} {
+		ev := event.New()
+		ev.SetID("A1")
+		ev.SetSource("/desk")
+		ev.SetType("reset")
+		if err := ev.SetData(event.ApplicationJSON, given); err != nil {
+			t.Fatal(err)
+		}
+		body, err := json.Marshal(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inBase64 := strings.Contains(string(body), `"`+memberBase64+`"`); inBase64 != (name == "bytes") {
+			t.Errorf("%s: the SDK wrote %s", name, body)
+		}
+		got, err := Decode(Source{Data: body, Header: map[string][]string{"Content-Type": {event.ApplicationCloudEventsJSON}}, Stream: "REQ", Sequence: 42})
+		want := Request{ID: "/desk A1", IDGiven: true, DeviceID: device, Reason: data.Reason}
+		if got != want || err != nil {
+			t.Errorf("%s: Decode(%s) = %+v, %v", name, body, got, err)
+		}
 	}
 }
 
@@ -221,6 +263,16 @@ func FuzzModes(f *testing.F) {
 		r2, err2 := Decode(Source{Data: whole, Header: map[string][]string{"Content-Type": {"application/cloudevents+json"}}, Stream: "REQ", Sequence: 42})
 		if r1 != r2 || fmt.Sprint(err1) != fmt.Sprint(err2) {
 			t.Errorf("in the headers %+v, %v\nin the body %+v, %v", r1, err1, r2, err2)
+		}
+		delete(members, memberData)
+		members[memberBase64], _ = json.Marshal(data) // bytes always have a JSON form, which is this
+		whole, err = json.Marshal(members)
+		if err != nil || len(whole) > MaxBytes {
+			return
+		}
+		r3, err3 := Decode(Source{Data: whole, Header: map[string][]string{"Content-Type": {"application/cloudevents+json"}}, Stream: "REQ", Sequence: 42})
+		if r1 != r3 || fmt.Sprint(err1) != fmt.Sprint(err3) {
+			t.Errorf("in the headers %+v, %v\nin base64 %+v, %v", r1, err1, r3, err3)
 		}
 	})
 }

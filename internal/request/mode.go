@@ -1,6 +1,7 @@
 package request
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"math"
@@ -29,7 +30,8 @@ const (
 	problemBatch     = "a batch of events; publish each one by itself"
 	problemFormat    = "an event format other than JSON"
 	problemTwoModes  = "says that the event is in the body, and headers ce-* hold one as well"
-	problemBase64    = "not accepted; put the JSON object into data"
+	problemBase64    = "not base64 of the standard alphabet, padded"
+	problemBothData  = "given together with data"
 )
 
 // modes tells how a message bears an event: in its headers, in its body, or, with both false, not at
@@ -201,20 +203,41 @@ func (d *decoder) structured(src Source, inHeadersToo bool) {
 		d.refuse("body", problem)
 		return
 	}
-	a, data, base64 := attributesIn(src.Data)
+	a, data, encoded := attributesIn(src.Data)
 	d.check(a)
-	switch null := data.raw == nil || data.raw[0] == 'n'; {
-	case base64.raw != nil && base64.raw[0] != 'n':
-		d.refuse(memberBase64, problemBase64)
+	switch {
 	case data.twice:
 		d.refuse(memberData, problemTwice)
-	case null:
+	case encoded.given() && data.given():
+		d.refuse(memberBase64, problemBothData)
+	case encoded.given():
+		d.encoded(encoded)
+	case !data.given():
 		d.refuse(memberData, problemMissing)
 	case data.raw[0] != '{':
 		d.refuse(memberData, problemNotObject)
 	default:
 		d.members(data.raw)
 	}
+}
+
+// encoded reads the data of an event that is written in base64, as the CloudEvents SDKs do with data
+// that they were given as bytes.
+func (d *decoder) encoded(f field) {
+	s, _, problem := f.text()
+	data, err := base64.StdEncoding.Strict().DecodeString(s)
+	switch {
+	case problem != "":
+	case err != nil || strings.ContainsAny(s, "\r\n"): // the library passes over these
+		problem = problemBase64
+	default:
+		problem = bodyProblem(data)
+	}
+	if problem != "" {
+		d.refuse(memberBase64, problem)
+		return
+	}
+	d.members(data)
 }
 
 // formatProblem tells why an event in the body cannot be read; "" means nothing.
@@ -243,7 +266,7 @@ func formatProblem(h map[string][]string) string {
 }
 
 // attributesIn takes an event apart that is a valid JSON object.
-func attributesIn(object []byte) (a *attributes, data, base64 field) {
+func attributesIn(object []byte) (a *attributes, data, encoded field) {
 	a = new(attributes)
 	var known [numAttrs]field
 	other := map[string]bool{}
@@ -260,7 +283,7 @@ func attributesIn(object []byte) (a *attributes, data, base64 field) {
 		case name == memberData:
 			data.add(raw)
 		case name == memberBase64:
-			base64.add(raw)
+			encoded.add(raw)
 		case !isAttrName(name):
 			a.fault(problemAttrName)
 		case other[name]:
@@ -274,7 +297,7 @@ func attributesIn(object []byte) (a *attributes, data, base64 field) {
 		at := &a.known[i]
 		at.text, at.given, at.problem = f.text()
 	}
-	return a, data, base64
+	return a, data, encoded
 }
 
 // addJSON keeps the value of an extension.

@@ -77,6 +77,9 @@ func (f *field) add(raw []byte) {
 	f.raw = raw
 }
 
+// given reports whether there is a value: null means that there is none.
+func (f *field) given() bool { return f.raw != nil && f.raw[0] != 'n' }
+
 // walker goes over the members of a valid JSON object.
 type walker struct {
 	data []byte

@@ -20,8 +20,11 @@ type buckets struct {
 
 	mu      sync.Mutex
 	records *record.Store // nil until it was found
-	state   *state.Store  // nil until it was found; the work goes on without it
+	state   *state.Store  // nil while it is not found; the work goes on without it
 	missing error         // nil while the records are there
+	// lost tells that the state was found to be missing, so that what is in it
+	// has to be written anew once it is back.
+	lost bool
 }
 
 func newBuckets(f *fleet) *buckets { return &buckets{fleet: f} }
@@ -33,18 +36,46 @@ func (b *buckets) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, stateErr := state.Open(ctx, b.fleet.js, n.StateBucket())
-	if errors.Is(stateErr, jetstream.ErrBucketNotFound) {
-		b.fleet.once("weaker than promised: bucket " + n.StateBucket() +
-			" is missing, so that a restart forgets pauses, holds and what was learned of the quota; worker setup makes it")
-	}
+	known, stateErr := b.openState(ctx)
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.records = records
-	if stateErr == nil {
-		b.state = known
+	back := false
+	switch {
+	case stateErr == nil:
+		b.state, back, b.lost = known, b.lost, false
+	case errors.Is(stateErr, jetstream.ErrBucketNotFound):
+		b.state, b.lost = nil, true
+	}
+	b.mu.Unlock()
+	if back {
+		for _, s := range b.fleet.all() {
+			s.tenant.handOnAnew()
+		}
 	}
 	return nil
+}
+
+// openState looks up the bucket of what replicas hand on, and makes it where it
+// is missing and that is allowed: without it no fuse can be released.
+func (b *buckets) openState(ctx context.Context) (*state.Store, error) {
+	cfg := b.fleet.cfg
+	name := cfg.Names.StateBucket()
+	known, err := state.Open(ctx, b.fleet.js, name)
+	if !errors.Is(err, jetstream.ErrBucketNotFound) {
+		return known, err
+	}
+	if cfg.Setup {
+		if _, setupErr := consume.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); setupErr == nil {
+			b.fleet.log.Warn("bucket " + name + " was missing and is made")
+			b.mu.Lock()
+			b.lost = true
+			b.mu.Unlock()
+			return state.Open(ctx, b.fleet.js, name)
+		}
+	}
+	b.fleet.once("weaker than promised: bucket " + name + " is missing, so that a restart forgets pauses, holds and what was learned " +
+		"of the quota, and only a restart releases a fuse; worker setup makes it")
+	return nil, err
 }
 
 // stores are the buckets as they were found last; nil where they were not.

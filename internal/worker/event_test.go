@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/graph/graphsim"
@@ -28,9 +30,25 @@ func TestEvents(t *testing.T) {
 		r.publish(fmt.Sprintf(`{"specversion":"1.0","id":"INC 1","source":%q,"type":"reset","traceparent":%q,"data":%s}`, source, trace, data(device)),
 			nats.Header{"Content-Type": {"application/cloudevents+json; charset=utf-8"}})
 	}
+	inBase64 := func(source, device string) {
+		ev := event.New()
+		ev.SetID("INC 1")
+		ev.SetSource(source)
+		ev.SetType("reset")
+		ev.SetExtension("traceparent", trace)
+		if err := ev.SetData(event.ApplicationJSON, []byte(data(device))); err != nil {
+			t.Fatal(err)
+		}
+		body, err := json.Marshal(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.publish(string(body), nats.Header{"Content-Type": {event.ApplicationCloudEventsJSON}})
+	}
 	sources := []string{"/a", "/b"}
 	for i, source := range sources {
 		for range 2 {
+			inBase64(source, graphsim.GoodDevice(i))
 			inHeaders(source, graphsim.GoodDevice(i))
 			inBody(source, graphsim.GoodDevice(i))
 		}

@@ -140,12 +140,28 @@ func bare(t *testing.T, r *rig) *tenant {
 // next takes the next message from the stream as a delivery.
 func next(t *testing.T, r *rig) (consume.Message, jetstream.Msg) {
 	t.Helper()
-	c, err := r.js.Consumer(t.Context(), r.names.Stream, r.names.Consumer())
+	s, err := r.js.Stream(t.Context(), r.names.Stream)
 	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Consumer(t.Context(), r.names.Consumer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// This pull would else wait for the pin of the one before it to pass.
+	if err := s.UnpinConsumer(t.Context(), r.names.Consumer(), "worker"); err != nil {
 		t.Fatal(err)
 	}
 	msg, err := c.Next(jetstream.FetchMaxWait(10*time.Second), jetstream.FetchPriorityGroup("worker"))
 	if err != nil {
+		t.Fatal(err)
+	}
+	// The next one would else have to wait until the server misses this one.
+	stream, err := r.js.Stream(t.Context(), r.names.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.UnpinConsumer(t.Context(), r.names.Consumer(), "worker"); err != nil {
 		t.Fatal(err)
 	}
 	meta, err := msg.Metadata()

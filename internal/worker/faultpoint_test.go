@@ -199,7 +199,12 @@ var (
 	twice    = end{record.Accepted, 2, false}
 	verified = end{record.Accepted, 1, true}
 	dead     = end{record.Dead, 1, false} // by a 409
+
+	onceOrTwice = end{record.Accepted, anyNumber, false}
 )
+
+// anyNumber of attempts.
+const anyNumber = -1
 
 // point is one step with an effect outside the process.
 type point struct {
@@ -217,6 +222,11 @@ type point struct {
 // each gives the ends in the order of the faults.
 func each(before_, after_, goneBefore_, goneAfter_ end) map[fault]end {
 	return map[fault]end{before: before_, after: after_, goneBefore: goneBefore_, goneAfter: goneAfter_}
+}
+
+// api matches a call of the JetStream API.
+func api(call string) func(consume.Names, said) bool {
+	return func(_ consume.Names, m said) bool { return strings.HasPrefix(m.subject, "$JS.API."+call) }
 }
 
 // write matches the writing of a record that holds a text.
@@ -241,11 +251,21 @@ func faulty(code, variant int) func(int) string {
 // The faults of the devices lead there; those that Graph refuses are refused
 // once only, so that a second call would show.
 var points = []point{
+	{step: "pull", device: graphsim.GoodDevice, at: api("CONSUMER.MSG.NEXT"), ends: map[fault]end{before: once, goneBefore: once}},
+	{step: "reading what was before", device: graphsim.GoodDevice, at: api("CONSUMER.CREATE.KV_"), ends: each(once, once, once, once)},
 	{step: "token", device: graphsim.GoodDevice, entra: true, ends: each(once, once, once, once)},
 	{step: "record before the call", device: graphsim.GoodDevice, at: write(`"state":"attempting"`),
 		ends: each(once, once, once, twice)},
 	{step: "call", device: graphsim.GoodDevice, graph: http.MethodPost, ends: each(twice, verified, twice, verified)},
 	{step: "record of a wait", device: faulty(429, 1), at: write(`"state":"retrying"`), ends: each(once, once, twice, once)},
+	// It is handed on while the record is written: which of the two is lost with
+	// the process, and so whether there is a further attempt, is open.
+	{step: "handing on", device: faulty(429, 1), at: func(n consume.Names, m said) bool {
+		return strings.HasPrefix(m.subject, "$KV."+n.StateBucket()+".")
+	}, ends: each(once, once, onceOrTwice, onceOrTwice)},
+	{step: "keeping the pin", device: graphsim.GoodDevice, at: func(_ consume.Names, m said) bool {
+		return bytes.Contains(m.data, []byte(`"max_bytes":1,`))
+	}, ends: map[fault]end{before: once, goneBefore: once}},
 	{step: "giving back", device: faulty(429, 1), at: say("-NAK"), ends: map[fault]end{before: once, goneBefore: once}},
 	{step: "record of an unknown outcome", device: faulty(500, 1), at: write(`"state":"verifying"`),
 		ends: each(verified, verified, verified, verified)},
@@ -392,6 +412,9 @@ func (r *rig) another(cfg Config) {
 func (r *rig) check(id, device string, want end) {
 	r.t.Helper()
 	letters := 0
+	if want.attempts == anyNumber {
+		want.attempts = r.record(id).Attempts
+	}
 	if want.state == record.Dead {
 		letters = 1
 		r.died(id, metrics.ReasonConflict, want.attempts)

@@ -80,18 +80,22 @@ func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
 	for _, t := range tenants {
 		listed[t.Name] = true
 		before := f.get(t.Name)
-		if before != nil && before.spec == t {
+		switch {
+		case before == nil:
+		case before.leaving:
+			f.log.Info("the tenant is back: it is begun anew once its calls in flight have ended", zap.String("tenant", t.Name))
+		case before.spec == t:
 			continue
-		}
-		if before != nil {
+		default:
 			f.log.Info("the tenant has changed: it is ended and begun anew", zap.String("tenant", t.Name))
 			before.stop()
 		}
 		f.begin(ctx, work, t, before)
 	}
 	for _, s := range f.all() {
-		if !listed[s.spec.Name] {
+		if !listed[s.spec.Name] && !s.leaving {
 			f.log.Info("the tenant is no longer served", zap.String("tenant", s.spec.Name))
+			s.leaving = true
 			s.stop()
 			f.forget(work, s)
 		}

@@ -100,6 +100,9 @@ func (t *tenant) recall(ctx context.Context) error {
 	for _, at := range sent {
 		t.pacer.Sent(at)
 	}
+	if until := t.pacer.Paused(); !until.IsZero() {
+		t.metrics.SetPausedUntil(until)
+	}
 	return err
 }
 
@@ -113,9 +116,6 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 		return err
 	}
 	t.pacer.Restore(w.Granted, t.clock.local(w.PausedUntil))
-	if until := t.pacer.Paused(); !until.IsZero() {
-		t.metrics.SetPausedUntil(until)
-	}
 	t.hold.stand() // of an earlier term
 	if w.Hold != nil && t.hold.restore(metrics.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
@@ -134,7 +134,7 @@ func (t *tenant) changed() {
 }
 
 // handOn writes down what the next replica has to know, each time it changes,
-// until ctx ends.
+// until ctx ends, and a last time then, as long as work lasts.
 func (t *tenant) handOn(ctx context.Context) {
 	for {
 		select {
@@ -192,6 +192,14 @@ func (t *tenant) leave(ctx context.Context) {
 	}
 }
 
+// handOnAnew writes down again what is known: what was written is lost.
+func (t *tenant) handOnAnew() {
+	t.handing.Lock()
+	t.handedOn = state.Worker{}
+	t.handing.Unlock()
+	t.changed()
+}
+
 // standing is what the next replica has to know now.
 func (t *tenant) standing() state.Worker {
 	w := state.Worker{
@@ -225,9 +233,11 @@ func (t *tenant) look(ctx context.Context) {
 	t.metrics.SetRate(limit, t.pacer.Rate().PerSecond())
 	t.changed()
 	_, known := t.stores()
-	if known == nil || t.fuse.blown().IsZero() {
+	if known == nil || t.fuse.limit.N == 0 {
 		return
 	}
+	// Also while it has not blown: a release begins the count anew, and does so
+	// whether or not this replica has to be restarted first.
 	ctx, cancel := context.WithTimeout(ctx, handOnWait)
 	defer cancel()
 	o, err := known.Operator(ctx, t.name)

@@ -92,6 +92,9 @@ func TestPauseIsReadFromTheRecords(t *testing.T) {
 	again := r.successor()
 	again.start()
 	again.awaitState("INC2", record.Accepted)
+	if again.metric(`paused_until_timestamp_seconds{tenant="default"}`) == 0 {
+		t.Error("the pause is not shown")
+	}
 	if n := r.sim.Status().DuringRetry; n != 0 {
 		t.Errorf("%d calls inside the pause", n)
 	}
@@ -300,12 +303,84 @@ func TestPausedByAnOperator(t *testing.T) {
 	}
 	r.await("the pause to be seen", func() bool { return r.metric(paused) == 1 })
 	r.publish(reset("INC1", graphsim.GoodDevice(1)), nil)
-	if code, body := r.get("/readyz"); code != 200 || !strings.Contains(body, `"paused"`) {
+	if code, body := r.get("/readyz"); code != 200 || !strings.Contains(body, `"paused"`) || !strings.Contains(body, "paused until 2") {
 		t.Errorf("/readyz: %d %s", code, body)
+	}
+	// As worker pause does without an end.
+	if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), consume.Forever()); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/readyz", "/"} {
+		r.await(path+" to tell that it has no end", func() bool {
+			_, body := r.get(path)
+			return strings.Contains(body, "paused until resumed")
+		})
 	}
 	if _, err := r.js.ResumeConsumer(ctx, r.names.Stream, r.names.Consumer()); err != nil {
 		t.Fatal(err)
 	}
 	r.awaitState("INC1", record.Accepted)
 	r.await("the end to be seen", func() bool { return r.metric(paused) == 0 })
+}
+
+// TestFuseCountsAnewAfterResume releases a fuse that has not blown: the count
+// begins anew, as it does where the fuse has blown.
+func TestFuseCountsAnewAfterResume(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 2, W: time.Hour} })
+	r.start()
+	for i := range 2 {
+		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
+	}
+	r.awaitEmpty()
+	// As worker pause and worker resume do. Once the pause is seen, so is what was
+	// written before it.
+	ctx := context.Background()
+	r.release()
+	if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), consume.Forever()); err != nil {
+		t.Fatal(err)
+	}
+	r.await("the pause to be seen", func() bool { return r.metric(`hold{cause="paused",tenant="default"}`) == 1 })
+	if _, err := r.js.ResumeConsumer(ctx, r.names.Stream, r.names.Consumer()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		r.publish(reset(fmt.Sprint("NEXT", i), graphsim.GoodDevice(5+i)), nil)
+	}
+	r.awaitEmpty()
+	r.publish(reset("LAST", graphsim.GoodDevice(9)), nil)
+	r.await("the fuse to blow", func() bool { return r.metric(`hold{cause="fuse",tenant="default"}`) == 1 })
+	if n := r.sim.Status().Executed; n != 4 {
+		t.Errorf("%d resets, want 4", n)
+	}
+}
+
+// release does what worker resume does to a fuse.
+func (r *rig) release() {
+	r.t.Helper()
+	s, err := state.Open(context.Background(), r.js, r.names.StateBucket())
+	if err == nil {
+		err = s.Release(context.Background(), "default")
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// TestFuseOutlivesItsBucket removes the bucket of the state while the fuse is
+// blown: it is made again, says so again, and the fuse can be released.
+func TestFuseOutlivesItsBucket(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 1, W: time.Hour} })
+	r.start()
+	for i := range 2 {
+		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
+	}
+	r.await("the fuse to be handed on", func() bool { return !r.handedOn().FuseBlownAt.IsZero() })
+	if err := r.js.DeleteKeyValue(context.Background(), r.names.StateBucket()); err != nil {
+		t.Fatal(err)
+	}
+	r.await("the fuse to be handed on again", func() bool { return !r.handedOn().FuseBlownAt.IsZero() })
+	r.release()
+	r.awaitEmpty()
 }

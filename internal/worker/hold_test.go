@@ -827,3 +827,51 @@ func TestHoldRounds(t *testing.T) {
 		}
 	}
 }
+
+// An outage of an hour with a thousand requests waiting, and a worker that is
+// made anew each minute: each time one probe goes at once, and within a minute
+// of the end the hold is over and everything comes back.
+func TestHoldForAnHour(t *testing.T) {
+	for seed, messages := range []uint64{1000, 100, 10, 2} {
+		q := newHoldQueue(t, uint64(seed))
+		q.late = 100 * time.Millisecond
+		for m := uint64(1); m <= messages; m++ {
+			q.add(m, q.now.Add(q.upTo(time.Minute)))
+		}
+		at, _ := q.fail(1, metrics.CauseGraphUnavailable, "why", 0, q.now)
+		q.all[0].at = at
+		end := holdStart.Add(time.Hour)
+		q.call = func(*heldMessage) (time.Duration, probeOutcome, time.Duration) {
+			if q.now.After(end) {
+				return q.upTo(time.Second), success, 0
+			}
+			return q.upTo(time.Second), refusal, 0
+		}
+		restarts := 0
+		for restart := holdStart.Add(time.Minute); q.step(); {
+			if q.now.Before(restart) {
+				continue
+			}
+			// What it knew is handed on; a probe under way was for nothing.
+			cause, detail, since, _ := q.state()
+			q.hold = newHold()
+			q.restore(cause, detail, since, q.now)
+			if q.probe != nil {
+				q.probe.calling, q.probe = false, nil
+			}
+			restart = restart.Add(time.Minute)
+			restarts++
+		}
+		if late := q.now.Sub(end); late < 0 || late > time.Minute {
+			t.Errorf("seed %d: the hold ended %s after the outage", seed, late)
+		}
+		if restarts < 59 || len(q.probes) < restarts {
+			t.Errorf("seed %d: %d restarts, %d probes", seed, restarts, len(q.probes))
+		}
+		for _, m := range q.all {
+			if d := m.at.Sub(q.now); d > whileProbing+time.Minute {
+				t.Errorf("seed %d: message %d waits for %s without a hold", seed, m.sequence, d)
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"sync"
@@ -103,6 +104,7 @@ func interleave(t *testing.T, rt *rapid.T, r *rig, n int, b behaviour, visits []
 		<-time.After(3 * time.Millisecond)
 	}
 	rec, resets := r.record(id), r.sim.Resets(device)
+	r.legal(rt, id)
 	letters := 0
 	for seq, letter := range r.letters() {
 		if seq == strconv.FormatUint(m.Sequence, 10) && letter != nil {
@@ -117,5 +119,29 @@ func interleave(t *testing.T, rt *rapid.T, r *rig, n int, b behaviour, visits []
 		rt.Fatalf("%s: %d letters, %d resets: %+v", b.name, letters, resets, rec)
 	case b.want != "" && (rec.State != b.want || resets != b.resets || metrics.Reason(rec.Reason) != b.reason):
 		rt.Fatalf("%s: %d resets: %+v", b.name, resets, rec)
+	}
+}
+
+// legal checks each change of a record against the state machine.
+func (r *rig) legal(rt *rapid.T, id string) {
+	kv, err := r.js.KeyValue(context.Background(), r.names.Bucket)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	history, err := kv.History(context.Background(), "default."+id)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	var before record.State
+	for i, e := range history {
+		var rec record.Record
+		if err := json.Unmarshal(e.Value(), &rec); err != nil {
+			rt.Fatal(err)
+		}
+		// The first that is kept may not be the first that was.
+		if (i > 0 || len(history) < 16) && !before.CanBecome(rec.State) {
+			rt.Fatalf("%s: from %q to %q, revision %d of %d", id, before, rec.State, i+1, len(history))
+		}
+		before = rec.State
 	}
 }

@@ -24,6 +24,9 @@ type service struct {
 	log    *zap.Logger
 	stop   context.CancelFunc // ends its intake
 	done   chan struct{}      // closed when it has ended
+	// leaving tells that the tenant is no longer listed and its calls in flight
+	// are waited for. Only fleet.apply reads and changes it.
+	leaving bool
 
 	mu    sync.Mutex
 	bound error // nil while the queue is bound
@@ -150,7 +153,8 @@ func (s *service) watch(ctx context.Context) {
 			}
 			continue
 		}
-		s.tenant.setPaused(depth.PausedUntil)
+		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
+		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
 		s.tenant.metrics.SetQueue(metrics.Queue{
 			Messages:    depth.Messages,
 			AckPending:  depth.AckPending,
@@ -179,7 +183,8 @@ func (f *flow) perSecond(messages int, now time.Time) float64 {
 
 // drainTime estimates how long it takes to empty the queue, at the rate that is
 // granted or, where there is no limit, at the measured one; below 0 means that
-// no end is in sight.
+// no end is in sight. A standby does not know what the other replica has sent
+// and was granted: it goes by what it sees, or by the configured rate.
 func (t *tenant) drainTime(messages int, measured float64) time.Duration {
 	if messages == 0 {
 		return 0
@@ -188,7 +193,16 @@ func (t *tenant) drainTime(messages int, measured float64) time.Duration {
 		return -1
 	}
 	rate, backlog := measured, float64(messages)
-	if limit := t.pacer.Limit(); limit > 0 {
+	limit := t.pacer.Limit()
+	if !t.active.Load() {
+		if measured > 0 {
+			limit = measured
+		}
+		if limit > 0 {
+			return time.Duration(backlog / limit * float64(time.Second))
+		}
+	}
+	if limit > 0 {
 		// What is left of the window goes at once.
 		now, _, _ := t.pacer.Available()
 		rate, backlog = limit, max(0, backlog-float64(now))

@@ -47,6 +47,8 @@ type tenant struct {
 	// before it: only while it is open has it something to hand on. nil: it has
 	// learned nothing yet.
 	term atomic.Pointer[<-chan struct{}]
+	// elsewhere is set while another one is, as far as the server told last.
+	elsewhere atomic.Bool
 	// news makes handOn look.
 	news chan struct{}
 	// exists tells whether a message is still on its stream.
@@ -56,8 +58,10 @@ type tenant struct {
 	handedOn state.Worker // what is written down; guarded by handing
 
 	mu sync.Mutex
-	// operator is until when an operator has paused the queue; zero: not paused.
-	operator time.Time
+	// operator tells that an operator has paused the queue, and operatorUntil
+	// until when; zero: until it is resumed.
+	operator      bool
+	operatorUntil time.Time
 	// busy are the keys that are worked on in this process.
 	busy map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
@@ -100,6 +104,9 @@ func (t *tenant) claimed(key, device string) []string {
 // setActive is told whether this replica is the one that works.
 func (t *tenant) setActive(active bool) {
 	t.active.Store(active)
+	if active {
+		t.elsewhere.Store(false)
+	}
 	t.metrics.SetActive(active)
 	if !active {
 		t.hold.stand()
@@ -110,21 +117,30 @@ func (t *tenant) setActive(active bool) {
 	t.log.Info("working on the tenant")
 }
 
-// setPaused is told until when an operator has paused the queue; zero: not.
-func (t *tenant) setPaused(until time.Time) {
+// setPaused is told whether an operator has paused the queue, and until when;
+// zero: until it is resumed.
+func (t *tenant) setPaused(paused bool, until time.Time) {
 	t.mu.Lock()
 	before := t.operator
-	t.operator = until
+	t.operator, t.operatorUntil = paused, until
 	t.mu.Unlock()
-	if before.IsZero() == until.IsZero() {
+	if before == paused {
 		return
 	}
-	if until.IsZero() {
+	if !paused {
 		t.log.Info("hold: over", zap.String("cause", string(metrics.CausePaused)))
 	} else {
-		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.Time("until", until))
+		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.String("until", pauseEnd(until)))
 	}
 	t.showHold()
+}
+
+// pauseEnd says until when an operator has paused the queue.
+func pauseEnd(until time.Time) string {
+	if until.IsZero() {
+		return "resumed"
+	}
+	return until.UTC().Format(time.RFC3339)
 }
 
 // credit tells how many further requests it makes sense to take now.
@@ -151,11 +167,16 @@ func (t *tenant) wait(sequence uint64, until time.Time) {
 // worker has it, or had it.
 const overdue = time.Minute
 
-// forget drops the messages that have not come back.
+// forget drops the messages that have not come back. To a standby none comes
+// back: when its time is over, the replica that works has it.
 func (t *tenant) forget(now time.Time) {
+	patience := overdue
+	if !t.active.Load() {
+		patience = 0
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.waiting, func(_ uint64, until time.Time) bool { return now.Sub(until) > overdue })
+	maps.DeleteFunc(t.waiting, func(_ uint64, until time.Time) bool { return now.Sub(until) > patience })
 	t.metrics.SetWaitingRetry(len(t.waiting))
 }
 
@@ -227,12 +248,12 @@ func (t *tenant) holds() []metrics.Hold {
 	}
 	if at := t.fuse.blown(); active && !at.IsZero() {
 		holds = append(holds, metrics.Hold{Cause: metrics.CauseFuse, Since: at, Detail: fmt.Sprintf(
-			"more than %d devices would have been reset within %s; worker resume releases it", t.fuse.limit.N, t.fuse.limit.W)})
+			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", t.fuse.limit)})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.operator.IsZero() {
-		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + t.operator.UTC().Format(time.RFC3339)})
+	if t.operator {
+		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + pauseEnd(t.operatorUntil)})
 	}
 	return holds
 }
@@ -275,7 +296,7 @@ func (t *tenant) pause(slot *pace.Slot, sent time.Time, e *graph.Error) time.Tim
 
 // state is the tenant's part of /readyz.
 func (t *tenant) state(bound error) metrics.TenantState {
-	s := metrics.TenantState{Tenant: t.name, Active: t.active.Load(), Bound: bound == nil, Holds: t.holds()}
+	s := metrics.TenantState{Tenant: t.name, Active: t.active.Load(), ActiveElsewhere: t.elsewhere.Load(), Bound: bound == nil, Holds: t.holds()}
 	if bound != nil {
 		s.Error = fmt.Sprint(bound)
 	}

@@ -1,6 +1,9 @@
 package requesttest
 
-import "strings"
+import (
+	"encoding/base64"
+	"strings"
+)
 
 // Accepted returns requests that a worker must take: plain ones and CloudEvents in both modes. ID is
 // what each is known by; empty means the place of its message. Field is empty. The caller may change
@@ -88,10 +91,17 @@ func structuredEvents() []Payload {
 	add("data-first", id, `{"data":`+request("")+`,"type":"reset","source":"/desk","id":"A1","specversion":"1.0"}`)
 	add("all-attributes", id, eventBody(`"time":"2026-01-02T03:04:05Z","subject":"x","dataschema":"https://example.com/s",`+
 		`"datacontenttype":"application/json","sequence":7,"dry":false,"x":"","y":null,"data_base64":null,`, request("")))
+	add("other-json", id, eventBody(`"datacontenttype":"application/vnd.desk+json",`, request("")))
 	add("nulls", id, eventBody(`"time":null,"subject":null,"dataschema":null,"datacontenttype":null,`, request("")))
 	add("escapes", `/desk A "1\`, strings.Replace(plain, `"A1"`, `"\u0041 \"1\\"`, 1))
 	add("escaped-name", id, strings.Replace(plain, `"id"`, `"\u0069d"`, 1))
 	add("source-not-normal", "HTTP://Desk/%7e?# A1", strings.Replace(plain, `"/desk"`, `"HTTP://Desk/%7e?#"`, 1))
+	encoded := base64.StdEncoding.EncodeToString([]byte(request(`,"reason":"\u00fe???>>>\u00ff"`)))
+	add("base64", id, eventBase64(`"datacontenttype":"application/json",`, encoded))
+	add("base64-null-data", id, eventBase64(`"data":null,`, encoded))
+	add("base64-escapes", id, eventBase64("", strings.ReplaceAll(strings.ReplaceAll(encoded, "/", `\/`), "e", `\u0065`)))
+	add("base64-escaped-name", id, strings.Replace(eventBase64("", encoded), "data_b", `data\u005fb`, 1))
+	add("base64-id", "INC9", eventBase64("", base64.StdEncoding.EncodeToString([]byte(request(`,"id":"INC9"`)))))
 	add("spaces", id, " \r\n"+strings.ReplaceAll(plain, ",", " ,\t")+"\n")
 	return all
 }
@@ -122,4 +132,9 @@ func changed(h map[string][]string, change []string) map[string][]string {
 // eventBody returns an event with some more members before its data.
 func eventBody(more, data string) string {
 	return `{"specversion":"1.0","id":"A1","source":"/desk","type":"reset",` + more + `"data":` + data + `}`
+}
+
+// eventBase64 is the same with its data in base64.
+func eventBase64(more, data string) string {
+	return `{"specversion":"1.0","id":"A1","source":"/desk","type":"reset",` + more + `"data_base64":"` + data + `"}`
 }

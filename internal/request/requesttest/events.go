@@ -1,6 +1,9 @@
 package requesttest
 
-import "strings"
+import (
+	"encoding/base64"
+	"strings"
+)
 
 // badEvents are CloudEvents in binary mode that are none, or whose data is no request.
 func badEvents() []Payload {
@@ -107,6 +110,7 @@ func badEventBodies() []Payload {
 	add("subject-empty", "ce-subject", eventBody(`"subject":"",`, request("")))
 	add("dataschema-relative", "ce-dataschema", eventBody(`"dataschema":"schema.json",`, request("")))
 	add("datacontenttype-xml", "ce-datacontenttype", eventBody(`"datacontenttype":"application/xml",`, `"<x/>"`))
+	add("datacontenttype-no-subtype", "ce-datacontenttype", eventBody(`"datacontenttype":"desk+json",`, request("")))
 	add("datacontenttype-broken", "ce-datacontenttype", eventBody(`"datacontenttype":"json",`, request("")))
 	add("extension-object", "ce-*", eventBody(`"x":{},`, request("")))
 	add("extension-array", "ce-*", eventBody(`"x":[1],`, request("")))
@@ -126,9 +130,30 @@ func badEventBodies() []Payload {
 	add("data-array", "data", eventBody("", "["+request("")+"]"))
 	add("data-number", "data", eventBody("", "1"))
 	add("data-twice", "data", eventBody(`"data":{},`, request("")))
-	add("base64", "data_base64", eventBody("", `null,"data_base64":"e30="`))
-	add("base64-number", "data_base64", eventBody("", `null,"data_base64":1`))
-	add("base64-and-data", "data_base64", eventBody(`"data_base64":"",`, request("")))
+	in := func(data string) string { return eventBase64("", base64.StdEncoding.EncodeToString([]byte(data))) }
+	add("base64-number", fieldBase64, eventBody("", `null,"data_base64":1`))
+	add("base64-object", fieldBase64, eventBody("", `null,"data_base64":{}`))
+	add("base64-and-data", fieldBase64, eventBody(`"data_base64":"e30=",`, request("")))
+	add("base64-empty-and-data", fieldBase64, eventBody(`"data_base64":"",`, request("")))
+	add("base64-and-text", fieldBase64, eventBody(`"data_base64":"e30=",`, `"x"`))
+	add("base64-twice", fieldBase64, eventBase64(`"data_base64":null,`, base64.StdEncoding.EncodeToString([]byte(request("")))))
+	add("base64-and-data-twice", "data", eventBase64(`"data":null,"data":null,`, base64.StdEncoding.EncodeToString([]byte(request("")))))
+	add("base64-empty", fieldBase64, in(""))
+	add("base64-words", fieldBase64, eventBase64("", "reset it"))
+	add("base64-unpadded", fieldBase64, eventBase64("", base64.RawStdEncoding.EncodeToString([]byte(request("")+" "))))
+	add("base64-url", fieldBase64, eventBase64("", base64.URLEncoding.EncodeToString([]byte(request(`,"x":"\u00ff???"`+"\u00ff")))))
+	add("base64-lines", fieldBase64, strings.Replace(in(request("")), `"eyJ`, `"eyJ\r\n`, 1))
+	add("base64-loose-bits", fieldBase64, eventBase64("", "e31="))
+	add("base64-latin1", fieldBase64, in(request(`,"reason":"Ger`+"\xe4"+`t"`)))
+	add("base64-array", fieldBase64, in("["+request("")+"]"))
+	add("base64-null", fieldBase64, in("null"))
+	add("base64-open", fieldBase64, in(request("")[1:]))
+	add("base64-trailing", fieldBase64, in(request("")+request("")))
+	add("base64-base64", fieldBase64, in(`"`+base64.StdEncoding.EncodeToString([]byte(request("")))+`"`))
+	add("base64-nothing", fieldDevice, in("{}"))
+	add("base64-user-bad", fieldUser, in(request(`,"userId":"x/y"`)))
+	add("base64-device-twice", fieldDevice, in(request(`,"managedDeviceId":"`+device+`"`)))
+	add("base64-xml", "ce-datacontenttype", eventBase64(`"datacontenttype":"application/xml",`, base64.StdEncoding.EncodeToString([]byte("<x/>"))))
 	add("device-missing", fieldDevice, eventBody("", "{}"))
 	add("device-outside", fieldDevice, eventBody(`"manageddeviceid":"`+device+`",`, "{}"))
 	add("device-twice", fieldDevice, eventBody("", request(`,"managedDeviceId":"`+device+`"`)))

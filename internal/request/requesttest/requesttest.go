@@ -33,6 +33,7 @@ const (
 	fieldNotAfter    = "notAfter"
 	fieldRequestedBy = "requestedBy"
 	fieldReason      = "reason"
+	fieldBase64      = "data_base64"
 	headerMsgID      = "Nats-Msg-Id"
 	headerType       = "Content-Type"
 )
