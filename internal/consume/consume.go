@@ -226,10 +226,13 @@ func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, 
 		c := &crew{group: inWork, end: term.Done(), msgs: make(chan *nats.Msg), work: func(m *nats.Msg) {
 			reconnects := q.reconnects()
 			<-begun
-			q.work(term, work, delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects, done: func() {
-				<-slots
-				p.freed()
-			}})
+			q.work(term, work, delivery{
+				msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects,
+				done: func() {
+					<-slots
+					p.freed()
+				},
+			})
 		}}
 		return c.take, end
 	}
