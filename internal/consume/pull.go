@@ -97,43 +97,6 @@ const laneCount = 4
 // waits so long for its next message loses little, since a call takes longer.
 const pullGap = time.Millisecond
 
-// times are those of binding and pulling; tests shorten them.
-type times struct {
-	// heartbeat is how often the server tells that a pull still waits, so that
-	// one that it has forgotten is noticed within twice the time.
-	heartbeat time.Duration
-	expiry    time.Duration // of a pull
-	// patience is how long a connected server may give no sign of life before
-	// the queue counts as lost: an election takes some seconds.
-	patience time.Duration
-	// giveBack bounds the wait for what was on its way when a puller ends, and
-	// for handing over to another replica.
-	giveBack time.Duration
-	// pauseMin and pauseMax bound the pauses between two tries to bind.
-	pauseMin time.Duration
-	pauseMax time.Duration
-	api      time.Duration // of one call to the server
-	ack      time.Duration // of one ack
-}
-
-// usual are the times of the service.
-var usual = times{
-	heartbeat: 3 * time.Second,
-	expiry:    30 * time.Second,
-	patience:  10 * time.Second,
-	giveBack:  time.Second,
-	pauseMin:  250 * time.Millisecond,
-	pauseMax:  5 * time.Second,
-	api:       apiWait,
-	ack:       time.Second,
-}
-
-var (
-	// errSilent means that pulls are not answered, though the server is there.
-	errSilent  = errors.New("the server does not answer a pull: the right to pull may be missing, or the consumer have no leader")
-	errDeleted = errors.New("the consumer was deleted")
-)
-
 // newPuller begins to listen for messages; run asks for them.
 func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, slots chan struct{}, on events) (*puller, error) {
 	nc, info := js.Conn(), consumer.CachedInfo()
@@ -217,31 +180,6 @@ func (p *puller) receive(l *lane, m *nats.Msg) {
 	}
 }
 
-// answered takes a word of the server's about a pull. Call with mu held.
-func (p *puller) answered(l *lane, m *nats.Msg) {
-	renewal := p.term != nil && m.Subject == p.renewal(p.term.pin)
-	if m.Subject != l.reply && !renewal {
-		return // about an earlier pull
-	}
-	status, description := m.Header.Get("Status"), m.Header.Get("Description")
-	if status != "100" && !renewal {
-		l.left = 0
-	}
-	switch {
-	case status == "100": // heartbeat
-		p.lives(l)
-	case status == "404", status == "408": // the pull has expired
-		p.lives(l)
-	case status == "423":
-		p.lives(l)
-		p.endTerm(nil)
-	case renewal && status == "409" && strings.HasPrefix(description, "Message Size Exceeds"):
-		p.lives(l)
-	default:
-		p.fault = answerError(status, description)
-	}
-}
-
 // lives notes a sign of life. Call with mu held.
 func (p *puller) lives(l *lane) {
 	p.seen = time.Now()
@@ -262,16 +200,6 @@ func (p *puller) look() {
 	case p.wake <- struct{}{}:
 	default:
 	}
-}
-
-func answerError(status, description string) error {
-	switch {
-	case status == "503":
-		return nats.ErrNoResponders
-	case status == "409" && description == "Consumer Deleted":
-		return errDeleted
-	}
-	return fmt.Errorf("the server answered %s %s", status, headerText(description, maxDetail))
 }
 
 // run asks for messages until ctx ends (nil) or the consumer is lost.

@@ -1,0 +1,34 @@
+package consume
+
+import "time"
+
+// times are those of binding and pulling; tests shorten them.
+type times struct {
+	// heartbeat is how often the server tells that a pull still waits, so that
+	// one that it has forgotten is noticed within twice the time.
+	heartbeat time.Duration
+	expiry    time.Duration // of a pull
+	// patience is how long a connected server may give no sign of life before
+	// the queue counts as lost: an election takes some seconds.
+	patience time.Duration
+	// giveBack bounds the wait for what was on its way when a puller ends, and
+	// for handing over to another replica.
+	giveBack time.Duration
+	// pauseMin and pauseMax bound the pauses between two tries to bind.
+	pauseMin time.Duration
+	pauseMax time.Duration
+	api      time.Duration // of one call to the server
+	ack      time.Duration // of one ack
+}
+
+// usual are the times of the service.
+var usual = times{
+	heartbeat: 3 * time.Second,
+	expiry:    30 * time.Second,
+	patience:  10 * time.Second,
+	giveBack:  time.Second,
+	pauseMin:  250 * time.Millisecond,
+	pauseMax:  5 * time.Second,
+	api:       apiWait,
+	ack:       time.Second,
+}
