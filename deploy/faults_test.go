@@ -149,7 +149,9 @@ func (s *sandbox) traffic(stop chan struct{}) {
 		case 7:
 			device = graphsim.FaultDevice(429, 1, 1, i)
 		case 13:
-			device = graphsim.FaultDevice(602, 1, 0, i) // executed, the answer lost: a look-up follows
+			// Executed, the answer lost: a look-up follows. The connection stays: each
+			// that is cut with five calls on it would begin a hold of its own.
+			device = graphsim.FaultDevice(602, 1, 1, i)
 		case 19:
 			device = graphsim.FaultDevice(404, 0, 0, i)
 		}
@@ -160,7 +162,7 @@ func (s *sandbox) traffic(stop chan struct{}) {
 // firstWorker plays the faults of Graph, of the token service and of requests.
 func (s *sandbox) firstWorker(p *prom) {
 	released := func() {
-		deadline := time.Now().Add(70 * time.Second)
+		deadline := time.Now().Add(100 * time.Second)
 		ticker := time.NewTicker(200 * time.Millisecond)
 		defer ticker.Stop()
 		for p.value(`max(passcode_reset_hold{job="first"})+max(passcode_reset_queue_messages{job="first"} > bool 20)`) > 0 {
