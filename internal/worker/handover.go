@@ -134,7 +134,7 @@ func (t *tenant) changed() {
 }
 
 // handOn writes down what the next replica has to know, each time it changes,
-// until ctx ends, and a last time then, as long as work lasts.
+// until ctx ends.
 func (t *tenant) handOn(ctx context.Context) {
 	for {
 		select {
@@ -166,10 +166,12 @@ func (t *tenant) write(ctx context.Context) (done bool) {
 	defer t.handing.Unlock()
 	w := t.standing()
 	// Asked after that was put together: with the term, the hold is forgotten.
-	if !t.handsOn() || same(w, t.handedOn) {
+	if !t.handsOn() || !t.unsettled && same(w, t.handedOn) {
 		return true
 	}
-	if err := known.SetWorker(ctx, t.name, w); err != nil {
+	err := known.SetWorker(ctx, t.name, w)
+	// It may be stored although it failed, and then no longer be true.
+	if t.unsettled = err != nil; t.unsettled {
 		t.log.Debug("what the next worker has to know could not be written; trying again", zap.Error(err))
 		return false
 	}

@@ -9,6 +9,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
@@ -172,6 +173,36 @@ func TestHoldIsHandedOn(t *testing.T) {
 	if h := r.handedOn().Hold; h != nil {
 		t.Errorf("still handed on: %+v", h)
 	}
+}
+
+// TestHandedOnWithReplyLost loses the reply to the write of a hold that is over
+// before the write is tried again: the hold must not stay written down.
+func TestHandedOnWithReplyLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	proxy, err := natstest.StartProxy(r.nats.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	r.cfg.NATS.URL = proxy.URL()
+	lost := proxy.SwallowNext(1, natstest.PubAck("KV_"+r.names.StateBucket()))
+	r.start()
+	r.sim.SetOutage(graphsim.OutagePermission)
+	for i := range 3 {
+		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
+	}
+	select {
+	case <-lost:
+	case <-time.After(testTime):
+		t.Fatal("the hold was never written")
+	}
+	if h := r.handedOn().Hold; h == nil {
+		t.Fatal("the write whose reply was lost has had no effect")
+	}
+	r.sim.SetOutage(graphsim.OutageNone)
+	r.awaitEmpty()
+	r.await("the hold to be taken back", func() bool { return r.handedOn().Hold == nil })
 }
 
 // TestFuse holds the tenant when one device too many would be reset, over

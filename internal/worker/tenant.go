@@ -56,6 +56,8 @@ type tenant struct {
 
 	handing  sync.Mutex
 	handedOn state.Worker // what is written down; guarded by handing
+	// unsettled tells that the last write of it failed; guarded by handing.
+	unsettled bool
 
 	mu sync.Mutex
 	// operator tells that an operator has paused the queue, and operatorUntil
