@@ -323,3 +323,63 @@ func TestTriesForMore(t *testing.T) {
 		wantFree(t, p, 52) // no ramp: the refusal was half expected
 	})
 }
+
+// A try for more that is refused can keep its place for a window from the next
+// call that leaves on: so it is made where that one is long in coming.
+func TestTriesForMoreInALull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := newClock(), learnt(t, graphs, 50)
+		burst := func(at time.Duration, n int) {
+			t.Helper()
+			c.sleepUntil(at)
+			for range n {
+				take(t, p).Accepted()
+			}
+		}
+		// The calls of each window go in two bursts.
+		for i := range time.Duration(2) {
+			burst((i+1)*graphs.W, 40)
+			burst((i+1)*graphs.W+4*time.Second, 10)
+		}
+		wantLimit(t, p, 3, 50)
+		wantFree(t, p, 1)
+		// Not between the two.
+		burst(3*graphs.W, 40)
+		wantLimit(t, p, 3.5, 50)
+		wantFree(t, p, 0)
+		_, at, _ := p.Available()
+		if got, want := c.of(at), 3*graphs.W+4*time.Second; got != want {
+			t.Errorf("the next call may go at %s, want %s", got, want)
+		}
+		burst(3*graphs.W+4*time.Second, 10)
+		wantFree(t, p, 1)
+		take(t, p).Throttled(time.Now(), 0)
+		// One call waits for its place, until the burst after it.
+		burst(4*graphs.W, 39)
+		wantFree(t, p, 0)
+		burst(4*graphs.W+4*time.Second, 11)
+		wantFree(t, p, 0)
+	})
+}
+
+// Where calls leave one after the other there is no lull to wait for.
+func TestTriesForMoreInSteadyTraffic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const every = 400 * time.Millisecond
+		c, p := newClock(), learnt(t, graphs, 50)
+		tries := 0
+		for i := range 150 {
+			c.sleepUntil(graphs.W + time.Duration(i)*every)
+			take(t, p).Accepted()
+			time.Sleep(every / 2) // fake time
+			if n, _, _ := p.Available(); n > 0 && p.lesson.sure == 50 && i > 50 {
+				tries++
+			}
+		}
+		if tries < 50 {
+			t.Errorf("more could be tried after %d calls of 99", tries)
+		}
+	})
+}

@@ -222,8 +222,11 @@ func (p *Pacer) more(now time.Time, inWindow int) (n int, at time.Time) {
 		return 0, at
 	}
 	// Where many calls are about to leave the window, the server may have
-	// forgotten them already: to be let in now would prove nothing.
-	if p.taken > 0 || p.window.leaving(p.since(now)+l.w/10, l.sure/4) {
+	// forgotten them already: to be let in now would prove nothing. And where a
+	// refused call counts, it keeps its place from one that would be let in,
+	// from the next that leaves on; so it is sent in a lull.
+	since := p.since(now)
+	if p.taken > 0 || p.window.leaving(since+l.w/10, l.sure/4) || !p.window.lull(since) {
 		return 0, at
 	}
 	return 1, now

@@ -48,7 +48,7 @@ func serverFor(seed uint64, k kind, h header, countRefused bool) *server {
 // and one burst by 32 callers.
 func TestThousandCalls(t *testing.T) {
 	t.Parallel()
-	const ideal, seeds = 4*20*time.Second + 7*latency, 6
+	const ideal, seeds = 4*20*time.Second + 7*latency, 12
 	high := Rate{10 * graphs.N, graphs.W}
 	for _, tc := range []struct {
 		rate         Rate
@@ -186,7 +186,7 @@ func TestScenarios(t *testing.T) {
 		{name: "halves and doubles", changes: []change{{130 * second, 100}, {270 * second, 200}}, until: 540 * second, ratio: .83, ratioBucket: .83, share: 5.5},
 		{name: "halves", changes: []change{{130 * second, 100}}, until: 400 * second, ratio: .95, ratioBucket: .92, share: 5.5},
 		{name: "nothing for a while", changes: []change{{130 * second, 0}, {250 * second, 200}}, until: 400 * second, ratio: .95, ratioBucket: .92, share: 5},
-		{name: "another client", other: 140, until: 400 * second, ratio: .95, ratioBucket: .95, share: 6},
+		{name: "another client", other: 140, until: 400 * second, ratio: .95, ratioBucket: .95, share: 7.5},
 		{name: "another client comes", other: 140, otherFrom: 130 * second, until: 400 * second, ratio: .95, ratioBucket: .95, share: 6},
 	} {
 		for _, rate := range []Rate{graphs, {10 * graphs.N, graphs.W}, {}} {

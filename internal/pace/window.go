@@ -27,8 +27,9 @@ type window struct {
 	quantum time.Duration // to which leaving is rounded up; 0: not at all
 	marks   []mark        // those from head on count, in the order of leaving
 	head    int
-	n       int // calls in it
-	granted int // those of them that the server is known to have let in
+	n       int           // calls in it
+	granted int           // those of them that the server is known to have let in
+	last    time.Duration // when the last one left
 }
 
 func newWindow(r Rate) window {
@@ -82,6 +83,7 @@ func (w *window) drop(now time.Duration) {
 	for w.head < len(w.marks) && w.marks[w.head].leave <= now {
 		w.n -= w.marks[w.head].n
 		w.granted -= w.marks[w.head].granted
+		w.last = w.marks[w.head].leave
 		w.head++
 	}
 	if w.head == len(w.marks) && w.head > 0 {
@@ -106,4 +108,23 @@ func (w *window) left(n int) (at time.Duration, ok bool) {
 func (w *window) leaving(by time.Duration, n int) bool {
 	at, ok := w.left(n + 1)
 	return ok && at <= by
+}
+
+// lull tells whether it takes long until the next call leaves: at least half of
+// the longest time between two that leave. The time since the last one that left
+// is part of it, up to a tenth of the window, so that steady traffic has its
+// lulls, too.
+func (w *window) lull(now time.Duration) bool {
+	if w.n == 0 {
+		return true
+	}
+	from := max(w.last, now-w.w/10)
+	ahead := w.marks[w.head].leave - from
+	for _, m := range w.marks[w.head:] {
+		if m.leave-from > 2*ahead {
+			return false
+		}
+		from = m.leave
+	}
+	return true
 }
