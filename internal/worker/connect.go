@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/coalesce"
 	"passcode-worker/internal/metrics"
 )
 
@@ -40,6 +41,9 @@ func Connect(cfg NATS, extra ...nats.Option) (*nats.Conn, error) {
 		// Nothing is kept to be sent later: a write that failed must have
 		// failed, not happen when somebody else has gone on.
 		nats.ReconnectBufSize(-1),
+		// A request is at least three small messages, and many are worked on at a
+		// time: a system call for each would be most of what they cost.
+		nats.SetCustomDialer(coalesce.Dialer{Timeout: nats.DefaultTimeout}),
 	}
 	if cfg.Creds != "" {
 		opts = append(opts, nats.UserCredentials(cfg.Creds))
