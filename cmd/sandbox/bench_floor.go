@@ -34,8 +34,18 @@ func (w *world) fill(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	if err := w.setup(ctx); err != nil {
-		return err
+	for {
+		err := w.setup(ctx)
+		if err == nil {
+			break
+		}
+		// The server may yet be busy removing the files of what was deleted.
+		if api := (*jetstream.APIError)(nil); !errors.As(err, &api) || api.ErrorCode != errNoStore {
+			return err
+		}
+		if err := pauseFor(ctx, settled); err != nil {
+			return err
+		}
 	}
 	if err := w.load(ctx, w.names.Filter(), 0, n); err != nil {
 		return err
@@ -44,6 +54,10 @@ func (w *world) fill(ctx context.Context, n int) error {
 	runtime.GC() // what was before is not for the next run to clear away
 	return nil
 }
+
+// errNoStore is the error code for a stream whose files cannot be made. Source:
+// nats-server, server/errors.json.
+const errNoStore jetstream.ErrorCode = 10049
 
 // load puts n requests on the stream, for devices from a number on, and waits
 // until they are stored.
@@ -132,24 +146,24 @@ func (w *world) messages(ctx context.Context) (jetstream.MessagesContext, error)
 }
 
 // floor is how fast a bare loop works off a backlog, from its first call on.
-func (w *world) floor(ctx context.Context, n int, records bool) (speed, error) {
+func (w *world) floor(ctx context.Context, n int, records bool) (spent, error) {
 	if err := w.fill(ctx, n); err != nil {
-		return speed{}, err
+		return spent{}, err
 	}
 	f, err := w.floorLoop(ctx, records)
 	if err != nil {
-		return speed{}, err
+		return spent{}, err
 	}
 	defer f.client.CloseIdleConnections()
 	it, err := w.messages(ctx)
 	if err != nil {
-		return speed{}, err
+		return spent{}, err
 	}
 	defer it.Stop()
 	if err := f.run(ctx, it, n); err != nil {
-		return speed{}, err
+		return spent{}, err
 	}
-	return f.began.speed(n), nil
+	return f.began.spent(n), nil
 }
 
 // run works off n messages.
