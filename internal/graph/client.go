@@ -285,12 +285,6 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 	defer func() { _ = resp.Body.Close() }() // nothing is left to learn from it
 	took := time.Since(sent)
 	r := reply{Answer: Answer{Status: resp.StatusCode, RequestID: clean(resp.Header.Get("request-id"), maxCode, call.Token.text())}}
-	if d, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		// Graph says when it began to answer, which was before the answer was
-		// here, however long it took. The least that its clock can be ahead
-		// counts: by it an action seems later, never earlier than it was.
-		r.ahead = d.Sub(sent.Add(took))
-	}
 	switch r.Status {
 	case http.StatusSwitchingProtocols:
 		// The body is the bare connection, which no deadline ends.
@@ -303,6 +297,12 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 		if success == http.StatusNoContent {
 			return r, nil // the status says it all, whatever becomes of the body
 		}
+	}
+	if d, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		// Graph says when it began to answer, which was before the answer was
+		// here, however long it took. The least that its clock can be ahead
+		// counts: by it an action seems later, never earlier than it was.
+		r.ahead = d.Sub(sent.Add(took))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(maxBody)+1))
 	if err != nil {
