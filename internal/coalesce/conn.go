@@ -5,7 +5,9 @@
 package coalesce
 
 import (
+	"errors"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -14,11 +16,11 @@ import (
 const (
 	// most is how many bytes may wait; beyond, writers wait.
 	most = 256 << 10
-	// writeWait is how long the other end may take none of what is sent, before
-	// the connection is given up. It is as long as that of nats.go.
+	// writeWait is how long one system call may take, before the connection is
+	// given up. It is as long as that of nats.go.
 	writeWait = time.Minute
 	// closeWait is how long a connection that is closed may take to send what
-	// waits.
+	// waits, and one that failed to read what is there yet.
 	closeWait = time.Second
 )
 
@@ -41,8 +43,8 @@ func (d Dialer) Dial(network, address string) (net.Conn, error) {
 // Conn is a connection whose writes return before they are sent. That they have
 // returned means no more than it does of any connection, where they are in a
 // buffer of the kernel then: what was written may be lost with the connection,
-// and is never sent on another one. After a failure the connection is closed, so
-// that whoever reads it learns of it.
+// and is never sent on another one. Soon after a failure the connection is closed,
+// so that whoever reads it learns of it.
 type Conn struct {
 	net.Conn
 
@@ -52,9 +54,11 @@ type Conn struct {
 	spare   []byte // the buffer of what was sent last
 	// sending tells that a goroutine sends what waits. It ends where nothing does,
 	// so that a connection that is forgotten without being closed leaves none.
-	sending bool
-	closed  bool
-	err     error
+	sending  bool
+	closed   bool
+	deadline time.Time   // of a write that has to wait; zero: none
+	err      error       // of the sending
+	end      *time.Timer // closes it after a failure; nil: there was none
 }
 
 // New takes a connection over.
@@ -69,14 +73,8 @@ func New(conn net.Conn) *Conn {
 func (c *Conn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.err == nil && !c.closed && len(c.waiting) >= most {
-		c.changed.Wait()
-	}
-	switch {
-	case c.err != nil:
-		return 0, c.err
-	case c.closed:
-		return 0, net.ErrClosed
+	if err := c.wait(); err != nil {
+		return 0, err
 	}
 	c.waiting = append(c.waiting, b...)
 	if !c.sending {
@@ -84,6 +82,44 @@ func (c *Conn) Write(b []byte) (int, error) {
 		go c.send()
 	}
 	return len(b), nil
+}
+
+// wait waits for room. Call with mu held.
+func (c *Conn) wait() error {
+	if deadline := c.deadline; len(c.waiting) >= most && !deadline.IsZero() {
+		defer time.AfterFunc(time.Until(deadline), func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.changed.Broadcast()
+		}).Stop()
+	}
+	for {
+		switch late := !c.deadline.IsZero() && !time.Now().Before(c.deadline); {
+		case c.err != nil:
+			return c.err
+		case c.closed:
+			return net.ErrClosed
+		case len(c.waiting) < most:
+			return nil
+		case late:
+			return os.ErrDeadlineExceeded
+		}
+		c.changed.Wait()
+	}
+}
+
+// Read reads. Where the connection was closed because of what could not be sent,
+// it fails with that.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, net.ErrClosed) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.err != nil {
+			err = c.err
+		}
+	}
+	return n, err
 }
 
 // Close sends what waits, within a second or so, and closes the connection.
@@ -95,16 +131,26 @@ func (c *Conn) Close() error {
 	for c.sending {
 		c.changed.Wait()
 	}
+	if c.end != nil {
+		c.end.Stop()
+	}
 	c.mu.Unlock()
 	return c.Conn.Close()
 }
 
-// SetDeadline is for reading only. How long the sending may take is the
-// connection's own affair.
-func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+// SetDeadline bounds reading, and the waiting of writes.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetWriteDeadline(t), c.SetReadDeadline(t))
+}
 
-// SetWriteDeadline does nothing. See [Conn.SetDeadline].
-func (*Conn) SetWriteDeadline(time.Time) error { return nil }
+// SetWriteDeadline bounds how long the next writes wait for room. How long the
+// sending may take is the connection's own affair.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	return nil
+}
 
 // send sends until nothing waits.
 func (c *Conn) send() {
@@ -141,10 +187,16 @@ func (c *Conn) take() []byte {
 	return out
 }
 
+// fail ends the sending. What the other end said before it went away, perhaps why,
+// can be read yet; if it is there but takes nothing, there is no use in waiting.
 func (c *Conn) fail(err error) {
-	_ = c.Conn.Close() // the reader is to know
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	rest := closeWait
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		rest = 0
+	}
+	c.end = time.AfterFunc(rest, func() { _ = c.Conn.Close() }) // it has failed already
 	c.err, c.waiting, c.sending = err, nil, false
 	c.changed.Broadcast()
 }

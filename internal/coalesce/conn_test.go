@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -223,6 +224,67 @@ func TestOtherEndGone(t *testing.T) {
 	})
 }
 
+// What the other end says before it goes can be read, though a write has failed.
+func TestLastWords(t *testing.T) {
+	t.Parallel()
+	conn, far := tcp(t)
+	words := strings.Repeat("x", 20_000) + "that is why"
+	if _, err := far.Write([]byte(words)); err != nil {
+		t.Fatal(err)
+	}
+	if err := far.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for err := error(nil); err == nil; runtime.Gosched() {
+		_, err = conn.Write([]byte("hello"))
+	}
+	got := make([]byte, len(words))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != words {
+		t.Errorf("read %q: %v", bytes.TrimLeft(got, "x"), err)
+	}
+}
+
+// A reader that does not end by itself is told why the connection was closed.
+func TestReaderIsToldWhy(t *testing.T) {
+	t.Parallel()
+	for why, least := range map[error]time.Duration{os.ErrDeadlineExceeded: 0, errors.New("network is unreachable"): closeWait} {
+		conn, _ := tcp(t)
+		began := time.Now()
+		conn.fail(why)
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, why) {
+			t.Errorf("reading: %v, want %v", err, why)
+		}
+		if took := time.Since(began); took < least {
+			t.Errorf("%v: the reader was left %s", why, took)
+		}
+	}
+}
+
+// A write that has to wait has the deadline of who asks for one, as TLS does at
+// its end.
+func TestWriteDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		conn, far := pipe()
+		size := fill(t, conn)
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, err := conn.Write([]byte("more")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != 5*time.Second {
+				t.Errorf("writing took %s: %v", time.Since(began), err)
+			}
+		}
+		if _, err := io.CopyN(io.Discard, far, int64(size)); err != nil {
+			t.Fatal(err)
+		}
+		write(t, conn, "there is room, so it has nothing to wait for")
+		go func() { _, _ = io.Copy(io.Discard, far) }()
+		closed(t, conn)
+	})
+}
+
 // Reading has its deadline.
 func TestReadDeadline(t *testing.T) {
 	t.Parallel()
@@ -267,7 +329,8 @@ func TestTLS(t *testing.T) {
 	under, far := tcp(t)
 	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 	client := tls.Client(under, &tls.Config{RootCAs: roots, ServerName: "nats", MinVersion: tls.VersionTLS12})
-	go func() {
+	var group sync.WaitGroup
+	group.Go(func() {
 		for i := range 1000 {
 			if _, err := fmt.Fprintf(client, "%d\n", i); err != nil {
 				t.Error(err)
@@ -276,8 +339,9 @@ func TestTLS(t *testing.T) {
 		if err := client.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	got, err := io.ReadAll(server) // fails without the alert that ends it
+	group.Wait()
 	if err != nil || !bytes.HasSuffix(got, []byte("\n998\n999\n")) {
 		t.Errorf("%d bytes arrived: %v", len(got), err)
 	}

@@ -337,29 +337,32 @@ func TestTriesForMoreInALull(t *testing.T) {
 				take(t, p).Accepted()
 			}
 		}
-		// The calls of each window go in two bursts.
-		for i := range time.Duration(2) {
-			burst((i+1)*graphs.W, 40)
-			burst((i+1)*graphs.W+4*time.Second, 10)
-		}
+		// The calls of each window go in two bursts, the second 4 s later.
+		const w, second = 20 * time.Second, 4 * time.Second
+		burst(w, 40)
+		burst(w+second, 10)
+		burst(2*w, 40)
 		wantLimit(t, p, 3, 50)
-		wantFree(t, p, 1)
 		// Not between the two.
-		burst(3*graphs.W, 40)
-		wantLimit(t, p, 3.5, 50)
 		wantFree(t, p, 0)
 		_, at, _ := p.Available()
-		if got, want := c.of(at), 3*graphs.W+4*time.Second; got != want {
-			t.Errorf("the next call may go at %s, want %s", got, want)
+		if got := c.of(at); got != 2*w+second {
+			t.Errorf("the next call may go at %s", got)
 		}
-		burst(3*graphs.W+4*time.Second, 10)
+		burst(2*w+second, 10)
 		wantFree(t, p, 1)
 		take(t, p).Throttled(time.Now(), 0)
 		// One call waits for its place, until the burst after it.
-		burst(4*graphs.W, 39)
+		burst(3*w, 39)
 		wantFree(t, p, 0)
-		burst(4*graphs.W+4*time.Second, 11)
+		burst(3*w+second, 11)
 		wantFree(t, p, 0)
+		// Where nothing was refused for two windows, every chance is taken.
+		burst(4*w, 39)
+		burst(4*w+second, 11)
+		burst(5*w, 39)
+		wantLimit(t, p, 3.5, 50)
+		wantFree(t, p, 1)
 	})
 }
 

@@ -222,11 +222,12 @@ func (p *Pacer) more(now time.Time, inWindow int) (n int, at time.Time) {
 		return 0, at
 	}
 	// Where many calls are about to leave the window, the server may have
-	// forgotten them already: to be let in now would prove nothing. And where a
-	// refused call counts, it keeps its place from one that would be let in,
-	// from the next that leaves on; so it is sent in a lull.
+	// forgotten them already: to be let in now would prove nothing. A refused
+	// call may count for a window, too, and then takes the place of the next one:
+	// so it is sent where that one is long in coming, but for where the server has
+	// refused nothing for so long that it seems to grant much more.
 	since := p.since(now)
-	if p.taken > 0 || p.window.leaving(since+l.w/10, l.sure/4) || !p.window.lull(since) {
+	if p.taken > 0 || p.window.leaving(since+l.w/10, l.sure/4) || l.limit-l.sure <= l.step && !p.window.lull(since) {
 		return 0, at
 	}
 	return 1, now

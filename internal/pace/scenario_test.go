@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -139,7 +140,7 @@ type scenario struct {
 	// What is granted anew is taken up by a twentieth of the rate per window, so
 	// that some is left.
 	ratio, ratioBucket float64
-	share              float64
+	share, shareBucket float64 // 0: twice the share
 }
 
 // granted is what the server could have granted until the end.
@@ -186,7 +187,7 @@ func TestScenarios(t *testing.T) {
 		{name: "halves and doubles", changes: []change{{130 * second, 100}, {270 * second, 200}}, until: 540 * second, ratio: .83, ratioBucket: .83, share: 5.5},
 		{name: "halves", changes: []change{{130 * second, 100}}, until: 400 * second, ratio: .95, ratioBucket: .92, share: 5.5},
 		{name: "nothing for a while", changes: []change{{130 * second, 0}, {250 * second, 200}}, until: 400 * second, ratio: .95, ratioBucket: .92, share: 5},
-		{name: "another client", other: 140, until: 400 * second, ratio: .95, ratioBucket: .95, share: 7.5},
+		{name: "another client", other: 140, until: 400 * second, ratio: .95, ratioBucket: .95, share: 6, shareBucket: 15},
 		{name: "another client comes", other: 140, otherFrom: 130 * second, until: 400 * second, ratio: .95, ratioBucket: .95, share: 6},
 	} {
 		for _, rate := range []Rate{graphs, {10 * graphs.N, graphs.W}, {}} {
@@ -212,7 +213,7 @@ func TestScenarios(t *testing.T) {
 						floor, ceiling := sc.ratio, sc.share
 						if k == bucket {
 							// What it has saved up is taken for what it grants in every window.
-							floor, ceiling = sc.ratioBucket, 2*sc.share
+							floor, ceiling = sc.ratioBucket, cmp.Or(sc.shareBucket, 2*sc.share)
 						}
 						f.check(t, name, floor, ceiling)
 					})
