@@ -86,7 +86,7 @@ func (c benchCmd) turn(t *turns) error {
 	if err := run(); err != nil {
 		return err
 	}
-	t.all.n, t.all.took, t.all.cpu = t.all.n+t.last.n, t.all.took+t.last.took, t.all.cpu+t.last.cpu
+	t.all.add(t.last)
 	return nil
 }
 
@@ -98,6 +98,10 @@ type spent struct {
 	// server and the simulator. On a machine that has other things to do it tells
 	// more than the rate.
 	cpu time.Duration
+}
+
+func (s *spent) add(more spent) {
+	s.n, s.took, s.cpu = s.n+more.n, s.took+more.took, s.cpu+more.cpu
 }
 
 func (s spent) perSecond() float64 { return float64(s.n) / s.took.Seconds() }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,7 +22,8 @@ import (
 
 const (
 	benchTenants  = 100
-	perTenant     = 150 // requests of each
+	perTenant     = 50  // requests of each in a turn
+	few           = 150 // requests of a bad one that gets none done
 	crowd         = 100_000
 	neighbourStop = 2 * time.Second // calls that hang are not waited for
 )
@@ -31,95 +35,153 @@ type neighbour struct {
 }
 
 var (
-	neighbourThrottled = neighbour{perTenant, func(sim *graphsim.Sim, id string) { sim.SetTenantQuota(id, -1, 0) }}
-	neighbourForbidden = neighbour{perTenant, func(sim *graphsim.Sim, id string) { sim.SetTenantOutage(id, graphsim.OutagePermission) }}
-	neighbourHanging   = neighbour{perTenant, func(sim *graphsim.Sim, id string) { sim.SetTenantOutage(id, graphsim.OutageSilence) }}
+	neighbourThrottled = neighbour{few, func(sim *graphsim.Sim, id string) { sim.SetTenantQuota(id, -1, 0) }}
+	neighbourForbidden = neighbour{few, func(sim *graphsim.Sim, id string) { sim.SetTenantOutage(id, graphsim.OutagePermission) }}
+	neighbourHanging   = neighbour{few, func(sim *graphsim.Sim, id string) { sim.SetTenantOutage(id, graphsim.OutageSilence) }}
 	neighbourCrowded   = neighbour{crowd, func(*graphsim.Sim, string) {}}
 )
 
-// neighbourRounds is how many times the tenants run with and without it.
-const neighbourRounds = 3
+// neighbourTurns is how many times the tenants of each worker work without the
+// bad one, and as many with it.
+const neighbourTurns = 4
 
-func badNeighbour(n neighbour) func(benchCmd, context.Context) ([]sample, error) {
+// badNeighbour measures what 99 tenants get done alone, and beside one more. Of
+// two workers, each with a NATS and a Graph of its own, one begins without it and
+// the other with it, and at half-time they change. They take turns of a second.
+// So neither what differs between the two nor what else the machine has to do
+// favours a side.
+func badNeighbour(bad neighbour) func(benchCmd, context.Context) ([]sample, error) {
 	return func(_ benchCmd, ctx context.Context) ([]sample, error) {
-		var ratios, alone, beside []float64
-		for i := range neighbourRounds {
-			// They take turns at being the first: what else the machine has to do
-			// favours neither.
-			order := []*neighbour{nil, &n}
-			if i%2 == 1 {
-				slices.Reverse(order)
+		var both [2]*neighbours
+		for i := range both {
+			n, err := newNeighbours(ctx, bad)
+			if err != nil {
+				return nil, err
 			}
-			var with, without float64
-			for _, bad := range order {
-				rate, err := tenantsRun(ctx, bad)
-				if err != nil {
+			defer n.close()
+			both[i] = n
+		}
+		// The first turn of all pays for connections and caches.
+		var alone, beside, warm [2]spent
+		for i := range 2*neighbourTurns + 1 {
+			for j, n := range both {
+				into := &alone[j]
+				with := (i > neighbourTurns) == (j == 0)
+				switch {
+				case i == 0:
+					with, into = false, &warm[j]
+				case with:
+					into = &beside[j]
+				}
+				if err := n.turn(ctx, with, into); err != nil {
 					return nil, err
 				}
-				if bad == nil {
-					without = rate
-				} else {
-					with = rate
-				}
 			}
-			ratios, alone, beside = append(ratios, with/without), append(alone, without), append(beside, with)
+		}
+		ratio := 1.0
+		for j, n := range both {
+			ratio *= beside[j].perSecond() / alone[j].perSecond()
+			if err := n.stop(); err != nil {
+				return nil, err
+			}
 		}
 		return []sample{
-			{what: "99 tenants alone", unit: "per s", value: median(alone)},
-			{what: "the same 99 beside it", unit: "per s", value: median(beside)},
-			{what: "beside it to alone", value: median(ratios), goal: atLeast(0.95)},
+			{what: "99 tenants alone", unit: "per s", value: (alone[0].perSecond() + alone[1].perSecond()) / 2},
+			{what: "the same 99 beside it", unit: "per s", value: (beside[0].perSecond() + beside[1].perSecond()) / 2},
+			{what: "beside it to alone", value: math.Sqrt(ratio), goal: atLeast(0.95)},
 		}, nil
 	}
 }
 
-// tenantsRun is how many requests per second are worked off of 99 tenants, with
-// a bad hundredth or without one.
-func tenantsRun(ctx context.Context, bad *neighbour) (float64, error) {
+// neighbours are the tenants of one worker: the good ones, and the bad one, which
+// does nothing but in its turns.
+type neighbours struct {
+	w     *world
+	stop  func() error // the worker; once
+	good  int
+	bad   neighbour
+	turns int
+	ready bool // the bad one has its requests
+}
+
+func newNeighbours(ctx context.Context, bad neighbour) (*neighbours, error) {
 	var ids []string
 	for i := range benchTenants - 1 {
 		ids = append(ids, fmt.Sprintf("7e4a17b0-0000-4000-8000-%012x", 0xb000+i))
 	}
 	w, err := newWorld(0, graphsim.Config{Tenants: ids, NoCallLog: true, QuotaUnknown: true})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer w.close()
-	good, badName := ids, ""
-	if bad != nil {
-		badName = tenantName(len(ids))
-		ids = append(ids, graphsim.DefaultTenantID)
-		bad.spoil(w.sim, graphsim.DefaultTenantID)
-	}
+	n := &neighbours{w: w, good: len(ids), bad: bad}
+	ids = append(ids, graphsim.DefaultTenantID)
+	bad.spoil(w.sim, graphsim.DefaultTenantID)
 	cfg, err := w.serviceConfig(pace.Rate{})
 	if err != nil {
-		return 0, err
+		w.close()
+		return nil, err
 	}
 	cfg.DrainTimeout = neighbourStop
 	cfg.Tenants = w.tenants(ids)
-	stop := w.run(cfg)
-	if err := w.allPull(ctx, len(ids)); err != nil {
-		return 0, join(err, stop)
+	n.stop = sync.OnceValue(w.run(cfg))
+	if err := errors.Join(w.allPull(ctx, len(ids)), n.pause(ctx, true)); err != nil {
+		n.close()
+		return nil, err
 	}
-	if bad != nil {
-		// It is as bad as it can be before anything is measured.
-		if err := w.load(ctx, w.names.Subject+"."+badName, 10_000_000, bad.requests); err != nil {
-			return 0, join(err, stop)
+	return n, nil
+}
+
+func (n *neighbours) close() {
+	_ = n.stop() // where it matters it was asked before
+	n.w.close()
+}
+
+// subject of the bad one.
+func (n *neighbours) subject() string { return n.w.names.Subject + "." + tenantName(n.good) }
+
+// pause keeps the bad one from doing anything, or lets it.
+func (n *neighbours) pause(ctx context.Context, paused bool) error {
+	until := time.Time{}
+	if paused {
+		until = time.Now().Add(time.Hour)
+	}
+	_, err := n.w.js.PauseConsumer(ctx, n.w.names.Stream, consume.Names{Tenant: tenantName(n.good)}.Consumer(), until)
+	return err
+}
+
+// turn has each good tenant work off some requests, with the bad one or without.
+func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
+	if with && !n.ready {
+		if err := n.w.load(ctx, n.subject(), 10_000_000, n.bad.requests); err != nil {
+			return err
 		}
-		if err := pauseFor(ctx, settled); err != nil {
-			return 0, join(err, stop)
+		n.ready = true
+	}
+	if with {
+		if err := n.pause(ctx, false); err != nil {
+			return err
 		}
 	}
-	began := time.Now()
-	for i := range good {
-		if err := w.send(w.names.Subject+"."+tenantName(i), i*perTenant, perTenant); err != nil {
-			return 0, join(err, stop)
+	// It is as bad as it can be before anything is measured.
+	if err := pauseFor(ctx, settled); err != nil {
+		return err
+	}
+	runtime.GC() // what was before is not for this turn to clear away
+	began := clock()
+	for i := range n.good {
+		if err := n.w.send(n.w.names.Subject+"."+tenantName(i), (n.turns*n.good+i)*perTenant, perTenant); err != nil {
+			return err
 		}
 	}
-	if err := w.emptiedBut(ctx, w.names.Subject+"."+badName); err != nil {
-		return 0, join(err, stop)
+	if err := n.w.emptiedBut(ctx, n.subject()); err != nil {
+		return err
 	}
-	took := time.Since(began)
-	return float64(len(good)*perTenant) / took.Seconds(), stop()
+	into.add(began.spent(n.good * perTenant))
+	n.turns++
+	if with {
+		return n.pause(ctx, true)
+	}
+	return nil
 }
 
 func tenantName(i int) string { return fmt.Sprintf("t%03d", i) }
