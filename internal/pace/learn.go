@@ -42,6 +42,7 @@ type refusals struct {
 	granted int  // the most calls that were let in within a window
 	sure    bool // the first was of a call that was sure to be granted
 	again   bool // there were some after the pause, too
+	told    bool // the server said how long to wait
 	// first is the call that was refused first. Of those from it on, so many were
 	// refused, and so many let in.
 	first, refused, letIn int
@@ -66,8 +67,9 @@ func (r *refusals) telling() bool {
 func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
 
 // refuse learns from the first refusal since the last pause, of a call that was
-// sure to be granted or not: granted calls were let in within the window before it.
-func (l *lesson) refuse(now time.Time, first int, sure bool, granted int) {
+// sure to be granted or not, told how long to wait or not: granted calls were let
+// in within the window before it.
+func (l *lesson) refuse(now time.Time, first int, sure, told bool, granted int) {
 	recent := now.Sub(l.until) < l.w
 	if r := &l.last; recent && l.none {
 		// While nothing is let in, the window empties, and tells ever less.
@@ -80,6 +82,7 @@ func (l *lesson) refuse(now time.Time, first int, sure bool, granted int) {
 			r.odd, r.oddLetIn = last.odd+last.refused, last.oddLetIn+last.letIn
 		}
 	}
+	l.last.told = told
 	l.clean, l.none = time.Time{}, true
 	l.judge()
 }
@@ -127,10 +130,11 @@ func (l *lesson) few() int {
 }
 
 // ramp is how many calls may go at once at first after the last refusals; 0:
-// any number.
+// any number. Those may have been the calls' own affair; but a server that said
+// how long to wait may mean all calls, and then grants few at first.
 func (l *lesson) ramp() int {
 	switch r := &l.last; {
-	case r.letIn > r.refused:
+	case r.letIn > r.refused && !r.told:
 		return 0
 	case r.again || r.granted < l.few():
 		return 1

@@ -139,6 +139,32 @@ func TestOwnAffair(t *testing.T) {
 	})
 }
 
+// Where most calls under way were let in, nothing is learned from the refusal of
+// one. But a server that said how long to wait may mean all of them, and grants
+// few when the time is over: then few go at first.
+func TestFewGoFirstWhereTold(t *testing.T) {
+	t.Parallel()
+	for retryAfter, want := range map[time.Duration]int{0: 165, 15 * time.Second: rampStart} {
+		synctest.Test(t, func(t *testing.T) {
+			p := New(graphs, time.Hour)
+			for range 30 {
+				take(t, p).Accepted()
+			}
+			var slots []*Slot
+			for range 5 {
+				slots = append(slots, take(t, p))
+			}
+			slots[0].Throttled(time.Now(), retryAfter)
+			for _, s := range slots[1:] {
+				s.Accepted()
+			}
+			wantLimit(t, p, 10, 0)
+			sleepUntil(p.Paused())
+			wantFree(t, p, want)
+		})
+	}
+}
+
 // A caller alone learns from two refusals in a row.
 func TestLearnsAlone(t *testing.T) {
 	t.Parallel()

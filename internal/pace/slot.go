@@ -66,7 +66,7 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 	case sent.Before(p.lesson.until):
 		p.late(now, s, false)
 	default:
-		p.lesson.refuse(now, s.call, s.sure, p.window.granted)
+		p.lesson.refuse(now, s.call, s.sure, retryAfter > 0, p.window.granted)
 		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
 	}
 	until, added, capped = p.throttled(now, sent, retryAfter)
