@@ -28,7 +28,7 @@ const benchSlots = 32
 // world.
 type benchRow struct {
 	name string
-	// quick rows take seconds.
+	// quick rows take half a minute at most.
 	quick bool
 	// idle rows wait for a quota most of their time: all of them, and their
 	// repeats, run side by side, each in a world of its own.
