@@ -69,7 +69,8 @@ func New(conn net.Conn) *Conn {
 }
 
 // Write hands b over to be sent. It waits only where too much waits already. It
-// fails where an earlier write could not be sent, or the connection is closed.
+// fails where an earlier write could not be sent, the connection is closed, or the
+// deadline passes meanwhile.
 func (c *Conn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

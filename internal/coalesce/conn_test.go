@@ -158,7 +158,7 @@ func TestStuck(t *testing.T) {
 			_, err := conn.Read(make([]byte, 1))
 			read <- err
 		}()
-		// Deadlines of the writers do not matter.
+		// A deadline that is taken back does not count.
 		if err := errors.Join(conn.SetWriteDeadline(time.Now().Add(time.Millisecond)), conn.SetDeadline(time.Time{})); err != nil {
 			t.Fatal(err)
 		}
@@ -282,6 +282,19 @@ func TestWriteDeadline(t *testing.T) {
 		write(t, conn, "there is room, so it has nothing to wait for")
 		go func() { _, _ = io.Copy(io.Discard, far) }()
 		closed(t, conn)
+	})
+}
+
+// A connection that is forgotten without being closed leaves no goroutine, or the
+// bubble would not end.
+func TestForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		conn, far := pipe()
+		write(t, conn, "hello")
+		if _, err := io.ReadFull(far, make([]byte, len("hello"))); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 

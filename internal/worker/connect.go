@@ -42,7 +42,8 @@ func Connect(cfg NATS, extra ...nats.Option) (*nats.Conn, error) {
 		// failed, not happen when somebody else has gone on.
 		nats.ReconnectBufSize(-1),
 		// A request is at least three small messages, and many are worked on at a
-		// time: a system call for each would be most of what they cost.
+		// time: a system call for each would be most of what they cost. What is not
+		// sent yet is lost with its connection, as what is on its way.
 		nats.SetCustomDialer(coalesce.Dialer{Timeout: nats.DefaultTimeout}),
 	}
 	if cfg.Creds != "" {
