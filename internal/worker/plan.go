@@ -3,6 +3,7 @@ package worker
 import (
 	"hash/fnv"
 	"math"
+	"math/rand/v2"
 	"time"
 
 	"passcode-worker/internal/metrics"
@@ -41,6 +42,11 @@ const (
 	otherMin = time.Second
 	otherMax = 30 * time.Second
 )
+
+// otherBusy is how long a message stays away whose request, or device, is at work
+// under another message: about otherMin. Copies that were published together come
+// together; they are spread, or all but one would have to be sent away each time.
+func otherBusy() time.Duration { return otherMin/2 + rand.N(otherMin) }
 
 // planFor decides, from the record of the request and from this delivery, what
 // comes next. self is what the record of this message would say of its

@@ -198,7 +198,7 @@ func (t *tenant) handle(intake, work context.Context, m consume.Message) (d cons
 	req, err := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
 	j.req, j.key = req, record.Key(t.name, req.Key())
 	if !t.claim(j.key, req.DeviceID) {
-		return consume.Back(otherMin)
+		return consume.Back(otherBusy())
 	}
 	defer t.unclaim(j.key, req.DeviceID)
 	j.store, _ = t.stores()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -187,12 +188,24 @@ func TestHostile(t *testing.T) {
 func TestDuplicates(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{Latency: 50 * time.Millisecond}, nil)
+	var naks atomic.Int64
+	if _, err := r.nc.Subscribe("$JS.ACK.>", func(m *nats.Msg) {
+		if bytes.HasPrefix(m.Data, []byte("-NAK")) {
+			naks.Add(1)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	r.start()
 	dev := graphsim.GoodDevice(1)
 	for range 20 {
 		r.publish(reset("same", dev), nil)
 	}
 	r.awaitEmpty()
+	// Each of 19 is sent away about once, not all of them until each had its turn.
+	if n := naks.Load(); n == 0 || n > 60 {
+		t.Errorf("20 messages were sent away %d times", n)
+	}
 	r.publish(reset("same", dev), nil) // after its end
 	r.awaitEmpty()
 	if got := r.sim.Resets(dev); got != 1 {
