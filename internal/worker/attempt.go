@@ -203,7 +203,7 @@ func refusalReason(status int) metrics.Reason {
 // request saw one, and, where the tenant is held for it, when the next probe
 // may go.
 func (j *job) outage(e *graph.Error) (times int, held time.Time) {
-	times, isOutage := j.hold.outageSign(j.m.Sequence)
+	times, isOutage := j.hold.outageSign(j.m.Sequence, e.Kind != graph.NotSent)
 	if isOutage {
 		held = j.begin(j.m, metrics.CauseGraphUnavailable, e, e.RetryAfter)
 	}

@@ -23,9 +23,11 @@ const (
 	// 401 or 403 before it counts as everybody's fault, although Graph
 	// accepted something not long ago.
 	refusalRow = 20
-	// whileProbing is how long a request stays away while another one is the
-	// probe: its call may take a while.
-	whileProbing = 3 * time.Second
+	// A request that comes while another one is the probe stays away for as long
+	// as that one has been under way, within these bounds: most probes that are
+	// answered at all are answered soon, and then the rest shall not be away.
+	whileProbingMin = 100 * time.Millisecond
+	whileProbing    = 3 * time.Second
 	// roundMost bounds a round. The consumer has no more messages out at a time
 	// (max ack pending); what else is noted has come to its end.
 	roundMost = 1000
@@ -45,9 +47,10 @@ type hold struct {
 	since  time.Time
 	step   time.Duration
 	// probeAt is when the next probe may go; probing is the message that is
-	// the probe now, 0 for none.
-	probeAt time.Time
-	probing uint64
+	// the probe now, 0 for none, and probingSince when it was let through.
+	probeAt      time.Time
+	probing      uint64
+	probingSince time.Time
 	// tried are the messages that were refused in this round; last is the one
 	// that was refused last.
 	tried map[uint64]struct{}
@@ -57,9 +60,13 @@ type hold struct {
 	// because no other has come; zero until it is asked for.
 	othersBack, fallback time.Time
 
-	// heard tells that Graph gave the present probe an answer of some use, to a
-	// reading: then it is worth while to try the next one soon.
+	// heard tells that the present probe found Graph better than before: it
+	// answered a reading, or could be reached again. Then it is worth while to try
+	// the next one soon, even if this one fails; that may be its own matter.
 	heard bool
+	// reached tells whether the last sign of an outage that decided something
+	// found Graph failing; else it could not be reached.
+	reached bool
 
 	// outage counts, per message, the calls in a row that found Graph
 	// unreachable or failing; any real answer clears it. It holds no more
@@ -95,8 +102,11 @@ func (h *hold) admit(sequence uint64, now time.Time) (pass, time.Time) {
 		return pass{}, time.Time{}
 	}
 	if h.probing != 0 {
-		h.othersBack = now.Add(whileProbing)
-		return pass{}, h.othersBack
+		back := now.Add(min(max(now.Sub(h.probingSince), whileProbingMin), whileProbing))
+		if back.After(h.othersBack) {
+			h.othersBack = back
+		}
+		return pass{}, back
 	}
 	if now.Before(h.probeAt) {
 		return pass{}, h.probeAt
@@ -114,7 +124,7 @@ func (h *hold) admit(sequence uint64, now time.Time) (pass, time.Time) {
 		}
 		clear(h.tried) // nothing else is waiting: a new round
 	}
-	h.probing, h.fallback, h.heard = sequence, time.Time{}, false
+	h.probing, h.probingSince, h.fallback, h.heard = sequence, now, time.Time{}, false
 	return pass{Probe: true, Cause: h.cause}, time.Time{}
 }
 
@@ -204,12 +214,16 @@ func (h *hold) turn(sequence uint64) {
 	h.tried[sequence], h.last = struct{}{}, sequence
 }
 
-// outageSign records a call that found Graph unreachable or failing. It
-// returns how often in a row that happened to this message, and whether it is
-// an outage: now the tenant is to be held.
-func (h *hold) outageSign(sequence uint64) (times int, isOutage bool) {
+// outageSign records a call that found Graph failing or, where it was not
+// reached, unreachable. It returns how often in a row that happened to this
+// message, and whether it is an outage: now the tenant is to be held.
+func (h *hold) outageSign(sequence uint64, reached bool) (times int, isOutage bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if probe := h.probing == sequence; h.cause == "" || probe {
+		h.heard = h.heard || probe && reached && !h.reached
+		h.reached = reached
+	}
 	times = h.outage[sequence] + 1
 	if times > 1 || len(h.outage) < outageRow {
 		h.outage[sequence] = times

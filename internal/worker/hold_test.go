@@ -195,6 +195,36 @@ func TestHoldStragglers(t *testing.T) {
 	h.admitted(41, true)
 }
 
+// While a probe is under way, the others stay away no longer than it has been
+// under way already: what is over soon makes nobody wait long.
+func TestHoldAwayWhileProbing(t *testing.T) {
+	h := newHoldClock(t)
+	h.failed(1, metrics.CauseGraphUnavailable, 0, true)
+	h.sleep(time.Second)
+	h.admitted(2, true)
+	for _, tc := range []struct{ passed, want time.Duration }{
+		{0, 100 * time.Millisecond}, {20 * time.Millisecond, 100 * time.Millisecond}, {180 * time.Millisecond, 200 * time.Millisecond},
+		{time.Second, 1200 * time.Millisecond}, {2 * time.Second, 3 * time.Second}, {time.Minute, 3 * time.Second},
+	} {
+		h.sleep(tc.passed)
+		if d := h.away(3); d != tc.want {
+			t.Errorf("sent away for %s, want %s", d, tc.want)
+		}
+	}
+	// One that was sent away for long is waited for, though another one was sent
+	// away for a shorter time since.
+	h.end(2)
+	h.admitted(4, true)
+	h.away(5)
+	h.failed(4, metrics.CauseGraphUnavailable, 0, true)
+	h.sleep(2 * time.Second)
+	if d := h.away(1); d != time.Second+graceForOthers {
+		t.Errorf("one that was tried waits for the others for %s", d)
+	}
+	h.sleep(time.Second)
+	h.admitted(3, true)
+}
+
 // A success of a call that was under way proves as much as that of a probe.
 func TestHoldEndsByStraggler(t *testing.T) {
 	h := newHoldClock(t)
@@ -397,7 +427,7 @@ func TestHoldOutageSign(t *testing.T) {
 	h := newHoldClock(t)
 	sign := func(m uint64, times int, outage bool) {
 		t.Helper()
-		n, is := h.outageSign(m)
+		n, is := h.outageSign(m, true)
 		if n != times || is != outage {
 			t.Errorf("message %d: %d times, outage %t; want %d, %t", m, n, is, times, outage)
 		}
@@ -433,20 +463,20 @@ func TestHoldOutageSign(t *testing.T) {
 func TestHoldOutageOfAProbe(t *testing.T) {
 	h := newHoldClock(t)
 	h.failed(1, metrics.CausePermission, 0, true)
-	if _, outage := h.outageSign(2); outage {
+	if _, outage := h.outageSign(2, true); outage {
 		t.Error("a straggler's sign is taken for an outage")
 	}
 	h.sleep(time.Second)
 	h.admitted(3, true)
-	if _, outage := h.outageSign(4); outage {
+	if _, outage := h.outageSign(4, true); outage {
 		t.Error("a straggler's sign is taken for an outage")
 	}
-	if _, outage := h.outageSign(3); !outage {
+	if _, outage := h.outageSign(3, true); !outage {
 		t.Error("the probe's sign is not taken for an outage")
 	}
 	h.failed(3, metrics.CauseGraphUnavailable, 0, true)
 	h.wantCause(metrics.CauseGraphUnavailable)
-	if _, outage := h.outageSign(3); outage {
+	if _, outage := h.outageSign(3, true); outage {
 		t.Error("after its end the probe is like any other")
 	}
 }
@@ -457,7 +487,7 @@ func TestHoldOutageTurns(t *testing.T) {
 	h := newHoldClock(t)
 	for m := uint64(1); m <= outageRow; m++ {
 		h.admitted(m, false)
-		h.outageSign(m)
+		h.outageSign(m, true)
 	}
 	h.failed(outageRow, metrics.CauseGraphUnavailable, 0, true)
 	h.sleep(time.Second)
@@ -493,6 +523,45 @@ func TestHoldRead(t *testing.T) {
 	h.admitted(m, true)
 	fail(0, 4*time.Second)
 	h.wantCause(metrics.CauseGraphUnavailable) // a reading ends nothing
+}
+
+// A probe that reaches Graph after others could not keeps the wait short, though
+// it failed: that may be its own matter.
+func TestHoldReachedAgain(t *testing.T) {
+	h := newHoldClock(t)
+	m := uint64(1)
+	for ; m < outageRow; m++ {
+		h.outageSign(m, false)
+	}
+	probe := func(reached bool, want time.Duration) {
+		t.Helper()
+		h.outageSign(m, reached)
+		if d := h.failed(m, metrics.CauseGraphUnavailable, 0, true); d != want {
+			t.Errorf("the next probe goes in %s, want %s", d, want)
+		}
+		h.outageSign(m+1_000_000, !reached) // a straggler changes nothing
+		h.sleep(want)
+		m++
+		h.admitted(m, true)
+	}
+	probe(false, time.Second)
+	probe(false, 2*time.Second)
+	probe(false, 4*time.Second)
+	probe(true, time.Second)
+	probe(true, 2*time.Second)
+	probe(true, 4*time.Second)
+	probe(false, 8*time.Second)
+	probe(false, 16*time.Second)
+	probe(true, time.Second)
+	h.accepted(1, h.now)
+
+	// A hold that began with a failing Graph waits longer with each failing probe.
+	for range outageRow {
+		h.outageSign(m, true)
+		m++
+	}
+	probe(true, time.Second)
+	probe(true, 2*time.Second)
 }
 
 func TestHoldOwnFault(t *testing.T) {
@@ -582,7 +651,7 @@ func TestHoldMemory(t *testing.T) {
 		} else if !until.IsZero() {
 			t.Fatalf("message %d is sent away for %s", m, until.Sub(h.now))
 		}
-		h.outageSign(m)
+		h.outageSign(m, true)
 		h.ownFault(m, 1, h.now)
 		h.sleep(time.Second)
 		at, news := h.fail(m, metrics.CauseGraphUnavailable, "why", 0, h.now)
@@ -590,7 +659,7 @@ func TestHoldMemory(t *testing.T) {
 			t.Fatalf("message %d: no news", m)
 		}
 		h.fail(m+1_000_000, metrics.CauseGraphUnavailable, "why", 0, h.now) // a straggler
-		h.outageSign(m + 1_000_000)
+		h.outageSign(m+1_000_000, true)
 		h.ownFault(m+1_000_000, 1, h.now)
 		h.now = at
 		if n := max(len(h.tried), len(h.outage), len(h.refused)); n > 1000 {
@@ -762,9 +831,14 @@ func TestHoldRotation(t *testing.T) {
 					}
 				}
 				q.wantCause("")
-				// What waits is back soon.
+				// What waits is back soon: where all probes take the same time, none
+				// is away for longer than that, but to let others go first.
+				most := whileProbing
+				if variant&16 == 0 {
+					most = min(max(takes, whileProbingMin), whileProbing) + 2*graceForOthers
+				}
 				for _, m := range q.all {
-					if d := m.at.Sub(q.now); m.outcome != undecided && d > whileProbing+q.late {
+					if d := m.at.Sub(q.now); m.outcome != undecided && d > most+q.late {
 						t.Errorf("%v, duration %d, variant %d: message %d waits for %s without a hold", names, i, variant, m.sequence, d)
 					}
 				}
