@@ -51,11 +51,15 @@ func (c dayCmd) serve(ctx context.Context) error {
 	}
 	w.sim.SetOutage(outage)
 
+	served := "http://" + httpAddr + "/"
+	if !c.Worker {
+		served = "none: it runs without a worker"
+	}
 	fmt.Printf(`The sandbox is up. End it with Ctrl-C; it forgets everything then.
 
   NATS                 %s
   Entra and Graph      %s   (simulated; %s/_sim/status)
-  metrics and health   http://%s/
+  metrics and health   %s
 
 A worker of your own would be started with:
 
@@ -71,7 +75,7 @@ Publish to %s, for example with the nats tool:
 
 A device id like %s gets a 404; see the README for the others.
 
-`, w.nats.URL(), w.sim.URL(), w.sim.URL(), httpAddr,
+`, w.nats.URL(), w.sim.URL(), w.sim.URL(), served,
 		w.nats.URL(), graphsim.DefaultTenantID, graphsim.DefaultClientID, graphsim.DefaultClientSecret,
 		w.sim.URL(), w.sim.URL(), ca, w.names.Filter(), w.names.Filter(), graphsim.GoodDevice(1), graphsim.FaultDevice(404, 0, 0, 1))
 

@@ -99,6 +99,11 @@ func givenEmpty(line *kong.Context, flag string) bool {
 	})
 }
 
+// given tells whether a flag stands on the command line.
+func given(line *kong.Context, flag string) bool {
+	return slices.ContainsFunc(line.Path, func(p *kong.Path) bool { return p.Flag != nil && "--"+p.Flag.Name == flag })
+}
+
 // one is the body of the request that the flags describe; nil: they do not.
 func (c sendCmd) one() []byte {
 	fields := map[string]string{}

@@ -14,7 +14,7 @@ import (
 )
 
 type statusCmd struct {
-	Rate string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit."`
+	Rate string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit. Not given, a rate of the tenant's own in WORKER_TENANTS_FILE goes before the variable."`
 	ID   string `arg:"" optional:"" help:"Id of a request: show what became of it."`
 
 	toolOptions `embed:""`
@@ -39,6 +39,9 @@ func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error
 	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error {
 		if c.ID != "" {
 			return t.history(ctx, c.ID)
+		}
+		if own, ok := ownRate(t.tenant); ok && !given(line, "--rate") {
+			rate = own
 		}
 		q, err := t.Queue(ctx, rate)
 		if err != nil {

@@ -239,6 +239,13 @@ func TestToolsOfManyTenants(t *testing.T) {
 	env["WORKER_TENANTS_FILE"] = "/does/not/exist"
 	expect(t, env, exitDone, "tenant      b\n.*", "", "status", "--tenant", "b")
 
+	// The estimate goes by a tenant's own rate, unless one is asked for.
+	env = list("- {name: a, tenantId: " + id + ", rate: 7/1m}\n- {name: b, tenantId: " + id + "}\n")
+	env["WORKER_RATE"] = "9/1m"
+	expect(t, env, exitDone, ".*\nrate        7/1m\n.*", "", "status", "--tenant", "a")
+	expect(t, env, exitDone, ".*\nrate        9/1m\n.*", "", "status", "--tenant", "b")
+	expect(t, env, exitDone, ".*\nrate        8/1m\n.*", "", "status", "--tenant", "a", "--rate", "8/1m")
+
 	// What the tenants share is said once.
 	env = list("- {name: a, tenantId: " + id + "}\n- {name: b, tenantId: " + id + "}\n")
 	r := expect(t, env, exitDone, ".*", "worker: nothing failed, .*", "check", "-o", "json")

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/ops"
+	"passcode-worker/internal/pace"
 	"passcode-worker/internal/worker"
 )
 
@@ -81,6 +82,30 @@ func oneOfMany(r *reader, tenant string) {
 	if listed := file.names(unread); len(unread.problems) == 0 && !slices.Contains(listed, tenant) {
 		r.fail("--tenant", "it is missing: %s lists the tenants, and %q is none of them", file.TenantsFile, tenant)
 	}
+}
+
+// ownRate is the rate that the file of tenants, where the environment names one
+// that can be read, gives a tenant of its own.
+func ownRate(tenant string) (rate pace.Rate, ok bool) {
+	path := os.Getenv("WORKER_TENANTS_FILE")
+	if path == "" {
+		return pace.Rate{}, false
+	}
+	data, err := readTenantsFile(path)
+	if err != nil {
+		return pace.Rate{}, false // who works on one tenant need not be able to read it
+	}
+	list, err := parseTenants(data)
+	if err != nil {
+		return pace.Rate{}, false
+	}
+	for _, e := range list {
+		if e.Name == tenant && e.Rate != "" {
+			rate, err := pace.ParseRate(e.Rate)
+			return rate, err == nil
+		}
+	}
+	return pace.Rate{}, false
 }
 
 const defaultTenant = "default" // as the options say
