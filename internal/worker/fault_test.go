@@ -205,6 +205,8 @@ func TestDedupeForgotten(t *testing.T) {
 	r.publish(body, header)
 	r.awaitEmpty()
 	r.nats.Stop()
+	// What is published before that is noticed is lost.
+	r.await("the end of the connection", func() bool { return !r.nc.IsConnected() })
 	if err := r.nats.Restart(); err != nil {
 		t.Fatal(err)
 	}
