@@ -108,6 +108,11 @@ func TestCheckChangesNothing(t *testing.T) {
 	if _, err := c.Next(jetstream.FetchPriorityGroup("worker")); err != nil {
 		t.Fatal(err)
 	}
+	// The server counts what waits a little after it has stored it.
+	await(t, "the server to count the other as waiting", func() bool {
+		i, err := c.Info(w.ctx)
+		return err == nil && i.NumPending == 1
+	})
 	before := w.touched()
 	p := runCheck(t, w.env(), exitDone)
 	if after := w.touched(); after != before {
