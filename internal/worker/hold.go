@@ -61,11 +61,12 @@ type hold struct {
 	othersBack, fallback time.Time
 
 	// heard tells that the present probe found Graph better than before: it
-	// answered a reading, or could be reached again. Then it is worth while to try
-	// the next one soon, even if this one fails; that may be its own matter.
-	heard bool
-	// reached tells whether the last sign of an outage that decided something
-	// found Graph failing; else it could not be reached.
+	// answered a reading, or could be reached again. Then the next one goes soon,
+	// even if this one fails; that may be its own matter. It counts once in a hold
+	// (renewed): a Graph that comes and goes is none to be tried each second.
+	heard, renewed bool
+	// reached tells whether the last call that was a sign of an outage could be
+	// sent.
 	reached bool
 
 	// outage counts, per message, the calls in a row that found Graph
@@ -158,7 +159,7 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 	switch {
 	case h.cause == "":
 		h.since = now
-		h.step = probeMin
+		h.step, h.renewed = probeMin, false
 		// Those that made it a hold have had their turn.
 		for failed := range h.outage {
 			h.turn(failed)
@@ -166,8 +167,8 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 	case h.probing == sequence:
 		h.probing = 0
 		h.step = min(2*h.step, probeMax)
-		if h.heard {
-			h.step = probeMin
+		if h.heard && !h.renewed {
+			h.step, h.renewed = probeMin, true
 		}
 	default:
 		h.turn(sequence)
@@ -194,6 +195,7 @@ func (h *hold) restore(cause metrics.Cause, detail string, since, now time.Time)
 		return false
 	}
 	h.cause, h.detail, h.since, h.step, h.probeAt = cause, detail, since, probeMin, now
+	h.renewed = false
 	return true
 }
 
@@ -214,15 +216,18 @@ func (h *hold) turn(sequence uint64) {
 	h.tried[sequence], h.last = struct{}{}, sequence
 }
 
-// outageSign records a call that found Graph failing or, where it was not
-// reached, unreachable. It returns how often in a row that happened to this
+// outageSign records a call that found Graph failing or, where it could not be
+// sent, unreachable. It returns how often in a row that happened to this
 // message, and whether it is an outage: now the tenant is to be held.
-func (h *hold) outageSign(sequence uint64, reached bool) (times int, isOutage bool) {
+func (h *hold) outageSign(sequence uint64, sent bool) (times int, isOutage bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if probe := h.probing == sequence; h.cause == "" || probe {
-		h.heard = h.heard || probe && reached && !h.reached
-		h.reached = reached
+	switch {
+	case h.cause == "":
+		h.reached = sent
+	case h.probing == sequence:
+		h.heard = h.heard || h.cause == metrics.CauseGraphUnavailable && sent && !h.reached
+		h.reached = sent
 	}
 	times = h.outage[sequence] + 1
 	if times > 1 || len(h.outage) < outageRow {

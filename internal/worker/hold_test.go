@@ -497,7 +497,8 @@ func TestHoldOutageTurns(t *testing.T) {
 	h.admitted(outageRow+1, true)
 }
 
-// A probe whose reading was answered keeps the wait short, though it failed.
+// A probe whose reading was answered keeps the wait short, though it failed; once
+// in a hold.
 func TestHoldRead(t *testing.T) {
 	h := newHoldClock(t)
 	m := uint64(1)
@@ -515,13 +516,15 @@ func TestHoldRead(t *testing.T) {
 	fail(m, time.Second)
 	fail(0, 2*time.Second)
 	fail(1, 4*time.Second) // another's reading
-	fail(m, time.Second)
-	fail(0, 2*time.Second) // it is the probe's own matter
 	h.read(m)
 	h.end(m)
 	m++
 	h.admitted(m, true)
-	fail(0, 4*time.Second)
+	fail(0, 8*time.Second) // what another probe heard
+	fail(m, time.Second)
+	fail(0, 2*time.Second) // it is the probe's own matter
+	fail(m, 4*time.Second)
+	fail(m, 8*time.Second)
 	h.wantCause(metrics.CauseGraphUnavailable) // a reading ends nothing
 }
 
@@ -550,9 +553,11 @@ func TestHoldReachedAgain(t *testing.T) {
 	probe(true, time.Second)
 	probe(true, 2*time.Second)
 	probe(true, 4*time.Second)
+	// Once in a hold: a Graph that comes and goes is not tried each second.
 	probe(false, 8*time.Second)
-	probe(false, 16*time.Second)
-	probe(true, time.Second)
+	probe(true, 16*time.Second)
+	probe(false, 32*time.Second)
+	probe(true, time.Minute)
 	h.accepted(1, h.now)
 
 	// A hold that began with a failing Graph waits longer with each failing probe.
@@ -562,6 +567,26 @@ func TestHoldReachedAgain(t *testing.T) {
 	}
 	probe(true, time.Second)
 	probe(true, 2*time.Second)
+	h.accepted(1, h.now)
+
+	// It is no news of a hold that is not for an outage, whatever was before.
+	h.outageSign(m, false)
+	h.failed(m, metrics.CausePermission, 0, true)
+	h.sleep(time.Second)
+	m++
+	h.admitted(m, true)
+	probe(true, 2*time.Second)
+	probe(true, 4*time.Second)
+	h.accepted(1, h.now)
+
+	// The next hold has its own.
+	for range outageRow {
+		h.outageSign(m, false)
+		m++
+	}
+	probe(false, time.Second)
+	probe(false, 2*time.Second)
+	probe(true, time.Second)
 }
 
 func TestHoldOwnFault(t *testing.T) {
@@ -902,11 +927,11 @@ func TestHoldRounds(t *testing.T) {
 	}
 }
 
-// An outage of an hour with a thousand requests waiting, and a worker that is
+// An outage of an hour with hundreds of requests waiting, and a worker that is
 // made anew each minute: each time one probe goes at once, and within a minute
 // of the end the hold is over and everything comes back.
 func TestHoldForAnHour(t *testing.T) {
-	for seed, messages := range []uint64{1000, 100, 10, 2} {
+	for seed, messages := range []uint64{300, 100, 10, 2} {
 		q := newHoldQueue(t, uint64(seed))
 		q.late = 100 * time.Millisecond
 		for m := uint64(1); m <= messages; m++ {
