@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,6 +39,7 @@ const (
 	outageFor    = 20 * time.Second
 	dayLimit     = 4 * time.Minute // more than three times what it takes: only a day that stands still ends by it
 	settledAfter = 2 * time.Second
+	catchUpSlack = 15 * time.Second // for look-ups, short holds, and a busy machine
 )
 
 // Run plays the day, or serves.
@@ -75,6 +78,10 @@ type day struct {
 	events    []*event
 	began     time.Time
 	published int
+	// backlog is how many requests waited when Graph was back, and caughtUp how
+	// long it took then until nine tenths of them were done; 0: not yet.
+	backlog  int
+	caughtUp time.Duration
 }
 
 // play publishes the requests, makes the faults of the whole system happen in
@@ -107,6 +114,7 @@ func (d *day) play(ctx context.Context, p *progress) error {
 		if err != nil {
 			return err
 		}
+		d.follow(elapsed, int(left))
 		p.show(elapsed, d.phase(elapsed), d.published, int(left), d.sim.Status())
 		// What is over must stay over: the end is believed after a while.
 		if next < total || left > 0 || elapsed < outageAt+outageFor {
@@ -122,6 +130,49 @@ func (d *day) play(ctx context.Context, p *progress) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// follow is told how many requests wait.
+func (d *day) follow(elapsed time.Duration, left int) {
+	switch back := elapsed - outageAt - outageFor; {
+	case back < 0:
+		d.backlog = left
+	case d.caughtUp == 0 && left <= d.backlog/10:
+		d.caughtUp = back
+	}
+}
+
+// slow tells what was slower than Graph allows.
+func (d *day) slow(s graphsim.Status) []string {
+	var out []string
+	meant := 0 // refusals that requests of the day bring about, whatever the rate
+	for _, e := range d.events {
+		if strings.HasPrefix(e.kind, "429") {
+			meant++
+		}
+	}
+	// The pacer keeps to the quota: the few are for where it has to find out anew.
+	if more := s.Throttled - meant; more > s.Calls/50 {
+		out = append(out, fmt.Sprintf("%d of %d calls were answered 429 for the quota's sake", more, s.Calls))
+	}
+	back := d.began.Add(outageAt + outageFor)
+	calls, pauses := 0, 0
+	for _, c := range d.sim.Calls() {
+		if c.Time.Before(back) {
+			continue
+		}
+		calls++
+		if c.Status == http.StatusTooManyRequests || c.Status == http.StatusServiceUnavailable {
+			pauses++
+		}
+	}
+	// The wait for the next probe is as long as the outage at most; then come the
+	// windows that the calls need, and a second's pause for each refusal.
+	most := outageFor + time.Duration(calls)*dayWindow/dayQuota + time.Duration(pauses)*time.Second + catchUpSlack
+	if d.caughtUp == 0 || d.caughtUp > most {
+		out = append(out, fmt.Sprintf("nine tenths of the backlog could have been done within %.0f s", most.Seconds()))
+	}
+	return out
 }
 
 // ready waits until the worker has made the stream.

@@ -74,8 +74,12 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\n%d requests in %d messages; %d calls to Graph, %d resets, %d answered 429; %.0f s\n\n",
+	fmt.Fprintf(out, "\n%d requests in %d messages; %d calls to Graph, %d resets, %d answered 429; %.0f s\n",
 		len(d.events), d.published, s.Calls, s.Executed, s.Throttled, time.Since(d.began).Seconds())
+	if d.caughtUp > 0 {
+		fmt.Fprintf(out, "%d requests waited when Graph was back; nine tenths were done after %.0f s\n", d.backlog, d.caughtUp.Seconds())
+	}
+	fmt.Fprintln(out)
 	leaks := d.leaks(records.String(), letters)
 	ok := true
 	for _, p := range []struct {
@@ -85,6 +89,7 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 		{"nothing is lost", append(lost, counted(int(waiting), "still on the stream")...)},
 		{"nothing is reset twice", append(doubled, s.ResetTwice...)},
 		{"one bad thing does not spoil the rest", wrong},
+		{"as fast as Graph allows", d.slow(s)},
 		{"no call inside an announced Retry-After", counted(s.DuringRetry, "calls")},
 		{"no call that a client must not make", s.Violations},
 		{"no secret, token or passcode in a log, record or dead letter", leaks},
