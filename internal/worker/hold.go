@@ -62,11 +62,11 @@ type hold struct {
 
 	// heard tells that the present probe found Graph better than before: it
 	// answered a reading, or could be reached again. Then the next one goes soon,
-	// even if this one fails; that may be its own matter. It counts once in a hold
-	// (renewed): a Graph that comes and goes is none to be tried each second.
-	heard, renewed bool
-	// reached tells whether the last call that was a sign of an outage could be
-	// sent.
+	// even if this one fails; that may be its own matter.
+	heard bool
+	// reached tells whether a call that was a sign of the outage could be sent.
+	// In a hold it stays true once it is: a Graph that comes and goes is none to be
+	// tried each second.
 	reached bool
 
 	// outage counts, per message, the calls in a row that found Graph
@@ -159,7 +159,7 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 	switch {
 	case h.cause == "":
 		h.since = now
-		h.step, h.renewed = probeMin, false
+		h.step = probeMin
 		// Those that made it a hold have had their turn.
 		for failed := range h.outage {
 			h.turn(failed)
@@ -167,8 +167,8 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 	case h.probing == sequence:
 		h.probing = 0
 		h.step = min(2*h.step, probeMax)
-		if h.heard && !h.renewed {
-			h.step, h.renewed = probeMin, true
+		if h.heard {
+			h.step = probeMin
 		}
 	default:
 		h.turn(sequence)
@@ -195,7 +195,6 @@ func (h *hold) restore(cause metrics.Cause, detail string, since, now time.Time)
 		return false
 	}
 	h.cause, h.detail, h.since, h.step, h.probeAt = cause, detail, since, probeMin, now
-	h.renewed = false
 	return true
 }
 
@@ -225,9 +224,9 @@ func (h *hold) outageSign(sequence uint64, sent bool) (times int, isOutage bool)
 	switch {
 	case h.cause == "":
 		h.reached = sent
-	case h.probing == sequence:
-		h.heard = h.heard || h.cause == metrics.CauseGraphUnavailable && sent && !h.reached
-		h.reached = sent
+	case h.probing == sequence && sent:
+		h.heard = h.heard || h.cause == metrics.CauseGraphUnavailable && !h.reached
+		h.reached = true
 	}
 	times = h.outage[sequence] + 1
 	if times > 1 || len(h.outage) < outageRow {
