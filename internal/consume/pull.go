@@ -54,7 +54,7 @@ type puller struct {
 type events struct {
 	// credit tells how many further messages it makes sense to take now. Where
 	// that is 0, at is when to ask again, zero if only a change tells; changed
-	// is closed at the next change.
+	// is closed at the next change. It is called with mu held: it must not wait.
 	credit func() (n int, at time.Time, changed <-chan struct{})
 	// begin is called when this replica becomes the one that works. What it
 	// returns takes the messages, each in a slot that is taken for it, until end
@@ -248,7 +248,6 @@ func (p *puller) forget() {
 // one. It fails where an earlier pull has.
 func (p *puller) ask() (wait time.Duration, changed <-chan struct{}, err error) {
 	p.resting.Store(false)
-	credit, at, change := p.on.credit()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -260,6 +259,8 @@ func (p *puller) ask() (wait time.Duration, changed <-chan struct{}, err error) 
 	}
 	out, idle := p.out()
 	free := cap(p.slots) - len(p.slots)
+	// Only now: what freed a slot has used its credit before.
+	credit, at, change := p.on.credit()
 	if credit < free {
 		changed = change
 		if credit == 0 && !at.IsZero() {
