@@ -57,7 +57,7 @@ type Config struct {
 	Prepare func(context.Context) error
 	// Credit tells how many further messages it makes sense to take now. Where
 	// that is 0, at is when to ask again, zero if only a change tells; changed
-	// is closed at the next change. nil: as many as there are slots.
+	// is closed at the next change. It must not wait. nil: as many as there are slots.
 	Credit func() (n int, at time.Time, changed <-chan struct{})
 	// Begin is called when this replica becomes the one that works on the queue,
 	// and before it handles a message; nil does nothing. intake ends when it is
