@@ -59,6 +59,7 @@ type Letter struct {
 	RequestID       string // as in the record's key
 	GraphRequestID  string
 	ClientRequestID string
+	Redrives        int // how often the request was taken up again after its death
 }
 
 // Letters publishes dead letters.
@@ -90,9 +91,8 @@ func (l *Letters) Publish(ctx context.Context, m Message, letter Letter) error {
 // headers as few as possible, and of the data the tail. A request of that size
 // is not one.
 func (l Letter) compose(n Names, m Message, now time.Time, maxPayload int64) *nats.Msg {
-	theirs, redrives, dropped := carried(m)
+	theirs, dropped := carried(m)
 	own := l.headers(m, now)
-	own[HeaderRedrives] = []string{strconv.Itoa(redrives)}
 	// The instant is part of the id: sequences begin anew when a stream is
 	// made anew.
 	own[jetstream.MsgIDHeader] = []string{fmt.Sprintf("%s-%d-%d", m.Stream, m.Sequence, m.Published.UnixNano())}
@@ -128,18 +128,12 @@ func (l Letter) compose(n Names, m Message, now time.Time, maxPayload int64) *na
 	return &nats.Msg{Subject: n.Dead(), Header: own, Data: data}
 }
 
-// carried are the original headers that go with the letter, how often it has
-// been redriven, and how many headers cannot go with it.
-func carried(m Message) (kept nats.Header, redrives, dropped int) {
+// carried are the original headers that go with the letter, and how many cannot
+// go with it.
+func carried(m Message) (kept nats.Header, dropped int) {
 	kept = nats.Header{}
 	for name, values := range m.Header {
 		switch {
-		case strings.EqualFold(name, HeaderRedrives):
-			for _, v := range values {
-				if n, err := strconv.Atoi(v); err == nil {
-					redrives = max(redrives, n)
-				}
-			}
 		case hasPrefixFold(name, headerPrefix):
 			// Of an earlier death, or made up.
 		case hasPrefixFold(name, "Nats-"):
@@ -158,7 +152,7 @@ func carried(m Message) (kept nats.Header, redrives, dropped int) {
 			kept[name] = clean
 		}
 	}
-	return kept, redrives, dropped
+	return kept, dropped
 }
 
 func (l Letter) headers(m Message, now time.Time) nats.Header {
@@ -175,6 +169,7 @@ func (l Letter) headers(m Message, now time.Time) nats.Header {
 		HeaderStream:          m.Stream,
 		HeaderSequence:        strconv.FormatUint(m.Sequence, 10),
 		HeaderTime:            now.UTC().Format(time.RFC3339Nano),
+		HeaderRedrives:        strconv.Itoa(l.Redrives),
 	} {
 		h[name] = []string{value}
 	}

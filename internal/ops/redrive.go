@@ -3,7 +3,6 @@ package ops
 import (
 	"context"
 	"fmt"
-	"strconv"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -145,7 +144,6 @@ func (t *Tools) newer(ctx context.Context, l DeadLetter) (record.Record, error) 
 // and with it keeps its record.
 func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
 	h := carriedHeader(l.Header)
-	h[consume.HeaderRedrives] = []string{strconv.Itoa(l.Redrives + 1)}
 	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("redrive-%s-%d-%d", t.names.DeadStream, l.Sequence, l.Time.UnixNano())}
 	h[jetstream.ExpectedStreamHeader] = []string{t.names.Stream}
 	decode := func(data []byte) (request.Request, error) {

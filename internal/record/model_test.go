@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -118,7 +119,7 @@ func (m *model) read(rt *rapid.T, w *writer) {
 		if err != nil {
 			continue
 		}
-		if rec != m.rec || rev != m.rev {
+		if !reflect.DeepEqual(rec, m.rec) || rev != m.rev {
 			rt.Fatalf("read %+v, %d; want %+v, %d", rec, rev, m.rec, m.rev)
 		}
 		w.rec, w.rev = rec, rev

@@ -4,6 +4,7 @@
 package record
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -31,13 +32,14 @@ const (
 
 // next lists the states that may follow a state. Attempting, Retrying and
 // Verifying follow themselves when a detail changes. None is followed by the
-// end of an attempt where the record was lost while the attempt was made, and
+// end of an attempt where the record was lost while the attempt was made,
 // Verifying by Retrying where another worker took an attempt for lost whose own
-// worker then saw it refused.
+// worker then saw it refused, and Retrying by Verifying where a dead letter of
+// unknown outcome was not finished because its message is gone.
 var next = map[State][]State{
 	None:       {Attempting, Accepted, Retrying, Verifying, Dead},
 	Attempting: {Attempting, Accepted, Retrying, Verifying, Dead},
-	Retrying:   {Attempting, Accepted, Retrying, Dead},
+	Retrying:   {Attempting, Accepted, Retrying, Verifying, Dead},
 	Verifying:  {Attempting, Accepted, Retrying, Verifying, Dead},
 	Dead:       {Attempting, Accepted, Retrying, Dead},
 	Accepted:   {},
@@ -80,6 +82,16 @@ type Record struct {
 	ReceivedAt time.Time `json:"receivedAt"`
 	// AttemptedAt is just before the last call was sent; absent before the first.
 	AttemptedAt time.Time `json:"attemptedAt,omitzero"`
+	// UnknownSince is when the first call began whose outcome was never seen;
+	// absent without one. It outlives refusals, dead letters and redrives: a reset
+	// that shows late may be that call's, so a look counts from here on.
+	UnknownSince time.Time `json:"unknownSince,omitzero"`
+	// AbsentSince is when a look first showed no reset after the last call of
+	// unknown outcome; absent before. A later look has to agree.
+	AbsentSince time.Time `json:"absentSince,omitzero"`
+	// Refusal is the reason of the dead letter that awaits one more look: Graph
+	// has refused a call after one of unknown outcome. Absent otherwise.
+	Refusal string `json:"refusal,omitzero"`
 	// NextAt is when the request is looked at again; absent where that is at
 	// once, or never.
 	NextAt time.Time `json:"nextAt,omitzero"`
@@ -87,6 +99,11 @@ type Record struct {
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
 	Stream     string    `json:"stream"`
 	Sequence   uint64    `json:"sequence"`
+	// Ended are the sequences of the messages of this id that died, the last
+	// [MaxEnded] of them. A late copy of such a message is only acknowledged.
+	Ended []uint64 `json:"ended,omitzero"`
+	// Redrives counts the messages that took the id up again after it had died.
+	Redrives int `json:"redrives,omitzero"`
 	// Worker is the host name of the worker that wrote the record.
 	Worker string `json:"worker"`
 	// ClientRequestID names the last call, and so the attempt.
@@ -109,6 +126,41 @@ type Record struct {
 // part of it because sequences begin anew when a stream is made anew.
 func (r Record) Same(o Record) bool {
 	return r.Stream == o.Stream && r.Sequence == o.Sequence && r.ReceivedAt.Equal(o.ReceivedAt)
+}
+
+// MaxEnded is how many ended messages a record remembers.
+const MaxEnded = 16
+
+// End notes that the record's message has died.
+func (r *Record) End() {
+	r.Ended = append(slices.DeleteFunc(slices.Clone(r.Ended), func(s uint64) bool { return s == r.Sequence }), r.Sequence)
+	r.Ended = r.Ended[max(0, len(r.Ended)-MaxEnded):]
+}
+
+// HasEnded reports whether the message that o comes from has died before. Where
+// sequences and instants of the two messages are not in the same order, the
+// stream was made anew in between, and o is another message of an old number.
+func (r Record) HasEnded(o Record) bool {
+	if r.Stream != o.Stream || !slices.Contains(r.Ended, o.Sequence) {
+		return false
+	}
+	return cmp.Compare(r.Sequence, o.Sequence) == r.ReceivedAt.Compare(o.ReceivedAt)
+}
+
+// UnknownFrom is the instant from which on a reset of the device may be this
+// request's although no answer said so; zero where each call was answered.
+func (r Record) UnknownFrom() time.Time {
+	if r.UnknownSince.IsZero() && (r.State == Verifying || r.Reason == "outcome_unknown" || r.Reason == "undeliverable") {
+		return r.AttemptedAt // written before records named the first such call
+	}
+	return r.UnknownSince
+}
+
+// MarkUnknown notes that the outcome of the last call was not seen.
+func (r *Record) MarkUnknown() {
+	if r.UnknownSince.IsZero() {
+		r.UnknownSince = r.AttemptedAt
+	}
 }
 
 // Key is the key of a request's record: the tenant and the escaped id.

@@ -30,7 +30,7 @@ func TestCanBecome(t *testing.T) {
 	allowed := map[State]string{
 		None:       "attempting accepted retrying verifying dead",
 		Attempting: "attempting accepted retrying verifying dead",
-		Retrying:   "attempting accepted retrying dead",
+		Retrying:   "attempting accepted retrying verifying dead",
 		Verifying:  "attempting accepted retrying verifying dead",
 		Dead:       "attempting accepted retrying dead",
 		Accepted:   "",
@@ -45,6 +45,46 @@ func TestCanBecome(t *testing.T) {
 	}
 	if State("else").CanBecome(Attempting) || Attempting.CanBecome("else") {
 		t.Error("an unknown state can follow or be followed")
+	}
+}
+
+// A record remembers the last messages of its id that died, and knows them again
+// on the same stream only.
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	message := func(n uint64) Record {
+		return Record{Stream: "S", Sequence: n, ReceivedAt: at.Add(time.Duration(n) * time.Second)}
+	}
+	var r Record
+	for n := uint64(1); n <= 20; n++ {
+		ended := r.Ended
+		r = message(n)
+		r.Ended = ended
+		r.End()
+		r.End() // written again
+	}
+	if len(r.Ended) != MaxEnded || r.Ended[0] != 5 || r.Ended[MaxEnded-1] != 20 {
+		t.Errorf("ended: %v", r.Ended)
+	}
+	late, anew, elsewhere := message(7), message(7), message(7)
+	anew.ReceivedAt, elsewhere.Stream = at.Add(time.Hour), "T"
+	for name, c := range map[string]struct {
+		r    Record
+		want bool
+	}{
+		"an earlier one": {late, true}, "the last one": {message(20), true}, "a later one": {message(21), false}, "too long ago": {message(3), false},
+		"of a stream that was made anew": {anew, false}, "of another stream": {elsewhere, false},
+	} {
+		if got := r.HasEnded(c.r); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	before := Record{Sequence: 2, Ended: make([]uint64, 1, 8)}
+	after := before
+	after.End()
+	if len(before.Ended) != 1 || before.Ended[:2][1] != 0 {
+		t.Error("the list that was before is written to")
 	}
 }
 

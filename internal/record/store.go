@@ -17,6 +17,9 @@ import (
 // given: somebody else has written it, and it must be read again.
 var ErrConflict = errors.New("the record was changed by another")
 
+// ErrGarbled means that a key holds values, none of which is a record.
+var ErrGarbled = errors.New("no revision of it is a record")
+
 const (
 	// replyTimeout bounds the wait for one reply. What became of a write whose
 	// reply is later than that is found out by reading.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -259,7 +260,7 @@ func testCompareAndSet(t *testing.T, p place) {
 			t.Errorf("%s: %v, want ErrConflict", what, err)
 		}
 	}
-	if rec, rev, err := r.store.Get(r.ctx, "default.a"); err != nil || rev != second || rec != sample("2") {
+	if rec, rev, err := r.store.Get(r.ctx, "default.a"); err != nil || rev != second || !reflect.DeepEqual(rec, sample("2")) {
 		t.Errorf("Get: %+v, %d, %v, want the second record", rec, rev, err)
 	}
 	// Another key is another record, and its revision is not that of its neighbour.
@@ -604,10 +605,10 @@ func testUndecodable(t *testing.T, p place) {
 			t.Fatal(err)
 		}
 		rec, got, err := r.store.Get(r.ctx, key)
-		for err == nil && rec == (Record{}) && got == 0 && r.ctx.Err() == nil { // a replica that lags behind
+		for err == nil && reflect.DeepEqual(rec, Record{}) && got == 0 && r.ctx.Err() == nil { // a replica that lags behind
 			rec, got, err = r.store.Get(r.ctx, key)
 		}
-		if err == nil || rec != (Record{}) || got != 0 || !strings.Contains(err.Error(), key) {
+		if err == nil || !reflect.DeepEqual(rec, Record{}) || got != 0 || !strings.Contains(err.Error(), key) {
 			t.Errorf("Get of %q: %+v, %d, %v, want an error that names the key", value, rec, got, err)
 		}
 		if _, err := r.store.Put(r.ctx, key, sample("1"), 0); !errors.Is(err, ErrConflict) {

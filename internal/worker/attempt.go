@@ -17,12 +17,12 @@ import (
 // delivery has to be looked at again, because the record was changed by
 // another or a rejected token was replaced.
 func (j *job) attempt(intake, work context.Context) (d consume.Disposition, done bool) {
-	c, d, ok := j.ready(intake)
+	c, d, ok := j.ready(intake, true)
 	if !ok {
 		return d, true
 	}
 	defer j.hold.end(j.m.Sequence)
-	defer c.slot.Release()
+	defer c.release()
 	return j.post(intake, work, c)
 }
 
@@ -31,6 +31,7 @@ func (j *job) post(intake, work context.Context, c ready) (d consume.Disposition
 	before := j.base()
 	r := before
 	r.State, r.Reason, r.Detail, r.Burying = record.Attempting, "", "", false
+	r.AbsentSince, r.Refusal = time.Time{}, ""
 	r.Attempts++
 	r.AttemptedAt, r.NextAt, r.FinishedAt = time.Now().UTC(), time.Time{}, time.Time{}
 	call := j.call(intake, c, r.AttemptedAt)
@@ -86,8 +87,9 @@ func (j *job) notSent(intake, work context.Context, before record.Record) (consu
 // unknown outcome, that one is to be looked up again before the next.
 func takeBack(r *record.Record, before record.Record) {
 	r.State, r.Attempts, r.NextAt = record.Retrying, before.Attempts, time.Time{}
-	if before.State == record.Verifying {
+	if !before.UnknownFrom().IsZero() {
 		r.State, r.AttemptedAt = record.Verifying, before.AttemptedAt
+		r.UnknownSince, r.AbsentSince = before.UnknownFrom(), before.AbsentSince
 	}
 }
 
@@ -103,8 +105,13 @@ func (j *job) accept(work context.Context, token graph.Token, answer graph.Answe
 // accepted writes down that the reset was taken, and acknowledges.
 func (j *job) accepted(work context.Context, change func(*record.Record)) consume.Disposition {
 	err := j.settle(work, func(r *record.Record) {
+		o := j.origin()
+		if r.State == record.Dead && !r.Same(o) {
+			r.Redrives++
+		}
+		r.Stream, r.Sequence, r.ReceivedAt = o.Stream, o.Sequence, o.ReceivedAt
 		r.State, r.FinishedAt, r.NextAt = record.Accepted, time.Now().UTC(), time.Time{}
-		r.Reason, r.Detail = "", ""
+		r.Reason, r.Detail, r.Refusal, r.Burying = "", "", "", false
 		change(r)
 	})
 	if err != nil && j.rec.State != record.Accepted {
@@ -243,6 +250,7 @@ func (j *job) unknown(work context.Context, held bool, e *graph.Error) consume.D
 	until := time.Now().Add(j.policy.VerifyAfter)
 	err := j.settle(work, func(r *record.Record) {
 		r.State, r.NextAt = record.Verifying, until.UTC()
+		r.MarkUnknown()
 		r.Status, r.GraphRequestID, r.Reason, r.Detail = e.Status, e.RequestID, e.Kind.String(), e.Error()
 		if held {
 			r.HeldAttempts++
@@ -255,8 +263,20 @@ func (j *job) unknown(work context.Context, held bool, e *graph.Error) consume.D
 	return j.backAt(until, true)
 }
 
-// refused makes a dead letter of a request that Graph will never take.
+// refused makes a dead letter of a request that Graph will never take. After an
+// earlier call of unknown outcome the refusal may be that one's doing, so the
+// device is looked at once more before.
 func (j *job) refused(work context.Context, reason metrics.Reason, e *graph.Error) (consume.Disposition, bool) {
+	if !j.rec.UnknownFrom().IsZero() {
+		err := j.settle(work, func(r *record.Record) {
+			r.State, r.NextAt = record.Verifying, time.Time{}
+			r.Status, r.GraphRequestID, r.Refusal, r.Detail = e.Status, e.RequestID, string(reason), e.Error()
+		})
+		if err != nil && !errors.Is(err, record.ErrConflict) {
+			return j.trouble(err), true
+		}
+		return consume.Disposition{}, false
+	}
 	j.rec.Status, j.rec.GraphRequestID = e.Status, e.RequestID
 	return j.bury(work, reason, e.Error())
 }
@@ -279,6 +299,9 @@ func (j *job) panicked(work context.Context, p any, stack []byte) (d consume.Dis
 	if err := j.load(work); err != nil {
 		return j.trouble(err)
 	}
+	if j.garbled {
+		return d
+	}
 	if j.rec.State.InProgress() && !j.rec.Same(j.origin()) || j.rec.State == record.Accepted {
 		return d // another message's business
 	}
@@ -287,6 +310,9 @@ func (j *job) panicked(work context.Context, p any, stack []byte) (d consume.Dis
 	r.Panics++
 	if r.Panics >= j.policy.MaxAttempts {
 		j.rec.Panics = r.Panics
+		if j.rec.State == record.Attempting {
+			j.rec.MarkUnknown() // the call may have been sent
+		}
 		if d, done := j.bury(work, metrics.ReasonUndeliverable, "handling the request panicked too often; the log holds the stacks"); done {
 			return d
 		}
@@ -297,8 +323,11 @@ func (j *job) panicked(work context.Context, p any, stack []byte) (d consume.Dis
 	case record.Attempting:
 		// The call may have been sent.
 		r.State, at = record.Verifying, j.policy.verifyAt(r.AttemptedAt)
+		r.MarkUnknown()
 	case record.None:
-		r.State = record.Retrying
+		if r.State = record.Retrying; !r.UnknownFrom().IsZero() {
+			r.State = record.Verifying
+		}
 	}
 	r.NextAt, r.Detail = at.UTC(), "handling the request panicked"
 	if err := j.put(work, from, r); err != nil && !errors.Is(err, record.ErrConflict) {

@@ -22,10 +22,11 @@ func (j *job) refuse(work context.Context, invalid error) consume.Disposition {
 			return j.trouble(err)
 		}
 		same := j.rec.Same(j.origin())
-		if same && j.rec.State == record.Dead {
+		if same && j.rec.State == record.Dead || j.req.IDGiven && j.rec.HasEnded(j.origin()) {
 			return consume.Ack()
 		}
-		if same || j.rec.State == record.None {
+		again := j.rec.State == record.Dead && j.rec.Reason == string(metrics.ReasonInvalidRequest)
+		if !j.garbled && (same || again || j.rec.State == record.None) {
 			if d, done := j.bury(work, metrics.ReasonInvalidRequest, invalid.Error()); done {
 				return d
 			}
@@ -54,13 +55,7 @@ func (j *job) bury(work context.Context, reason metrics.Reason, detail string) (
 		if from == record.None {
 			r.State = record.Retrying
 		}
-		if reason == metrics.ReasonOutcomeUnknown && from == record.None {
-			// What is unknown is the outcome of an earlier message's attempt;
-			// without it nobody could find out later.
-			r.AttemptedAt, r.ClientRequestID = j.rec.AttemptedAt, j.rec.ClientRequestID
-			r.Status, r.GraphRequestID = j.rec.Status, j.rec.GraphRequestID
-		}
-		r.Burying, r.Reason, r.Detail, r.NextAt = true, string(reason), detail, time.Time{}
+		r.Burying, r.Reason, r.Detail, r.NextAt, r.Refusal = true, string(reason), detail, time.Time{}, ""
 		if j.rec.Same(r) {
 			r.Panics = j.rec.Panics
 		}
@@ -77,12 +72,35 @@ func (j *job) bury(work context.Context, reason metrics.Reason, detail string) (
 	}
 	err := j.update(work, func(r *record.Record) {
 		r.State, r.Burying, r.FinishedAt = record.Dead, false, time.Now().UTC()
+		r.End()
 	})
 	if err != nil && !errors.Is(err, record.ErrConflict) {
 		return j.trouble(err), true
 	}
 	// A conflict means that another worker went on with the same letter.
 	return j.buried(j.rec), true
+}
+
+// waitGarbled gives back a request whose record was overwritten, by something
+// that is no record, until it is repaired or the request's time is over. Each
+// that waits takes one of the places that the consumer has for unacknowledged
+// messages, so no more than half of these wait; further ones end at once.
+func (j *job) waitGarbled(work context.Context, until time.Time) (consume.Disposition, bool) {
+	waits, first := j.park(j.m.Sequence, until, time.Now())
+	if !waits {
+		return j.giveUp(work, "too many requests with such records wait")
+	}
+	if first {
+		j.log.Warn("the record was overwritten by something that is no record, so whether the request was done is unknown; it waits until its record is repaired or its time is over",
+			zap.String("request_id", j.req.ID), zap.String("device", j.req.DeviceID), zap.String("key", j.key))
+	}
+	return j.backAt(until, true), true
+}
+
+// giveUp ends a request of which nobody can tell any more whether it was done.
+func (j *job) giveUp(work context.Context, why string) (consume.Disposition, bool) {
+	return j.bury(work, metrics.ReasonOutcomeUnknown,
+		"the request's record was overwritten by something that is no record, so whether the device was reset is unknown; "+why)
 }
 
 func letterOf(r record.Record, requestID string) consume.Letter {
@@ -94,6 +112,7 @@ func letterOf(r record.Record, requestID string) consume.Letter {
 		RequestID:       requestID,
 		GraphRequestID:  r.GraphRequestID,
 		ClientRequestID: r.ClientRequestID,
+		Redrives:        r.Redrives,
 	}
 }
 

@@ -38,7 +38,7 @@ func (c *clock) written(r record.Record) record.Record {
 }
 
 func shifted(r record.Record, by time.Duration) record.Record {
-	for _, t := range []*time.Time{&r.AttemptedAt, &r.NextAt, &r.FinishedAt} {
+	for _, t := range []*time.Time{&r.AttemptedAt, &r.UnknownSince, &r.AbsentSince, &r.NextAt, &r.FinishedAt} {
 		*t = shift(*t, by)
 	}
 	return r

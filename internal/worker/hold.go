@@ -11,6 +11,9 @@ import (
 const (
 	probeMin = time.Second
 	probeMax = time.Minute
+	// outageProbeMax is probeMax of an outage: it ends by itself, so that its end
+	// is to be noticed soon.
+	outageProbeMax = 5 * time.Second
 	// graceForOthers is how long a due probe waits for a request that has not
 	// been tried in this round, before one that has is tried again. The one
 	// that was tried last waits twice as long, so that it is a different one
@@ -166,7 +169,11 @@ func (h *hold) fail(sequence uint64, cause metrics.Cause, detail string, wait ti
 		}
 	case h.probing == sequence:
 		h.probing = 0
-		h.step = min(2*h.step, probeMax)
+		most := probeMax
+		if cause == metrics.CauseGraphUnavailable {
+			most = outageProbeMax
+		}
+		h.step = min(2*h.step, most)
 		if h.heard {
 			h.step = probeMin
 		}

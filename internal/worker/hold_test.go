@@ -101,15 +101,23 @@ func TestHoldBegins(t *testing.T) {
 	}
 }
 
-// Each failed probe doubles the wait, up to a minute; a success starts anew.
+// Each failed probe doubles the wait, up to a minute, or in an outage to five
+// seconds; a success starts anew.
 func TestHoldBackoff(t *testing.T) {
 	h := newHoldClock(t)
 	next := uint64(1)
-	for round := range 2 {
+	for _, round := range []struct {
+		cause metrics.Cause
+		waits []time.Duration
+	}{
+		{metrics.CausePermission, []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}},
+		{metrics.CauseGraphUnavailable, []time.Duration{1, 2, 4, 5, 5, 5}},
+		{metrics.CauseCredentials, []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}},
+	} {
 		h.admitted(next, false)
-		for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
-			if d := h.failed(next, metrics.CauseGraphUnavailable, 0, true); d != want*time.Second {
-				t.Errorf("round %d: after failure %d the next probe goes in %s, want %ds", round, i+1, d, want)
+		for i, want := range round.waits {
+			if d := h.failed(next, round.cause, 0, true); d != want*time.Second {
+				t.Errorf("%s: after failure %d the next probe goes in %s, want %ds", round.cause, i+1, d, want)
 			} else {
 				h.sleep(d - 1)
 				h.away(next + 1)
@@ -551,10 +559,8 @@ func TestHoldReachedAgain(t *testing.T) {
 	probe(true, 2*time.Second)
 	probe(true, 4*time.Second)
 	// Once in a hold: a Graph that comes and goes is not tried each second.
-	probe(false, 8*time.Second)
-	probe(true, 16*time.Second)
-	probe(false, 32*time.Second)
-	probe(true, time.Minute)
+	probe(false, 5*time.Second)
+	probe(true, 5*time.Second)
 	h.accepted(1, h.now)
 
 	// A hold that began with a failing Graph waits longer with each failing probe.

@@ -33,6 +33,9 @@ type job struct {
 	known bool
 	rec   record.Record
 	rev   uint64
+	// garbled tells that the key holds values of which none is a record; rec is
+	// empty then.
+	garbled bool
 	// renewed tells that a token was rejected and replaced in this delivery.
 	renewed bool
 }
@@ -76,8 +79,9 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 			}
 		}
 		now := time.Now()
-		expired := j.expiry(now) != ""
-		p := planFor(j.rec, j.origin(), j.req.IDGiven, expired, j.policy, now)
+		expired := j.expired(now)
+		p := planFor(facts{rec: j.rec, self: j.origin(), garbled: j.garbled, idGiven: j.req.IDGiven,
+			expired: expired, expires: j.expires()}, j.policy, now)
 		cooling := j.fuse.cooling(j.req.DeviceID, j.req.ID, now)
 		if !j.known && (p.step == stepExpire || p.step == stepAttempt && !cooling.IsZero()) {
 			// A dead letter is published before its record: it must be certain
@@ -105,6 +109,14 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 				}
 			}
 			return j.backAt(p.until, j.rec.Same(j.origin()))
+		case stepGarbled:
+			if d, done := j.waitGarbled(work, p.until); done {
+				return d
+			}
+		case stepGiveUp:
+			if d, done := j.giveUp(work, "its time is over"); done {
+				return d
+			}
 		case stepExpire:
 			if d, done := j.bury(work, metrics.ReasonExpired, j.expiredDetail(now)); done {
 				return d
@@ -117,12 +129,13 @@ func (j *job) run(intake, work context.Context, invalid error) consume.Dispositi
 			at := j.policy.verifyAt(j.rec.AttemptedAt)
 			if err := j.update(work, func(r *record.Record) {
 				r.State, r.NextAt = record.Verifying, at
+				r.MarkUnknown()
 				r.Detail = "the worker that made the call is gone, so its outcome is unknown"
 			}); err != nil && !errors.Is(err, record.ErrConflict) {
 				return j.trouble(err)
 			}
 		case stepVerify:
-			if d, done := j.verify(intake, work, expired); done {
+			if d, done := j.verify(intake, work); done {
 				return d
 			}
 		case stepAttempt:
@@ -173,17 +186,31 @@ func (j *job) begun() record.Record {
 }
 
 // base is the record to go on from: the present one, or a new one where that
-// is about an earlier message.
+// is about an earlier message. Of an id that has died the new one keeps what the
+// next look has to know, which messages have ended, and counts that it is
+// taken up again.
 func (j *job) base() record.Record {
 	if j.rec.State != record.None && j.rec.Same(j.origin()) {
 		return j.rec
 	}
-	return j.begun()
+	r := j.begun()
+	if j.rec.State == record.Dead && j.req.IDGiven {
+		r.Ended, r.Redrives = j.rec.Ended, j.rec.Redrives+1
+		if r.UnknownSince = j.rec.UnknownFrom(); !r.UnknownSince.IsZero() {
+			r.AttemptedAt, r.ClientRequestID = j.rec.AttemptedAt, j.rec.ClientRequestID
+			r.AbsentSince = j.rec.AbsentSince
+			r.Status, r.GraphRequestID = j.rec.Status, j.rec.GraphRequestID
+		}
+	}
+	if j.garbled {
+		r.UnknownSince = j.published() // it may have been called at any time since
+	}
+	return r
 }
 
 func (j *job) load(ctx context.Context) error {
 	r, rev, err := j.store.Get(ctx, j.key)
-	if err != nil {
+	if j.garbled = errors.Is(err, record.ErrGarbled); err != nil && !j.garbled {
 		return err
 	}
 	j.rec, j.rev, j.known = j.clock.read(r), rev, true
@@ -209,7 +236,7 @@ func (j *job) put(ctx context.Context, from record.State, r record.Record) error
 	if err != nil {
 		return err
 	}
-	j.rec, j.rev, j.known = r, rev, true
+	j.rec, j.rev, j.known, j.garbled = r, rev, true, false
 	return nil
 }
 
@@ -264,6 +291,7 @@ func (j *job) adopt(ctx context.Context) (bool, error) {
 		r.Burying = false
 		if r.State == record.Attempting {
 			r.State, r.NextAt = record.Verifying, j.policy.verifyAt(r.AttemptedAt)
+			r.MarkUnknown()
 		}
 	})
 	if errors.Is(err, record.ErrConflict) {
@@ -272,15 +300,32 @@ func (j *job) adopt(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
-// expiry says why the request is too old, or nothing.
-func (j *job) expiry(now time.Time) string {
-	switch {
-	case !j.req.NotAfter.IsZero() && now.After(j.req.NotAfter):
-		return "notAfter " + j.req.NotAfter.Format(time.RFC3339) + " is over"
-	case j.policy.MaxAge > 0 && now.Sub(j.published()) > j.policy.MaxAge:
-		return fmt.Sprintf("published %s ago, more than %s", now.Sub(j.published()).Round(time.Second), j.policy.MaxAge)
+// expires is when the request's time is over, by this machine's clock; zero:
+// never.
+func (j *job) expires() (at time.Time) {
+	if !j.req.NotAfter.IsZero() {
+		at = j.clock.local(j.req.NotAfter) // the publisher means the time of day, not this machine's clock
 	}
-	return ""
+	if j.policy.MaxAge > 0 {
+		if old := j.published().Add(j.policy.MaxAge); at.IsZero() || old.Before(at) {
+			at = old
+		}
+	}
+	return at
+}
+
+// expired reports whether the request's time is over.
+func (j *job) expired(now time.Time) bool {
+	at := j.expires()
+	return !at.IsZero() && now.After(at)
+}
+
+// expiry says why the request is too old.
+func (j *job) expiry(now time.Time) string {
+	if !j.req.NotAfter.IsZero() && now.After(j.clock.local(j.req.NotAfter)) {
+		return "notAfter " + j.req.NotAfter.Format(time.RFC3339) + " is over"
+	}
+	return fmt.Sprintf("published %s ago, more than %s", now.Sub(j.published()).Round(time.Second), j.policy.MaxAge)
 }
 
 // expiredDetail also tells what kept the request waiting.
@@ -296,9 +341,10 @@ func (j *job) coolingDetail(ago time.Duration) string {
 	return fmt.Sprintf("another request has reset the device %s ago, less than %s", ago.Round(time.Second), j.fuse.cooldown)
 }
 
-// ready brings together what a call needs: leave of the hold, a token, a slot
-// of the pacer. If it fails, d is what becomes of the message.
-func (j *job) ready(intake context.Context) (c ready, d consume.Disposition, ok bool) {
+// ready brings together what a call needs: leave of the hold, a token and, unless
+// it can only be a look, a slot of the pacer. If it fails, d is what becomes of
+// the message.
+func (j *job) ready(intake context.Context, mayCall bool) (c ready, d consume.Disposition, ok bool) {
 	p, until := j.hold.admit(j.m.Sequence, time.Now())
 	if !until.IsZero() {
 		return c, j.backAt(until, false), false
@@ -316,22 +362,39 @@ func (j *job) ready(intake context.Context) (c ready, d consume.Disposition, ok 
 	if err != nil {
 		return c, j.tokenFailed(err), false
 	}
-	slot, err := j.pacer.Reserve(intake)
-	if err != nil {
-		j.hold.end(j.m.Sequence)
-		if wait := (*pace.Wait)(nil); errors.As(err, &wait) {
-			return c, j.backAt(wait.Until, false), false
+	c.token = token
+	if mayCall {
+		if c.slot, d, ok = j.slot(intake); !ok {
+			j.hold.end(j.m.Sequence)
+			return c, d, false
 		}
-		return c, consume.Back(0), false
 	}
-	c.slot, c.token = slot, token
 	return c, d, true
+}
+
+// slot is a place in the quota of calls. If there is none, d is what becomes of
+// the message.
+func (j *job) slot(intake context.Context) (s *pace.Slot, d consume.Disposition, ok bool) {
+	s, err := j.pacer.Reserve(intake)
+	if wait := (*pace.Wait)(nil); errors.As(err, &wait) {
+		return nil, j.backAt(wait.Until, false), false
+	}
+	return s, consume.Back(0), err == nil
 }
 
 type ready struct {
 	pass  pass
-	slot  *pace.Slot
+	slot  *pace.Slot // nil for a look that decides nothing
 	token graph.Token
+	// looked is when the look was answered that allows this attempt; zero where
+	// it needs none.
+	looked time.Time
+}
+
+func (c ready) release() {
+	if c.slot != nil {
+		c.slot.Release()
+	}
 }
 
 // call is one call that begins now.
@@ -342,7 +405,8 @@ func (j *job) call(intake context.Context, c ready, began time.Time) graph.Call 
 		Deadline:        began.Add(j.policy.RequestTimeout),
 		May: func() bool {
 			_, closed := j.closed(intake)
-			return !closed && j.expiry(time.Now()) == ""
+			now := time.Now()
+			return !closed && !j.expired(now) && (c.looked.IsZero() || now.Sub(c.looked) <= lookLasts)
 		},
 	}
 }

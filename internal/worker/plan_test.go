@@ -17,45 +17,54 @@ import (
 
 // Every state of the record, for the message that the record is about or for
 // another one, whose id the publisher gave or not, expired or not, before or
-// after the record's next instant. A field left out means any.
+// after the record's next instant, with or without a call of unknown outcome,
+// for a message that has ended before or not. A field left out means any.
 const planTable = `
+garbled                                           expired  -> give up
+garbled                                           fresh    -> wait for repair
+
 none                                     expired  -> expire
 none                                     fresh    -> attempt
-attempting same                                   -> orphan
-burying    same                                   -> bury
-retrying   same                          expired  -> expire
-retrying   same               later      fresh    -> wait
-retrying   same               due        fresh    -> attempt
-verifying  same               later               -> wait
-verifying  same               due                 -> verify
-accepted   same                                   -> ack
-dead       same                                   -> ack
-unknown    same                                   -> ack
-panicked   same                                   -> ack
+attempting same        alive                               -> orphan
+burying    same        alive                               -> bury
+retrying   same        alive answered         expired  -> expire
+retrying   same        alive answered  later  fresh    -> wait
+retrying   same        alive answered  due    fresh    -> attempt
+retrying   same        alive lost      later           -> wait
+retrying   same        alive lost      due             -> verify
+verifying  same        alive           later           -> wait
+verifying  same        alive           due             -> verify
+accepted   same        alive                               -> ack
+dead       same        alive                               -> ack
 
-attempting other                                  -> wait for it
-retrying   other                                  -> wait for it
-verifying  other                                  -> wait for it
-burying    other                                  -> wait for it
-accepted   other given                            -> duplicate
-dead       other given                   expired  -> expire
-dead       other given                   fresh    -> attempt
-unknown    other given                            -> verify
-panicked   other given                            -> verify
+attempting other       alive                               -> wait for it
+retrying   other       alive                               -> wait for it
+verifying  other       alive                               -> wait for it
+burying    other       alive                               -> wait for it
+accepted   other given alive                               -> duplicate
+dead       other given alive answered         expired  -> expire
+dead       other given alive answered         fresh    -> attempt
+dead       other given alive lost                      -> verify
 
 accepted   other made                    expired  -> expire
 accepted   other made                    fresh    -> attempt
 dead       other made                    expired  -> expire
 dead       other made                    fresh    -> attempt
-unknown    other made                    expired  -> expire
-unknown    other made                    fresh    -> attempt
-panicked   other made                    expired  -> expire
-panicked   other made                    fresh    -> attempt
+
+attempting ended -> ack
+retrying   ended -> ack
+verifying  ended -> ack
+burying    ended -> ack
+accepted   ended same -> ack
+dead       ended same -> ack
+accepted   ended other given -> ack
+dead       ended other given -> ack
 `
 
 var planSteps = map[string]step{
 	"attempt": stepAttempt, "verify": stepVerify, "orphan": stepOrphan, "wait": stepWait, "wait for it": stepWait,
 	"ack": stepAck, "duplicate": stepDuplicate, "expire": stepExpire, "bury": stepBury,
+	"give up": stepGiveUp, "wait for repair": stepGarbled,
 }
 
 func TestPlan(t *testing.T) {
@@ -73,69 +82,92 @@ func TestPlan(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	self := record.Record{Stream: "S", Sequence: 7, ReceivedAt: now.Add(-time.Hour)}
 	others := map[string]record.Record{
-		"another sequence": {Stream: "S", Sequence: 6, ReceivedAt: self.ReceivedAt},
-		"another stream":   {Stream: "T", Sequence: 7, ReceivedAt: self.ReceivedAt},
-		"another instant":  {Stream: "S", Sequence: 7, ReceivedAt: self.ReceivedAt.Add(1)},
-		"same":             {Stream: "S", Sequence: 7, ReceivedAt: self.ReceivedAt.In(time.FixedZone("", 3600))},
+		"a later one":     {Stream: "S", Sequence: 8, ReceivedAt: self.ReceivedAt.Add(time.Second)},
+		"an earlier one":  {Stream: "S", Sequence: 6, ReceivedAt: self.ReceivedAt.Add(-time.Second)},
+		"another stream":  {Stream: "T", Sequence: 7, ReceivedAt: self.ReceivedAt},
+		"another instant": {Stream: "S", Sequence: 7, ReceivedAt: self.ReceivedAt.Add(1)},
+		"of the same number as one on a stream before": {Stream: "S", Sequence: 8, ReceivedAt: self.ReceivedAt.Add(-time.Second)},
+		"same": {Stream: "S", Sequence: 7, ReceivedAt: self.ReceivedAt.In(time.FixedZone("", 3600))},
 	}
-	for _, state := range []string{"none", "attempting", "retrying", "verifying", "burying", "accepted", "dead", "unknown", "panicked"} {
+	// Only where the numbers and the instants are in one order is it one stream.
+	sameStream := []string{"same", "a later one", "an earlier one"}
+	type ends struct {
+		list  []uint64
+		ended bool // by sequence
+	}
+	endings := []ends{{nil, false}, {[]uint64{1, 99}, false}, {[]uint64{7}, true}, {[]uint64{1, 7, 9}, true}}
+	for _, state := range []string{"none", "garbled", "attempting", "retrying", "verifying", "burying", "accepted", "dead"} {
 		for origin, r := range others {
 			for _, given := range []string{"given", "made"} {
 				for _, expired := range []string{"expired", "fresh"} {
-					for _, next := range []time.Duration{math.MinInt64, -time.Hour, -1, 0, 1, time.Second, 10 * time.Second, time.Hour} {
-						r := r
-						switch state {
-						case "none":
-							r = record.Record{}
-						case "burying":
-							r.State, r.Burying = record.Retrying, true
-						case "panicked": // after an attempt
-							r.State, r.Reason, r.AttemptedAt = record.Dead, string(metrics.ReasonUndeliverable), now.Add(-time.Minute)
-						case "unknown":
-							r.State, r.Reason = record.Dead, string(metrics.ReasonOutcomeUnknown)
-						case "dead":
-							r.State, r.Reason = record.Dead, string(metrics.ReasonForbidden)
-						default:
-							r.State = record.State(state)
-						}
-						if next > math.MinInt64 && r.State != record.None {
-							r.NextAt = now.Add(next)
-						}
-						words := []string{state, "other", given, expired, "due"}
-						if origin == "same" {
-							words[1] = origin
-						}
-						if next > 0 {
-							words[4] = "later"
-						}
-						what := fmt.Sprintf("%s, %s, next %s", strings.Join(words, " "), origin, next)
-						var match *row
-						for _, row := range rows {
-							if !slices.ContainsFunc(row.words, func(w string) bool { return !slices.Contains(words, w) }) {
-								if match != nil {
-									t.Fatalf("%s: two rows", what)
+					for _, unknown := range []string{"answered", "lost"} {
+						for _, ended := range endings {
+							for _, next := range []time.Duration{math.MinInt64, -time.Hour, -1, 0, 1, time.Second, 10 * time.Second, time.Hour} {
+								r := r
+								f := facts{self: self, idGiven: given == "given", expired: expired == "expired", expires: now.Add(time.Hour)}
+								switch state {
+								case "none":
+								case "garbled":
+									f.garbled = true
+								case "burying":
+									r.State, r.Burying = record.Retrying, true
+								default:
+									r.State = record.State(state)
 								}
-								match = row
+								if r.State == record.None {
+									r = record.Record{}
+								} else {
+									if unknown == "lost" {
+										r.UnknownSince = now.Add(-time.Minute)
+									}
+									if next > math.MinInt64 {
+										r.NextAt = now.Add(next)
+									}
+									r.Ended = ended.list
+								}
+								f.rec = r
+								words := []string{state, "other", given, expired, "due", unknown, "alive"}
+								if origin == "same" {
+									words[1] = origin
+								}
+								if next > 0 {
+									words[4] = "later"
+								}
+								if ended.ended && slices.Contains(sameStream, origin) && r.State != record.None {
+									words[6] = "ended"
+								}
+								what := fmt.Sprintf("%s, %s, next %s, ended %v", strings.Join(words, " "), origin, next, ended.list)
+								var match *row
+								for _, row := range rows {
+									if !slices.ContainsFunc(row.words, func(w string) bool { return !slices.Contains(words, w) }) {
+										if match != nil {
+											t.Fatalf("%s: two rows: %v and %v", what, match.words, row.words)
+										}
+										match = row
+									}
+								}
+								if match == nil {
+									t.Fatalf("%s: no row", what)
+								}
+								match.used = true
+								want := plan{step: planSteps[match.want]}
+								switch match.want {
+								case "wait":
+									want.until = r.NextAt
+								case "wait for it":
+									// Half a second after that one's turn, within bounds.
+									want.until = now.Add(otherMin)
+									if next > otherMin/2 {
+										want.until = now.Add(min(next+otherMin/2, otherMax))
+									}
+								case "wait for repair":
+									want.until = now.Add(garbledWait)
+								}
+								got := planFor(f, Policy{}, now)
+								if got.step != want.step || !got.until.Equal(want.until) {
+									t.Errorf("%s: step %d, wait of %s; want %s, %s", what, got.step, got.until.Sub(now), match.want, want.until.Sub(now))
+								}
 							}
-						}
-						if match == nil {
-							t.Fatalf("%s: no row", what)
-						}
-						match.used = true
-						want := plan{step: planSteps[match.want]}
-						switch match.want {
-						case "wait":
-							want.until = r.NextAt
-						case "wait for it":
-							// Half a second after that one's turn, within bounds.
-							want.until = now.Add(otherMin)
-							if next > otherMin/2 {
-								want.until = now.Add(min(next+otherMin/2, otherMax))
-							}
-						}
-						got := planFor(r, self, given == "given", expired == "expired", Policy{}, now)
-						if got.step != want.step || !got.until.Equal(want.until) {
-							t.Errorf("%s: step %d, wait of %s; want %s, %s", what, got.step, got.until.Sub(now), match.want, want.until.Sub(now))
 						}
 					}
 				}
@@ -147,14 +179,30 @@ func TestPlan(t *testing.T) {
 	for _, s := range []record.State{record.Attempting, record.Retrying, record.Verifying} {
 		r := others["same"]
 		r.State, r.Burying, r.NextAt = s, true, now.Add(time.Hour)
-		if got := planFor(r, self, true, true, Policy{}, now); got != (plan{step: stepBury}) {
+		if got := planFor(facts{rec: r, self: self, idGiven: true, expired: true}, Policy{}, now); got != (plan{step: stepBury}) {
 			t.Errorf("%s, burying: %+v", s, got)
 		}
 	}
-	r := others["another sequence"]
+	// What died before records knew since when a call was unknown, or at what
+	// instant, is looked at all the same.
+	for reason, want := range map[metrics.Reason]step{
+		metrics.ReasonOutcomeUnknown: stepVerify, metrics.ReasonUndeliverable: stepVerify, metrics.ReasonForbidden: stepAttempt,
+	} {
+		r := others["an earlier one"]
+		r.State, r.Reason, r.AttemptedAt = record.Dead, string(reason), now.Add(-time.Minute)
+		if got := planFor(facts{rec: r, self: self, idGiven: true}, Policy{}, now); got != (plan{step: want}) {
+			t.Errorf("dead of %s: %+v", reason, got)
+		}
+	}
+	r := others["an earlier one"]
 	r.State, r.Reason = record.Dead, string(metrics.ReasonUndeliverable)
-	if got := planFor(r, self, true, false, Policy{}, now); got != (plan{step: stepAttempt}) {
+	if got := planFor(facts{rec: r, self: self, idGiven: true}, Policy{}, now); got != (plan{step: stepAttempt}) {
 		t.Errorf("dead, panicked before any attempt: %+v", got)
+	}
+	// A garbled record is not waited for longer than the request's time lasts.
+	at := now.Add(time.Second)
+	if got := planFor(facts{self: self, garbled: true, expires: at}, Policy{}, now); got != (plan{stepGarbled, at}) {
+		t.Errorf("garbled, with a second left: %+v", got)
 	}
 	for _, row := range rows {
 		if !row.used {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -326,7 +327,7 @@ func testInvalidUnderDeadID(r *rig) {
 	before := r.record("INC1")
 	bad := r.publish(`{"id":"INC1","managedDeviceId":"oops"}`, nil)
 	r.settled()
-	if after := r.record("INC1"); after != before {
+	if after := r.record("INC1"); !reflect.DeepEqual(after, before) {
 		r.t.Errorf("the record was %+v and is %+v", before, after)
 	}
 	letter := r.letters()[strconv.FormatUint(bad, 10)]

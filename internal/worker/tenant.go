@@ -68,6 +68,8 @@ type tenant struct {
 	busy map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
 	waiting map[uint64]time.Time
+	// garbled are those of them whose records are garbled.
+	garbled map[uint64]time.Time
 }
 
 // claim reserves a request for one message at a time, so that a process is not
@@ -163,6 +165,26 @@ func (t *tenant) wait(sequence uint64, until time.Time) {
 		t.waiting[sequence] = until
 	}
 	t.metrics.SetWaitingRetry(len(t.waiting))
+}
+
+// garbledMost is how many requests wait whose records are garbled: half of the
+// messages that the consumer lets be unacknowledged at a time.
+const garbledMost = 500
+
+// park notes that a message waits whose request's record is garbled. It reports
+// whether there is a place for it, and whether it has come for the first time.
+func (t *tenant) park(sequence uint64, until, now time.Time) (waits, first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.garbled, func(_ uint64, until time.Time) bool { return now.Sub(until) > overdue })
+	if _, known := t.garbled[sequence]; !known {
+		if len(t.garbled) >= garbledMost {
+			return false, true
+		}
+		first = true
+	}
+	t.garbled[sequence] = until
+	return true, first
 }
 
 // overdue is how long a message is waited for that should be back. Then another

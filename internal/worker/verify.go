@@ -21,20 +21,34 @@ var readPermissions = [...]string{
 	"DeviceManagementManagedDevices.ReadWrite.All",
 }
 
+// lookLasts is how old a look may be that allows a further attempt.
+const lookLasts = 5 * time.Second
+
+// found is what a look at a device says of a reset.
+type found int
+
+const (
+	foundReset found = iota + 1
+	foundNone
+	// foundDoubt: something in the list may be a reset, or is not readable.
+	foundDoubt
+)
+
 // verify reads from Graph what became of the last call. done is false where
 // the delivery has to be looked at again: it may be attempted once more now.
 //
-// A further attempt always follows at once on the reading that allowed it, so
+// A further attempt always follows at once on the look that allowed it, so
 // that as little time as possible is left for a late effect of the last call.
-func (j *job) verify(intake, work context.Context, expired bool) (d consume.Disposition, done bool) {
-	// The slot is for the attempt that may follow: Graph's limit for reading is
-	// another, ten times as high.
-	c, d, ok := j.ready(intake)
+func (j *job) verify(intake, work context.Context) (d consume.Disposition, done bool) {
+	// A look itself needs no slot: Graph's limit for reading is another, ten
+	// times as high. The attempt that may follow needs one.
+	mayCall := j.rec.Refusal == "" && j.policy.lookDecides(j.rec, time.Now()) && !j.expired(time.Now())
+	c, d, ok := j.ready(intake, mayCall)
 	if !ok {
 		return d, true
 	}
 	defer j.hold.end(j.m.Sequence)
-	defer c.slot.Release()
+	defer c.release()
 	sent := time.Now()
 	call := j.call(intake, c, sent)
 	call.May = func() bool {
@@ -53,58 +67,100 @@ func (j *job) verify(intake, work context.Context, expired bool) (d consume.Disp
 	if j.trace != nil {
 		j.trace.Verify(traced(sent, j.rec.Attempts, call, actions.Answer, e))
 	}
-	if err == nil {
-		if executed(actions, j.rec.AttemptedAt) {
-			j.metrics.Verification(metrics.VerificationExecuted)
-			j.ended(j.hold.accepted(0, time.Now()))
-			return j.accepted(work, func(r *record.Record) { r.Verified = true }), true
-		}
+	if err != nil {
+		return j.unread(intake, work, c, sent, e)
+	}
+	switch j.look(actions) {
+	case foundReset:
+		j.metrics.Verification(metrics.VerificationExecuted)
+		j.ended(j.hold.accepted(0, time.Now()))
+		return j.accepted(work, func(r *record.Record) { r.Verified = true }), true
+	case foundNone:
 		j.metrics.Verification(metrics.VerificationNotExecuted)
 		j.hold.read(j.m.Sequence)
-		return j.notExecuted(intake, work, c, expired)
+		return j.notExecuted(intake, work, c, nil)
 	}
-	return j.unread(intake, work, c, sent, expired, e)
+	j.metrics.Verification(metrics.VerificationFailed)
+	j.hold.read(j.m.Sequence)
+	return j.unclear(work, time.Now().Add(j.policy.backoff(int(min(j.m.Delivered, 16)), j.rec.ClientRequestID)),
+		"the device's list of actions leaves it open")
 }
 
-// executed tells whether a reset began at or after the attempt.
-func executed(a graph.Actions, attempted time.Time) bool {
-	since := attempted.Add(a.Ahead - clockGrace)
+// look says whether the device's list shows a reset that may be this request's:
+// one that began with the first call of unknown outcome, or later.
+func (j *job) look(a graph.Actions) found {
+	since := j.rec.UnknownFrom().Add(a.Ahead - clockGrace)
 	for _, reset := range a.Resets {
 		if !reset.Started.Before(since) {
-			return true
+			return foundReset
 		}
 	}
-	return false
+	return foundNone
 }
 
-// notExecuted goes on with a request whose last call had no effect. That it
+// notExecuted goes on with a request of which a look has found no reset. gone is
+// the answer where that was because the device is no longer there. That it
 // could be read is no sign that an outage is over: the next call will tell.
-func (j *job) notExecuted(intake, work context.Context, c ready, expired bool) (consume.Disposition, bool) {
-	if expired {
-		return j.bury(work, metrics.ReasonExpired, j.expiredDetail(time.Now()))
+func (j *job) notExecuted(intake, work context.Context, c ready, gone *graph.Error) (consume.Disposition, bool) {
+	now := time.Now()
+	if j.rec.Refusal != "" {
+		return j.bury(work, metrics.Reason(j.rec.Refusal), j.rec.Detail)
 	}
+	if !j.policy.lookDecides(j.rec, now) {
+		// The second look had best be the one that the next attempt follows on.
+		since := j.rec.AbsentSince
+		if since.IsZero() {
+			since = now
+		}
+		at := since.Add(j.policy.lookAgain())
+		if next := j.policy.nextTry(j.rec); next.After(at) && gone == nil && !j.expired(next) {
+			at = next
+		}
+		return j.lookAgain(work, at, func(r *record.Record) { r.AbsentSince = since.UTC() }), true
+	}
+	switch {
+	case gone != nil:
+		// There is no device any more that could be asked about, or reset.
+		return j.bury(work, metrics.ReasonNotFound, "the device is gone, and so is what became of the call; "+gone.Error())
+	case j.expired(now):
+		return j.bury(work, metrics.ReasonExpired, j.expiredDetail(now))
+	}
+	return j.further(intake, work, c, now)
+}
+
+// further makes the attempt after one that had no effect, once it is due.
+func (j *job) further(intake, work context.Context, c ready, looked time.Time) (consume.Disposition, bool) {
 	// A probe is made for everybody's sake, so it is not held against this one.
 	if j.policy.exhausted(j.rec) && j.rec.State == record.Verifying && !c.pass.Probe {
 		return j.bury(work, metrics.ReasonAttemptsExhausted, j.rec.Detail)
 	}
 	// The wait is counted from the attempt; looking it up has taken some of it.
-	at := j.rec.AttemptedAt.Add(j.policy.backoff(j.rec.Attempts-j.rec.HeldAttempts, j.rec.ClientRequestID))
-	if j.rec.State == record.Verifying && time.Now().Before(at) {
-		return j.verifyLater(work, at), true
+	if at := j.policy.nextTry(j.rec); j.rec.State == record.Verifying && looked.Before(at) {
+		return j.lookAgain(work, at, nil), true
 	}
+	if c.slot == nil { // that this look would decide was not foreseen
+		slot, d, ok := j.slot(intake)
+		if !ok {
+			return d, true
+		}
+		defer slot.Release()
+		c.slot = slot
+	}
+	c.looked = looked
 	return j.post(intake, work, c)
 }
 
 // unread goes on with a request whose outcome could not be read.
-func (j *job) unread(intake, work context.Context, c ready, sent time.Time, expired bool, e *graph.Error) (consume.Disposition, bool) {
+func (j *job) unread(intake, work context.Context, c ready, sent time.Time, e *graph.Error) (consume.Disposition, bool) {
 	pause := j.pause(nil, sent, e)
+	expired := j.expired(time.Now())
 	switch e.Kind {
 	case graph.Throttled, graph.Unavailable:
 		j.metrics.Verification(metrics.VerificationFailed)
 		if e.Kind == graph.Unavailable {
 			j.outage(e)
 		}
-		return j.verifyLater(work, pause), true
+		return j.lookAgain(work, pause, nil), true
 	case graph.Unauthorized:
 		ok, err := j.renew(work, c.token, e)
 		if ok {
@@ -112,41 +168,49 @@ func (j *job) unread(intake, work context.Context, c ready, sent time.Time, expi
 		}
 		if err == nil && (expired || j.hold.ownFault(j.m.Sequence, 0, time.Now())) {
 			j.metrics.Verification(metrics.VerificationNotPermitted)
-			return j.notPermitted(intake, work, c, expired, e)
+			return j.notPermitted(intake, work, c, e)
 		}
 		if err == nil {
 			err = e
 		}
 		j.metrics.Verification(metrics.VerificationFailed)
-		return j.verifyLater(work, j.begin(j.m, metrics.CauseCredentials, err, tokenWait(err))), true
+		return j.lookAgain(work, j.begin(j.m, metrics.CauseCredentials, err, tokenWait(err)), nil), true
 	case graph.Forbidden:
 		// A token that says that it may read, or one that may not even reset,
 		// is refused for more than this reading, unless others get through.
 		everybody := c.pass.Cause == metrics.CausePermission || mayRead(c.token)
 		if everybody && !expired && !j.hold.ownFault(j.m.Sequence, c.token.Generation, time.Now()) {
 			j.metrics.Verification(metrics.VerificationFailed)
-			return j.verifyLater(work, j.begin(j.m, metrics.CausePermission, e, 0)), true
+			return j.lookAgain(work, j.begin(j.m, metrics.CausePermission, e, 0), nil), true
 		}
 		j.metrics.Verification(metrics.VerificationNotPermitted)
-		return j.notPermitted(intake, work, c, expired, e)
+		return j.notPermitted(intake, work, c, e)
 	case graph.Refused:
-		j.metrics.Verification(metrics.VerificationFailed)
 		if e.Status == 404 {
-			// There is no device any more that could be asked about, or reset.
-			return j.bury(work, metrics.ReasonNotFound, "the device is gone, and so is what became of the call; "+e.Error())
+			j.metrics.Verification(metrics.VerificationNotExecuted)
+			j.hold.read(j.m.Sequence)
+			return j.notExecuted(intake, work, c, e)
 		}
-		return j.notPermitted(intake, work, c, expired, e)
+		j.metrics.Verification(metrics.VerificationFailed)
+		return j.notPermitted(intake, work, c, e)
 	}
 	j.metrics.Verification(metrics.VerificationFailed)
 	times, held := j.outage(e)
-	if held.IsZero() && expired {
+	if !held.IsZero() {
+		return j.lookAgain(work, held, nil), true
+	}
+	return j.unclear(work, time.Now().Add(j.policy.backoff(times, j.rec.ClientRequestID)), e.Error())
+}
+
+// unclear has the request looked at again that a look has said nothing about, or
+// gives it to a person where its time is over and a reset would have shown.
+func (j *job) unclear(work context.Context, next time.Time, why string) (consume.Disposition, bool) {
+	now := time.Now()
+	if j.expired(now) && now.After(j.policy.shows(j.rec)) {
 		return j.bury(work, metrics.ReasonOutcomeUnknown,
-			"the call may have reset the device, and its outcome could not be read in time: "+e.Error())
+			"the call may have reset the device, and its outcome could not be read in time: "+why)
 	}
-	if held.IsZero() {
-		held = time.Now().Add(j.policy.backoff(times, j.rec.ClientRequestID))
-	}
-	return j.verifyLater(work, held), true
+	return j.lookAgain(work, next, nil), true
 }
 
 func mayRead(t graph.Token) bool {
@@ -158,25 +222,39 @@ func mayRead(t graph.Token) bool {
 	return false
 }
 
-// notPermitted decides about a request whose outcome cannot be read.
-func (j *job) notPermitted(intake, work context.Context, c ready, expired bool, e *graph.Error) (consume.Disposition, bool) {
-	if j.policy.OnUnknown == UnknownRetry {
-		return j.notExecuted(intake, work, c, expired)
+// notPermitted decides about a request whose outcome may not be read.
+func (j *job) notPermitted(intake, work context.Context, c ready, e *graph.Error) (consume.Disposition, bool) {
+	if j.policy.OnUnknown != UnknownRetry {
+		detail := j.rec.Detail
+		if j.rec.State != record.Dead {
+			detail = "the call may have reset the device (" + detail + "), and the outcome may not be read: " + e.Error()
+		}
+		return j.bury(work, metrics.ReasonOutcomeUnknown, detail)
 	}
-	detail := j.rec.Detail
-	if j.rec.State != record.Dead {
-		detail = "the call may have reset the device (" + detail + "), and the outcome may not be read: " + e.Error()
+	now := time.Now()
+	switch {
+	case j.rec.Refusal != "":
+		return j.bury(work, metrics.Reason(j.rec.Refusal), j.rec.Detail)
+	case j.expired(now):
+		return j.bury(work, metrics.ReasonExpired, j.expiredDetail(now))
 	}
-	return j.bury(work, metrics.ReasonOutcomeUnknown, detail)
+	return j.further(intake, work, c, now)
 }
 
-// verifyLater gives the request back until its outcome can be read again.
-func (j *job) verifyLater(work context.Context, at time.Time) consume.Disposition {
-	if j.rec.State == record.Verifying {
-		err := j.update(work, func(r *record.Record) { r.NextAt = at.UTC() })
-		if err != nil && !errors.Is(err, record.ErrConflict) {
-			return j.trouble(err)
-		}
+// lookAgain gives the request back until its outcome can be read again. change
+// notes what this look has shown; nil: nothing.
+func (j *job) lookAgain(work context.Context, at time.Time, change func(*record.Record)) consume.Disposition {
+	before := j.base()
+	r := before
+	if r.State != record.Verifying {
+		r.State, r.Detail = record.Verifying, j.rec.Detail
+	}
+	r.NextAt = at.UTC()
+	if change != nil {
+		change(&r)
+	}
+	if err := j.put(work, before.State, r); err != nil && !errors.Is(err, record.ErrConflict) {
+		return j.trouble(err)
 	}
 	return j.backAt(at, true)
 }
