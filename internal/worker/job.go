@@ -391,6 +391,11 @@ type ready struct {
 	looked time.Time
 }
 
+// allows reports whether the look that allows the attempt is recent enough.
+func (c ready) allows(now time.Time) bool {
+	return c.looked.IsZero() || now.Sub(c.looked) <= lookLasts
+}
+
 func (c ready) release() {
 	if c.slot != nil {
 		c.slot.Release()
@@ -406,7 +411,7 @@ func (j *job) call(intake context.Context, c ready, began time.Time) graph.Call 
 		May: func() bool {
 			_, closed := j.closed(intake)
 			now := time.Now()
-			return !closed && !j.expired(now) && (c.looked.IsZero() || now.Sub(c.looked) <= lookLasts)
+			return !closed && !j.expired(now) && c.allows(now)
 		},
 	}
 }

@@ -1,0 +1,417 @@
+package worker
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/record"
+)
+
+// TestLookUps: what a look at the device shows, and how often it has to.
+func TestLookUps(t *testing.T) {
+	t.Parallel()
+	base := newRig(t, graphsim.Config{}, nil)
+	tests := map[string]func(*testing.T){}
+	add := func(name string, test func(*rig)) {
+		n := len(tests)
+		tests[name] = func(t *testing.T) { test(base.branch(t, 100+n)) }
+	}
+	add("shows with the second look", func(r *rig) { testShowsLate(r, 0, nil, 200) })
+	add("gone with the first look", func(r *rig) { testShowsLate(r, 1, nil, 404) })
+	add("shows after its time is over", func(r *rig) {
+		r.cfg.Policy.VerifyAfter = 800 * time.Millisecond
+		testShowsLate(r, 2, func(body string) string {
+			until := time.Now().Add(1500 * time.Millisecond)
+			return strings.TrimSuffix(body, "}") + fmt.Sprintf(`,"notAfter":%q}`, until.UTC().Format(time.RFC3339Nano))
+		}, 200)
+	})
+	add("shows after the last attempt", func(r *rig) {
+		r.cfg.Policy.MaxAttempts = 1
+		testShowsLate(r, 3, nil, 200)
+	})
+	add("gone for good", testGone)
+	add("two looks before a further attempt", testTwoLooks)
+	add("a doubt is no absence", testDoubt)
+	add("a refusal that the first call has caused", testRefusedAfterUnknown)
+	add("a refusal after a call without effect", testRefusedAfterNone)
+	add("a refusal whose look is not answered", testRefusedThenSilence)
+	add("looked up from the first unknown call on", testFirstUnknown)
+	together(t, tests)
+}
+
+// empty is what Graph says of a device on which no action shows.
+func empty(w http.ResponseWriter, device string) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = fmt.Fprintf(w, `{"id":%q,"deviceActionResults":[]}`, device)
+}
+
+// looks answers the looks at a device, counted from 1, by a handler that returns
+// true where it has answered; at are the times of all looks.
+func (r *rig) looks(device string, answer func(w http.ResponseWriter, n int) bool) (at func() []time.Time) {
+	var mu sync.Mutex
+	var times []time.Time
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		if q.Method != http.MethodGet || !strings.Contains(q.URL.Path, device) {
+			return false
+		}
+		mu.Lock()
+		times = append(times, time.Now())
+		n := len(times)
+		mu.Unlock()
+		return answer(w, n)
+	})
+	return func() []time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return append([]time.Time(nil), times...)
+	}
+}
+
+// testShowsLate: the reset was done, its answer lost, and the first look does not
+// show it yet. It is neither done again nor given up.
+func testShowsLate(r *rig, n int, change func(string) string, status int) {
+	dev := graphsim.FaultDevice(500, 1, 1, 0x3100+n) // executed
+	const hidden = 1
+	looks := r.looks(dev, func(w http.ResponseWriter, n int) bool {
+		switch {
+		case n > hidden:
+			return false
+		case status == http.StatusOK:
+			empty(w, dev)
+		default:
+			w.WriteHeader(status)
+		}
+		return true
+	})
+	r.start()
+	body := reset("INC1", dev)
+	if change != nil {
+		body = change(body)
+	}
+	r.publish(body, nil)
+	r.settled()
+	rec := r.record("INC1")
+	if rec.State != record.Accepted || !rec.Verified || rec.Attempts != 1 || len(looks()) != hidden+1 {
+		r.t.Errorf("%d looks, record %+v", len(looks()), rec)
+	}
+	if rec.UnknownSince.IsZero() || !rec.UnknownSince.Equal(rec.AttemptedAt) {
+		r.t.Errorf("unknown since %s, attempted at %s", rec.UnknownSince, rec.AttemptedAt)
+	}
+	if n := r.sim.Resets(dev); n != 1 {
+		r.t.Errorf("%d resets", n)
+	}
+}
+
+// testGone: a device that is gone twice is gone.
+func testGone(r *rig) {
+	dev := graphsim.FaultDevice(500, 1, 0, 0x3001)
+	looks := r.looks(dev, func(w http.ResponseWriter, _ int) bool { w.WriteHeader(http.StatusNotFound); return true })
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.died("INC1", metrics.ReasonNotFound, 1)
+	if n := len(looks()); n != 2 {
+		r.t.Errorf("%d looks", n)
+	}
+}
+
+// testTwoLooks: the second look comes no sooner than twice the wait of the first
+// after that one, and the attempt at once after the second.
+func testTwoLooks(r *rig) {
+	dev := graphsim.FaultDevice(500, 1, 0, 0x3002)
+	looks := r.looks(dev, func(http.ResponseWriter, int) bool { return false })
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.accepted("INC1", dev, 2, false)
+	at := looks()
+	if len(at) != 2 {
+		r.t.Fatalf("%d looks", len(at))
+	}
+	if d := at[1].Sub(at[0]); d < r.cfg.Policy.lookAgain() {
+		r.t.Errorf("the looks are %s apart", d)
+	}
+	if rec := r.record("INC1"); rec.AttemptedAt.Sub(at[1]).Abs() > time.Second {
+		r.t.Errorf("looked at %s, attempted at %s", at[1], rec.AttemptedAt)
+	}
+}
+
+// testDoubt: an answer that leaves it open allows no further call, and is no
+// look that finds nothing.
+func testDoubt(r *rig) {
+	dev := graphsim.FaultDevice(500, 1, 1, 0x3003) // executed
+	looks := r.looks(dev, func(w http.ResponseWriter, n int) bool {
+		if n > 4 {
+			return false
+		}
+		if n == 3 { // one look that finds nothing, and none that agrees
+			empty(w, dev)
+			return true
+		}
+		_, _ = fmt.Fprintf(w, `{"id":%q,"deviceActionResults":null}`, dev)
+		return true
+	})
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.accepted("INC1", dev, 1, true)
+	if n := len(looks()); n != 5 {
+		r.t.Errorf("%d looks", n)
+	}
+}
+
+// testRefusedAfterUnknown: the reset was done and shows only after two looks and a
+// further call, which Graph refuses because the first is pending.
+func testRefusedAfterUnknown(r *rig) {
+	dev := graphsim.FaultDevice(500, 1, 1, 0x3004) // executed
+	var mu sync.Mutex
+	posts, gets := 0, 0
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		if !strings.Contains(q.URL.Path, dev) {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if q.Method == http.MethodPost {
+			posts++
+			if posts == 1 {
+				return false
+			}
+			w.WriteHeader(http.StatusConflict)
+			return true
+		}
+		if gets++; gets > 2 {
+			return false
+		}
+		empty(w, dev)
+		return true
+	})
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	rec := r.record("INC1")
+	if rec.State != record.Accepted || !rec.Verified || r.sim.Resets(dev) != 1 || posts != 2 || gets != 3 {
+		r.t.Errorf("%d resets, %d calls, %d looks, record %+v", r.sim.Resets(dev), posts, gets, rec)
+	}
+	if n := len(r.letters()); n != 0 {
+		r.t.Errorf("%d dead letters", n)
+	}
+}
+
+// testRefusedAfterNone: where the look shows no reset, the refusal counts.
+func testRefusedAfterNone(r *rig) {
+	dev := graphsim.GoodDevice(0x3005)
+	var mu sync.Mutex
+	posts, gets := 0, 0
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		if !strings.Contains(q.URL.Path, dev) {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if q.Method != http.MethodPost {
+			gets++
+			return false
+		}
+		if posts++; posts == 1 {
+			w.WriteHeader(http.StatusBadGateway)
+		} else {
+			w.WriteHeader(http.StatusConflict)
+		}
+		return true
+	})
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.died("INC1", metrics.ReasonConflict, 2)
+	if rec := r.record("INC1"); gets != 3 || rec.Status != http.StatusConflict || rec.Refusal != "" || !strings.Contains(rec.Detail, "409") {
+		r.t.Errorf("%d looks, record %+v", gets, rec)
+	}
+	// Another message of the id is looked up first, although the last call was
+	// answered.
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.died("INC1", metrics.ReasonConflict, 1)
+	if gets != 6 || posts != 3 {
+		r.t.Errorf("%d looks and %d calls in all", gets, posts)
+	}
+}
+
+// testRefusedThenSilence: the refusal is kept until the device could be looked at.
+func testRefusedThenSilence(r *rig) {
+	dev := graphsim.GoodDevice(0x3006)
+	var mu sync.Mutex
+	posts, gets := 0, 0
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		if !strings.Contains(q.URL.Path, dev) {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if q.Method != http.MethodPost {
+			gets++
+			if gets == 3 || gets == 4 {
+				w.WriteHeader(http.StatusInternalServerError)
+				return true
+			}
+			return false
+		}
+		if posts++; posts == 1 {
+			w.WriteHeader(http.StatusBadGateway)
+		} else {
+			w.WriteHeader(http.StatusUnprocessableEntity)
+		}
+		return true
+	})
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.died("INC1", metrics.ReasonRejected, 2)
+	if gets != 5 || posts != 2 {
+		r.t.Errorf("%d looks, %d calls", gets, posts)
+	}
+}
+
+// testFirstUnknown: the reset of the first call shows only once the id was dead
+// and has come again. That it began before the last call makes it no other's.
+func testFirstUnknown(r *rig) {
+	dev := graphsim.FaultDevice(500, 1, 1, 0x3007) // executed
+	var mu sync.Mutex
+	posts, hide := 0, true
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		if !strings.Contains(q.URL.Path, dev) {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if q.Method != http.MethodPost {
+			if hide {
+				empty(w, dev)
+			}
+			return hide
+		}
+		if posts++; posts == 1 {
+			return false
+		}
+		w.WriteHeader(http.StatusConflict)
+		return true
+	})
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.died("INC1", metrics.ReasonConflict, 2)
+	// The grace for clocks must not be what finds it.
+	<-time.After(clockGrace)
+	mu.Lock()
+	hide = false
+	mu.Unlock()
+	last := r.publish(reset("INC1", dev), nil)
+	r.settled()
+	rec := r.record("INC1")
+	if rec.State != record.Accepted || !rec.Verified || r.sim.Resets(dev) != 1 || posts != 2 {
+		r.t.Errorf("%d resets, %d calls, record %+v", r.sim.Resets(dev), posts, rec)
+	}
+	if rec.Sequence != last || rec.Redrives != 1 || len(rec.Ended) != 1 {
+		r.t.Errorf("it is about message %d, want %d; %d redrives, ended %v", rec.Sequence, last, rec.Redrives, rec.Ended)
+	}
+}
+
+// TestLookLasts: a look allows an attempt for a few seconds; what is held up longer
+// has to be looked at once more.
+func TestLookLasts(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for ago, want := range map[time.Duration]bool{0: true, lookLasts: true, lookLasts + 1: false, time.Hour: false} {
+		if got := (ready{looked: now.Add(-ago)}).allows(now); got != want {
+			t.Errorf("looked %s ago: %v", ago, got)
+		}
+	}
+	if !(ready{}).allows(now) {
+		t.Error("an attempt that needs no look is not allowed")
+	}
+}
+
+// TestEndedStaysEnded: a copy of a message that has its letter comes late, when
+// the record is about a newer message of the id. It is acknowledged, not called.
+func TestEndedStaysEnded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+		t.Fatal(err)
+	}
+	dev := graphsim.FaultDevice(404, 2, 0, 1) // refuses two calls
+	first, second := r.publish(reset("INC1", dev), nil), r.publish(reset("INC1", dev), nil)
+	s, err := r.js.Stream(t.Context(), r.names.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.GetMsg(t.Context(), second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := record.Open(t.Context(), r.js, r.names.Bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := record.Record{ID: "INC1", Tenant: "default", ManagedDeviceID: dev, State: record.Dead, Attempts: 1, Reason: "not_found",
+		Stream: r.names.Stream, Sequence: second, ReceivedAt: m.Time, AttemptedAt: m.Time, FinishedAt: m.Time, Ended: []uint64{first, second}}
+	if _, err := store.Put(t.Context(), "default.INC1", dead, 0); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.awaitEmpty()
+	if n := len(r.sim.Calls()); n != 0 || len(r.letters()) != 0 {
+		t.Errorf("%d calls, %d letters", n, len(r.letters()))
+	}
+}
+
+// TestRedrivesAreCounted: each new message that takes a dead id up again counts,
+// whatever a publisher writes into the header.
+func TestRedrivesAreCounted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	r.start()
+	dev := graphsim.FaultDevice(404, 0, 0, 1)
+	for n := range 18 {
+		seq := r.publish(reset("INC1", dev), nats.Header{consume.HeaderRedrives: {"99"}, strings.ToLower(consume.HeaderRedrives): {"98"}})
+		r.awaitEmpty()
+		letter := r.letters()[strconv.FormatUint(seq, 10)]
+		if letter == nil {
+			t.Fatalf("message %d has no letter", n)
+		}
+		if got := letter.Header.Values(consume.HeaderRedrives); len(got) != 1 || got[0] != strconv.Itoa(n) {
+			t.Errorf("message %d: the letter says %v redrives", n, got)
+		}
+	}
+	if rec := r.record("INC1"); rec.Redrives != 17 || len(rec.Ended) != record.MaxEnded || rec.Ended[record.MaxEnded-1] != rec.Sequence {
+		t.Errorf("%+v", rec)
+	}
+	// An invalid message under an invalid one's id is counted, too, but leaves the
+	// record of another alone.
+	bad := graphsim.FaultDevice(404, 0, 0, 2)
+	for n := range 3 {
+		seq := r.publish(`{"id":"BAD","managedDeviceId":"oops"}`, nil)
+		r.awaitEmpty()
+		if got := r.letters()[strconv.FormatUint(seq, 10)].Header.Get(consume.HeaderRedrives); got != strconv.Itoa(n) {
+			t.Errorf("invalid message %d: the letter says %q redrives", n, got)
+		}
+	}
+	r.publish(reset("OTHER", bad), nil)
+	r.awaitEmpty()
+	before := r.record("OTHER")
+	r.publish(`{"id":"OTHER","managedDeviceId":"oops"}`, nil)
+	r.awaitEmpty()
+	if after := r.record("OTHER"); after.Sequence != before.Sequence || after.Reason != "not_found" {
+		t.Errorf("the record was %+v and is %+v", before, after)
+	}
+}
