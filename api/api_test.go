@@ -328,8 +328,9 @@ func whole(t *testing.T) record.Record {
 	r := record.Record{
 		ID: "INC 1/é", Tenant: "default", ManagedDeviceID: "600d0000-0000-4000-8000-000000000001", State: record.Dead,
 		Attempts: 2, HeldAttempts: 1, Burying: true, Panics: 1,
-		ReceivedAt: now, AttemptedAt: now.UTC(), NextAt: now.Add(time.Second), FinishedAt: now,
-		Stream: "S", Sequence: 1 << 63, Worker: "host-1", ClientRequestID: "c", GraphRequestID: "g", Status: 404,
+		ReceivedAt: now, AttemptedAt: now.UTC(), UnknownSince: now, AbsentSince: now, Refusal: string(metrics.ReasonConflict),
+		NextAt: now.Add(time.Second), FinishedAt: now,
+		Stream: "S", Sequence: 1 << 63, Ended: []uint64{1, 1 << 63}, Redrives: 1, Worker: "host-1", ClientRequestID: "c", GraphRequestID: "g", Status: 404,
 		Reason: string(metrics.ReasonNotFound), Detail: "d", Verified: true, RequestedBy: "jo", RequestReason: "why",
 		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}

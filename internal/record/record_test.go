@@ -147,8 +147,9 @@ func full() Record {
 	return Record{
 		ID: "INC0012345", Tenant: "default", ManagedDeviceID: "2e6f8c1a-3b4d-4e5f-8a9b-0c1d2e3f4a5b",
 		State: Dead, Attempts: 3, HeldAttempts: 2, Burying: true, Panics: 1,
-		ReceivedAt: at(0).Add(1), AttemptedAt: at(1), NextAt: at(2), FinishedAt: at(3),
-		Stream: "PASSCODE_RESETS", Sequence: 42, Worker: "host-1",
+		ReceivedAt: at(0).Add(1), AttemptedAt: at(1), UnknownSince: at(1), AbsentSince: at(1).Add(time.Second / 2), Refusal: "conflict",
+		NextAt: at(2), FinishedAt: at(3),
+		Stream: "PASSCODE_RESETS", Sequence: 42, Ended: []uint64{40, 42}, Redrives: 1, Worker: "host-1",
 		ClientRequestID: "c5f1a0f2-0000-4000-8000-000000000001", GraphRequestID: "c5f1a0f2-0000-4000-8000-000000000002",
 		Status: 404, Reason: "not_found", Detail: "the device is gone", Verified: true,
 		RequestedBy: "help desk", RequestReason: "forgotten",
