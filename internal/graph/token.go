@@ -184,7 +184,7 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 				return Token{}, f.err
 			}
 		case <-ctx.Done():
-			return Token{}, &Error{Kind: TokenUnavailable, Err: context.Cause(ctx)}
+			return Token{}, &Error{Kind: TokenUnavailable, Benign: true, Err: context.Cause(ctx)}
 		}
 	}
 }

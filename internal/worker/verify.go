@@ -50,31 +50,27 @@ func (j *job) verify(intake, work context.Context, expired bool) (d consume.Disp
 	if err != nil && !errors.As(err, &e) {
 		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
+	look := graph.Finding{}
+	if err == nil {
+		j.hold.read(j.m.Sequence)
+		look = graph.ResetSince(actions.List, j.rec.AttemptedAt.Add(actions.Ahead-clockGrace))
+		if look.Sight == graph.SightDoubt {
+			e = &graph.Error{Kind: graph.Unknown, Status: actions.Status, RequestID: actions.RequestID, Benign: true, Err: errors.New(look.Doubt)}
+		}
+	}
 	if j.trace != nil {
 		j.trace.Verify(traced(sent, j.rec.Attempts, call, actions.Answer, e))
 	}
-	if err == nil {
-		if executed(actions, j.rec.AttemptedAt) {
-			j.metrics.Verification(metrics.VerificationExecuted)
-			j.ended(j.hold.accepted(0, time.Now()))
-			return j.accepted(work, func(r *record.Record) { r.Verified = true }), true
-		}
+	switch look.Sight {
+	case graph.SightReset:
+		j.metrics.Verification(metrics.VerificationExecuted)
+		j.ended(j.hold.accepted(0, time.Now()))
+		return j.accepted(work, func(r *record.Record) { r.Verified = true }), true
+	case graph.SightNone:
 		j.metrics.Verification(metrics.VerificationNotExecuted)
-		j.hold.read(j.m.Sequence)
 		return j.notExecuted(intake, work, c, expired)
 	}
 	return j.unread(intake, work, c, sent, expired, e)
-}
-
-// executed tells whether a reset began at or after the attempt.
-func executed(a graph.Actions, attempted time.Time) bool {
-	since := attempted.Add(a.Ahead - clockGrace)
-	for _, reset := range a.Resets {
-		if !reset.Started.Before(since) {
-			return true
-		}
-	}
-	return false
 }
 
 // notExecuted goes on with a request whose last call had no effect. That it
@@ -139,12 +135,17 @@ func (j *job) unread(intake, work context.Context, c ready, sent time.Time, expi
 	}
 	j.metrics.Verification(metrics.VerificationFailed)
 	times, held := j.outage(e)
-	if held.IsZero() && expired {
+	refused := e.Benign && e.Kind == graph.NotSent // it can be asked again at once
+	if held.IsZero() && expired && !refused {
 		return j.bury(work, metrics.ReasonOutcomeUnknown,
 			"the call may have reset the device, and its outcome could not be read in time: "+e.Error())
 	}
 	if held.IsZero() {
-		held = time.Now().Add(j.policy.backoff(times, j.rec.ClientRequestID))
+		wait := j.policy.backoff(times, j.rec.ClientRequestID)
+		if e.Benign && !refused {
+			wait = max(wait, j.policy.VerifyAfter) // a doubt that Graph has to clear up
+		}
+		held = time.Now().Add(wait)
 	}
 	return j.verifyLater(work, held), true
 }
