@@ -10,19 +10,31 @@ import (
 )
 
 func FuzzRetryAfter(f *testing.F) {
-	for _, s := range []string{"1", "2.128", "0.9", "-1", "1e400", "inf", "nan", "0x1p-2", "Sun, 22 Nov 2026 10:00:30 GMT", "Sun Nov 22 10:00:30 2026", ""} {
-		f.Add(s, "Sun, 22 Nov 2026 10:00:00 GMT")
-		f.Add(s, "")
+	forms := []string{"1", "2.128", "0.9", "-1", "1e400", "inf", "nan", "0x1p-2", "Sun, 22 Nov 2026 10:00:30 GMT", "Sun Nov 22 10:00:30 2026", "", "0,120", "soon"}
+	for i, s := range forms {
+		f.Add(s, forms[len(forms)-1-i], "Sun, 22 Nov 2026 10:00:00 GMT")
+		f.Add(s, "", "")
 	}
 	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-	f.Fuzz(func(t *testing.T, value, date string) {
-		h := http.Header{"Retry-After": {value}, "Date": {date}}
-		got := retryAfter(h, now)
-		if got < 0 || got > 365*24*time.Hour {
-			t.Errorf("%q at %q: %v", value, date, got)
+	f.Fuzz(func(t *testing.T, one, other, date string) {
+		read := func(lines ...string) time.Duration {
+			got := retryAfter(http.Header{"Retry-After": lines, "Date": {date}}, now)
+			if got < 0 || got > 365*24*time.Hour {
+				t.Errorf("%q at %q: %v", lines, date, got)
+			}
+			if got%time.Millisecond != 0 {
+				t.Errorf("%q at %q: %v is not rounded", lines, date, got)
+			}
+			return got
 		}
-		if got%time.Millisecond != 0 {
-			t.Errorf("%q at %q: %v is not rounded", value, date, got)
+		// Of several, the longest; in one line, at least that: an end and a
+		// beginning may make a date.
+		longest := max(read(one), read(other))
+		if got := read(one, other); got != longest {
+			t.Errorf("%q and %q at %q: %v, want %v", one, other, date, got, longest)
+		}
+		if got := read(one + "," + other); got < longest {
+			t.Errorf("%q and %q at %q: %v in one line, want at least %v", one, other, date, got, longest)
 		}
 	})
 }

@@ -134,6 +134,7 @@ type device struct {
 	faulted int      // POSTs that got the fault of the device's id
 	actions []action // one for each executed reset
 	one     [1]action
+	list    *ActionList // nil: as the id says
 }
 
 // action is one executed reset. The passcode is derived from its number when
