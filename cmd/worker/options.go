@@ -87,6 +87,7 @@ type policyOptions struct {
 	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up."`
 	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
 	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
+	ActionNames    string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Further names, separated by commas, that a reset may have in a device's list of actions."`
 	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
 
@@ -245,6 +246,9 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 		VerifyAfter:    r.duration("WORKER_VERIFY_AFTER", o.VerifyAfter, 0),
 		Cooldown:       r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0),
 		OnUnknown:      worker.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(worker.UnknownDeadLetter), string(worker.UnknownRetry))),
+	}
+	if c.ActionNames, err = graph.ActionNames(o.ActionNames); err != nil {
+		r.fail("WORKER_ACTION_NAMES", "%v", err)
 	}
 	if c.Policy.Fuse, err = pace.ParseRate(o.Fuse); err != nil {
 		r.fail("WORKER_FUSE", "%v", err)

@@ -110,6 +110,8 @@ func workOptionTable() []option {
 			usualIs: pace.Rate{}, otherIs: pace.Rate{N: 500, W: time.Hour}},
 		{name: "WORKER_DEVICE_COOLDOWN", usual: "0s", other: "15m", get: func(c worker.Config) any { return c.Policy.Cooldown },
 			usualIs: time.Duration(0), otherIs: 15 * time.Minute},
+		{name: "WORKER_ACTION_NAMES", other: "newPIN, Clear it", get: func(c worker.Config) any { return strings.Join(c.ActionNames, "|") },
+			usualIs: "", otherIs: "newPIN|Clear it"},
 		{name: "WORKER_ON_UNKNOWN", usual: "dead-letter", other: "retry", get: func(c worker.Config) any { return c.Policy.OnUnknown },
 			usualIs: worker.UnknownDeadLetter, otherIs: worker.UnknownRetry},
 		{name: "WORKER_HTTP_ADDR", usual: ":9090", other: "[::1]:0", get: func(c worker.Config) any { return c.HTTPAddr }, usualIs: ":9090", otherIs: "[::1]:0"},

@@ -100,6 +100,8 @@ func wrongTable(t *testing.T) []wrong {
 		{name: "WORKER_MAX_PAUSE", value: "0", says: short + "1s"},
 		{name: "WORKER_MAX_AGE", value: "1d", says: time},
 		{name: "WORKER_VERIFY_AFTER", value: "-1s", says: short + "0s"},
+		{name: "WORKER_ACTION_NAMES", value: "a,,b", says: "holds an empty name"},
+		{name: "WORKER_ACTION_NAMES", value: "wipe", says: "the name of another action than a reset"},
 		{name: "WORKER_ON_UNKNOWN", value: "ignore", says: "none of: dead-letter, retry"},
 		{name: "WORKER_HTTP_ADDR", value: "9090", says: "like :9090 or 127.0.0.1:9090"},
 		{name: "WORKER_HTTP_ADDR", value: ":99999", says: "like :9090 or 127.0.0.1:9090"},

@@ -20,72 +20,223 @@ func device(results string) string {
 	return `{"@odata.context":"c","id":"` + testDevice + `","deviceActionResults":` + results + `}`
 }
 
-func TestResets(t *testing.T) {
+// TestAction reads entries as they were seen in the wild, and odd ones.
+func TestAction(t *testing.T) {
 	t.Parallel()
-	at := func(s string) Action {
-		when, err := time.Parse(time.RFC3339, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return Action{Started: when}
+	const reset = `"@odata.type":"#microsoft.graph.resetPasscodeActionResult",`
+	const dates = `"startDateTime":"2026-11-22T10:00:00.6222751Z","lastUpdatedDateTime":"2026-11-22T10:00:00Z"`
+	start := time.Date(2026, 11, 22, 10, 0, 0, 622275100, time.UTC)
+	second := start.Truncate(time.Second)
+	like := func(what What, name string) Action {
+		return Action{What: what, Name: name, Started: start, Updated: second}
 	}
-	const first, second = "2026-11-22T10:00:00Z", "2026-11-22T10:00:01.5Z"
+	for _, tc := range []struct {
+		entry string
+		want  Action
+	}{
+		// As documented, or seen.
+		{`{` + reset + `"actionName":"resetPasscode","actionState":"pending",` + dates + `,"passcode":"` + testPasscode + `","errorCode":0}`,
+			Action{ActionReset, "resetPasscode", "pending", start, second, 0}},
+		{`{` + reset + `"actionName":"resetPasscode","actionState":"failed",` + dates + `,"passcode":null,"errorCode":-2147023728}`,
+			Action{ActionReset, "resetPasscode", "failed", start, second, -2147023728}},
+		{`{` + reset + `"actionName":"setDeviceName","actionState":"done",` + dates + `,"passcode":"` + testPasscode + `","errorCode":-2147023728}`,
+			Action{ActionOther, "setDeviceName", "done", start, second, -2147023728}},
+		{`{"actionName":"windowsDefenderUpdateSignatures","actionState":"done",` + dates + `}`,
+			Action{ActionOther, "windowsDefenderUpdateSignatures", "done", start, second, 0}},
+		{`{"@odata.type":"#microsoft.graph.windowsDefenderScanActionResult","actionName":"windowsDefenderScan",` + dates + `,"scanType":"quick"}`,
+			like(ActionOther, "windowsDefenderScan")},
+		{`{"@odata.type":"#microsoft.graph.locateDeviceActionResult","actionName":"locateDevice",` + dates + `,"deviceLocation":{"latitude":1}}`,
+			like(ActionOther, "locateDevice")},
+		{`{"@odata.type":"#microsoft.graph.remoteLockActionResult","actionName":"remoteLock",` + dates + `,"unlockPin":"` + testPasscode + `"}`,
+			like(ActionOther, "remoteLock")},
+		{`{` + reset + `"actionName":"remoteLock",` + dates + `}`, like(ActionOther, "remoteLock")},
+		{`{` + reset + `"actionName":"WIPE",` + dates + `}`, like(ActionOther, "WIPE")},
+		{`{` + reset + `"actionName":"recoverPasscode",` + dates + `}`, like(ActionOther, "recoverPasscode")},
+		{`{` + reset + `"actionName":"collectlogs",` + dates + `}`, like(ActionOther, "collectlogs")},
+		{`{` + reset + `"actionName":"rotateBitLockerKeys",` + dates + `}`, like(ActionOther, "rotateBitLockerKeys")},
+
+		// By its name, whatever the type.
+		{`{"actionName":"ResetPasscode",` + dates + `}`, like(ActionReset, "ResetPasscode")},
+		{`{"actionName":"resetDevicePasscode",` + dates + `}`, like(ActionReset, "resetDevicePasscode")},
+		{`{"actionName":"RemovePasscode",` + dates + `}`, like(ActionReset, "RemovePasscode")},
+		{`{"actionName":"removedevicepasscode",` + dates + `}`, like(ActionReset, "removedevicepasscode")},
+		{`{"@odata.type":"#microsoft.graph.deviceActionResult","actionName":"ClearPasscode",` + dates + `}`, like(ActionReset, "ClearPasscode")},
+		{`{` + reset + `"actionName":" reset\u200bPasscode\n",` + dates + `}`, like(ActionReset, "resetPasscode")},
+		{`{"actionName":"NewPIN",` + dates + `}`, like(ActionReset, "NewPIN")}, // configured
+		{`{"@odata.type":7,"actionName":"resetPasscode",` + dates + `}`, like(ActionReset, "resetPasscode")},
+
+		// By its type.
+		{`{` + reset + dates + `}`, like(ActionReset, "")},
+		{`{` + reset + `"actionName":null,` + dates + `}`, like(ActionReset, "")},
+		{`{` + reset + `"actionName":"  ",` + dates + `}`, like(ActionReset, "")},
+		{`{"@odata.type":"#Microsoft.Graph.ResetPasscodeActionResult","actionName":"",` + dates + `}`, like(ActionReset, "")},
+		{`{"@odata.type":"https://graph.microsoft.com/v1.0/$metadata#microsoft.graph.resetPasscodeActionResult",` + dates + `}`, like(ActionReset, "")},
+		{`{"@odata.type":"#microsoft.graph.locateDeviceActionResult",` + dates + `}`, like(ActionOther, "")},
+		{`{"@odata.type":"#microsoft.graph.locateDeviceActionResult","actionName":7,` + dates + `}`, like(ActionOther, "")},
+
+		// What may be a reset.
+		{`{` + reset + `"actionName":"resetPasscode2",` + dates + `}`, like(ActionUnclear, "resetPasscode2")},
+		{`{` + reset + `"actionName":"` + strings.Repeat("é", 100) + `",` + dates + `}`, like(ActionUnclear, strings.Repeat("é", 32))},
+		{`{` + reset + `"actionName":{"passcode":"` + testPasscode + `"},` + dates + `}`, like(ActionUnclear, "")},
+		{`{"@odata.type":["resetPasscodeActionResult"],"actionName":"odd",` + dates + `}`, like(ActionUnclear, "odd")},
+		{`{"@odata.type":7,` + dates + `}`, like(ActionUnclear, "")},
+		{`{"actionName":` + testPasscode + `,` + dates + `}`, like(ActionUnclear, "")},
+		{`{"@odata.type":"#microsoft.graph.deviceActionResult",` + dates + `}`, like(ActionUnclear, "")},
+		{`{` + dates + `}`, like(ActionUnclear, "")},
+		{`{}`, Action{}}, {`null`, Action{}}, {`7`, Action{}}, {`"` + testPasscode + `"`, Action{}}, {`[]`, Action{}},
+
+		// What is not a reset, although nobody knows what it is.
+		{`{"actionName":"somethingNew",` + dates + `}`, like(ActionOther, "somethingNew")},
+		{`{"@odata.type":7,"actionName":"rebootNow",` + dates + `}`, like(ActionOther, "rebootNow")},
+
+		// Members that are missing or odd.
+		{`{"actionName":"resetPasscode"}`, Action{What: ActionReset, Name: "resetPasscode"}},
+		{`{"actionName":"resetPasscode","actionState":4,"startDateTime":null,"lastUpdatedDateTime":null,"errorCode":null}`,
+			Action{What: ActionReset, Name: "resetPasscode"}},
+		{`{"actionName":"resetPasscode","startDateTime":"0001-01-01T00:00:00Z","lastUpdatedDateTime":"0001-01-01T00:00:00+01:00"}`,
+			Action{What: ActionReset, Name: "resetPasscode"}},
+		{`{"actionName":"resetPasscode","startDateTime":"9999-12-31T23:59:59.9999999Z","lastUpdatedDateTime":"yesterday"}`,
+			Action{What: ActionReset, Name: "resetPasscode"}},
+		{`{"actionName":"resetPasscode","startDateTime":` + testPasscode + `,"lastUpdatedDateTime":{"passcode":"` + testPasscode + `"},"errorCode":"0"}`,
+			Action{What: ActionReset, Name: "resetPasscode"}},
+		{`{"actionName":"resetPasscode","actionState":"a\r\nb","errorCode":2147483648}`, Action{What: ActionReset, Name: "resetPasscode", State: "a b"}},
+		{`{"actionName":"resetPasscode","errorCode":1.5}`, Action{What: ActionReset, Name: "resetPasscode"}},
+	} {
+		got := action([]byte(tc.entry), []string{"newpin"})
+		if got != tc.want {
+			t.Errorf("%s:\n%+v, want\n%+v", tc.entry, got, tc.want)
+		}
+		if strings.Contains(fmt.Sprintf("%+v", got), testPasscode) {
+			t.Errorf("%s: %+v", tc.entry, got)
+		}
+	}
+}
+
+func TestResetSince(t *testing.T) {
+	t.Parallel()
+	since := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	at := func(d time.Duration) time.Time { return since.Add(d) }
+	const early, tick, year = -time.Hour, time.Nanosecond, 365 * 24 * time.Hour
+	reset := func(started time.Time) Action { return Action{What: ActionReset, Started: started} }
+	odd := func(updated time.Time) Action { return Action{What: ActionReset, Updated: updated} }
+	unclear := Action{Name: "odd", Started: at(0)}
+	for name, tc := range map[string]struct {
+		list  []Action
+		sight Sight
+		began time.Time
+	}{
+		"no list":            {nil, SightDoubt, time.Time{}},
+		"empty list":         {[]Action{}, SightNone, time.Time{}},
+		"others only":        {[]Action{{What: ActionOther, Started: at(time.Second)}, {What: ActionOther}}, SightNone, time.Time{}},
+		"at the instant":     {[]Action{reset(at(0))}, SightReset, at(0)},
+		"just before":        {[]Action{reset(at(-tick))}, SightNone, time.Time{}},
+		"in another zone":    {[]Action{reset(at(0).In(time.FixedZone("", 3600)))}, SightReset, at(0)},
+		"updated before":     {[]Action{{What: ActionReset, Started: at(tick), Updated: at(early)}}, SightReset, at(tick)},
+		"updated since":      {[]Action{{What: ActionReset, Started: at(early), Updated: at(time.Hour)}}, SightNone, time.Time{}},
+		"several, unsorted":  {[]Action{reset(at(3)), reset(at(-year)), reset(at(1)), reset(at(early)), reset(at(2))}, SightReset, at(1)},
+		"old ones only":      {[]Action{reset(at(-year)), reset(at(early))}, SightNone, time.Time{}},
+		"no date":            {[]Action{odd(time.Time{})}, SightDoubt, time.Time{}},
+		"no start, old":      {[]Action{odd(at(-tick))}, SightNone, time.Time{}},
+		"no start, new":      {[]Action{odd(at(0))}, SightDoubt, time.Time{}},
+		"unclear":            {[]Action{unclear}, SightDoubt, time.Time{}},
+		"unclear, no name":   {[]Action{{Started: at(0)}}, SightDoubt, time.Time{}},
+		"unclear, no date":   {[]Action{{}}, SightDoubt, time.Time{}},
+		"unclear, old":       {[]Action{{Name: "odd", Started: at(-tick)}, {Updated: at(-tick)}}, SightNone, time.Time{}},
+		"a doubt after one":  {[]Action{reset(at(1)), unclear, odd(time.Time{}), {}}, SightReset, at(1)},
+		"a doubt before one": {[]Action{{}, odd(time.Time{}), unclear, reset(at(1))}, SightReset, at(1)},
+		"a doubt and others": {[]Action{{}, {What: ActionOther}, reset(at(early))}, SightDoubt, time.Time{}},
+	} {
+		got := ResetSince(tc.list, since)
+		if got.Sight != tc.sight || !got.Reset.Started.Equal(tc.began) || (got.Doubt != "") != (tc.sight == SightDoubt) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// TestActions reads whole answers: by hand, and through a call.
+func TestActions(t *testing.T) {
+	t.Parallel()
+	const entry = `{"actionName":"resetPasscode","startDateTime":"2026-11-22T10:00:00Z"}`
 	for name, tc := range map[string]struct {
 		body string
-		want []Action
+		list int // -1: none
 		err  error
 	}{
-		"none":  {device(`[]`), nil, nil},
-		"no id": {`{"deviceActionResults":[{"actionName":"resetPasscode","startDateTime":"` + first + `"}]}`, []Action{at(first)}, nil},
-		"by name and type": {device(`[{"@odata.type":"#microsoft.graph.resetPasscodeActionResult","actionName":"resetPasscode",
-			"actionState":"pending","startDateTime":"` + first + `","passcode":"` + testPasscode + `","errorCode":0}]`), []Action{at(first)}, nil},
-		"by name":  {device(`[{"actionName":"ResetPasscode","startDateTime":"` + first + `"}]`), []Action{at(first)}, nil},
-		"by type":  {device(`[{"@odata.type":"#Microsoft.Graph.ResetPasscodeActionResult","actionName":null,"startDateTime":"` + first + `"}]`), []Action{at(first)}, nil},
-		"two":      {device(`[{"actionName":"resetPasscode","startDateTime":"` + second + `"},{"actionName":"resetPasscode","startDateTime":"` + first + `"}]`), []Action{at(second), at(first)}, nil},
-		"others":   {device(`[{"actionName":"rebootNow","startDateTime":"` + first + `"},{"@odata.type":"#microsoft.graph.locateDeviceActionResult","startDateTime":"` + first + `"}]`), nil, nil},
-		"odd ones": {device(`[{"actionName":"rebootNow","startDateTime":"yesterday"},{"actionName":"wipe","startDateTime":7},{"actionName":"lock"}]`), nil, nil},
-		"other case of the id": {strings.Replace(device(`[{"actionName":"resetPasscode","startDateTime":"`+first+`"}]`),
-			testDevice, strings.ToUpper(testDevice), 1), []Action{at(first)}, nil},
+		"none":                 {device(`[]`), 0, nil},
+		"some":                 {device(`[` + entry + `,{"actionName":"rebootNow"},null,7]`), 4, nil},
+		"no id":                {`{"deviceActionResults":[` + entry + `]}`, 1, nil},
+		"other case of the id": {strings.Replace(device(`[`+entry+`]`), testDevice, strings.ToUpper(testDevice), 1), 1, nil},
+		"no results":           {`{"id":"` + testDevice + `"}`, -1, nil},
+		"null results":         {device("null"), -1, nil},
 
-		"empty":              {"", nil, errNoDevice},
-		"null":               {"null", nil, errNoDevice},
-		"empty object":       {"{}", nil, errNoDevice},
-		"HTML":               {"<html>" + testPasscode + "</html>", nil, errNoDevice},
-		"list":               {`{"value":[` + device(`[]`) + `]}`, nil, errNoDevice},
-		"other device":       {strings.Replace(device(`[]`), "0a1b", "ffff", 1), nil, errNoDevice},
-		"no results":         {`{"id":"` + testDevice + `"}`, nil, errNoDevice},
-		"null results":       {device("null"), nil, errNoDevice},
-		"results of a type":  {device(`"` + testPasscode + `"`), nil, errNoDevice},
-		"cut":                {strings.TrimSuffix(device(`[{"actionName":"resetPasscode","passcode":"`+testPasscode), "}"), nil, errNoDevice},
-		"broken":             {device(`[{"passcode":"` + testPasscode + `"x}]`), nil, errNoDevice},
-		"more after it":      {device(`[]`) + testPasscode, nil, errNoDevice},
-		"name is a number":   {device(`[{"actionName":` + testPasscode + `,"startDateTime":"` + first + `"}]`), nil, errNoDevice},
-		"no name":            {device(`[{"startDateTime":"` + first + `"}]`), nil, errNoStart},
-		"empty result":       {device(`[{}]`), nil, errNoStart},
-		"null result":        {device(`[null]`), nil, errNoStart},
-		"start missing":      {device(`[{"actionName":"resetPasscode"}]`), nil, errNoStart},
-		"start null":         {device(`[{"actionName":"resetPasscode","startDateTime":null}]`), nil, errNoStart},
-		"start zero":         {device(`[{"actionName":"resetPasscode","startDateTime":"0001-01-01T00:00:00Z"}]`), nil, errNoStart},
-		"start is a number":  {device(`[{"actionName":"resetPasscode","startDateTime":` + testPasscode + `}]`), nil, errNoStart},
-		"start is text":      {device(`[{"actionName":"resetPasscode","startDateTime":"` + testPasscode + `"}]`), nil, errNoStart},
-		"start is an object": {device(`[{"actionName":"resetPasscode","startDateTime":{"passcode":"` + testPasscode + `"}}]`), nil, errNoStart},
+		"empty":             {"", -1, errNoDevice},
+		"null":              {"null", -1, errNoDevice},
+		"empty object":      {"{}", -1, errNoDevice},
+		"HTML":              {"<html>" + testPasscode + "</html>", -1, errNoDevice},
+		"list":              {`{"value":[` + device(`[]`) + `]}`, -1, errNoDevice},
+		"other device":      {strings.Replace(device(`[]`), "0a1b", "ffff", 1), -1, errNoDevice},
+		"id of a type":      {`{"id":7,"deviceActionResults":[]}`, -1, errNoDevice},
+		"results of a type": {device(`"` + testPasscode + `"`), -1, errNoDevice},
+		"cut":               {strings.TrimSuffix(device(`[{"actionName":"resetPasscode","passcode":"`+testPasscode), "}"), -1, errNoDevice},
+		"broken":            {device(`[{"passcode":"` + testPasscode + `"x}]`), -1, errNoDevice},
+		"more after it":     {device(`[]`) + testPasscode, -1, errNoDevice},
 	} {
-		got, err := resets([]byte(tc.body), testDevice)
-		if !slices.EqualFunc(got, tc.want, func(a, b Action) bool { return a.Started.Equal(b.Started) }) || !errors.Is(err, tc.err) {
-			t.Errorf("%s: %v, %v; want %v, %v", name, got, err, tc.want, tc.err)
-		}
-		if err != nil {
-			noTrace(t, err, testPasscode)
+		list, err := actions([]byte(tc.body), testDevice, nil)
+		if n := len(list); (list == nil) != (tc.list < 0) || n != max(0, tc.list) || !errors.Is(err, tc.err) {
+			t.Errorf("%s: %v, %v; want %d, %v", name, list, err, tc.list, tc.err)
 		}
 		// The same through a call.
 		_, c := serve(t, true, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tc.body) })
-		actions, err := c.Actions(t.Context(), testDevice, within(longEnough))
-		if len(actions.Resets) != len(tc.want) || (err != nil) != (tc.err != nil) {
-			t.Errorf("%s: %v, %v", name, actions, err)
+		got, err := c.Actions(t.Context(), testDevice, within(longEnough))
+		if !slices.Equal(got.List, list) || (got.List == nil) != (list == nil) || (err != nil) != (tc.err != nil) {
+			t.Errorf("%s: %v, %v", name, got, err)
 		}
 		if err != nil {
-			wantKind(t, err, Unknown)
+			if e := wantKind(t, err, Unknown); e.Status != 200 {
+				t.Error(e)
+			}
 			noTrace(t, err, testPasscode)
+		}
+	}
+}
+
+// TestUnknownActions checks that a name which may be a reset's is told, and no other.
+func TestUnknownActions(t *testing.T) {
+	t.Parallel()
+	const reset = `{"@odata.type":"#microsoft.graph.resetPasscodeActionResult","passcode":"` + testPasscode + `","actionName":`
+	s, _ := serve(t, true, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, device(`[`+reset+`"new\r\nName"},`+reset+`"setDeviceName"},`+reset+`"mine"},`+reset+`null},`+reset+`7},{"actionName":"other"}]`))
+	})
+	var told []string
+	c, err := New(Config{Endpoint: s.URL, UserAgent: "test", RootCAs: roots(s), ActionNames: []string{"Mine"},
+		UnknownAction: func(name string) { told = append(told, name) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Actions(t.Context(), testDevice, within(longEnough)); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(told, []string{"new Name"}) {
+		t.Errorf("%q", told)
+	}
+}
+
+func TestActionNames(t *testing.T) {
+	t.Parallel()
+	for list, want := range map[string][]string{
+		"": nil, "  ": nil, "newPIN": {"newPIN"}, " a b , c.d ": {"a b", "c.d"},
+	} {
+		if got, err := ActionNames(list); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %q, %v", list, got, err)
+		}
+	}
+	for list, says := range map[string]string{
+		"a,,b": "empty name", ",": "empty name", "SetDeviceName": "another action", "a\tb": "plain characters",
+		strings.Repeat("a", maxCode+1): "plain characters",
+	} {
+		if got, err := ActionNames(list); err == nil || got != nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %q, %v", list, got, err)
 		}
 	}
 }
@@ -135,6 +286,11 @@ func TestNoPasscode(t *testing.T) {
 	})
 }
 
+// resetsOf are the resets in a list.
+func resetsOf(a Actions) []Action {
+	return slices.DeleteFunc(slices.Clone(a.List), func(a Action) bool { return a.What != ActionReset })
+}
+
 // TestActionsOfSimulator reads what became of a reset, with Graph's clock ahead
 // and behind.
 func TestActionsOfSimulator(t *testing.T) {
@@ -154,14 +310,15 @@ func TestActionsOfSimulator(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(actions.Resets) != n || actions.Status != 200 || actions.RequestID == "" {
+			began := resetsOf(actions)
+			if len(began) != n || actions.Status != 200 || actions.RequestID == "" {
 				t.Errorf("%+v after %d resets", actions, n)
 			}
 			// The Date header is cut to whole seconds.
 			if late := offset - actions.Ahead; late < -100*time.Millisecond || late > 1100*time.Millisecond {
 				t.Errorf("ahead by %v, want %v", actions.Ahead, offset)
 			}
-			for _, r := range actions.Resets {
+			for _, r := range began {
 				if ours := r.Started.Add(-offset); ours.Before(before.Add(-time.Second)) || ours.After(time.Now().Add(time.Second)) {
 					t.Errorf("began at %v", ours)
 				}

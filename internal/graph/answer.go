@@ -53,12 +53,32 @@ func errorText(body []byte, token string) (code, message string) {
 	return clean(doc.Error.Code, maxCode, token), clean(message, maxText, token)
 }
 
-// retryAfter reads the header in its three forms: seconds, decimals of seconds
-// (Graph's documentation showed 2.128), HTTP date. It rounds up to a
-// millisecond. 0 means that nothing usable was said.
+// retryAfter is how long the server asks to be left alone, rounded up to a
+// millisecond. Of several values, in one line or in more, it is the longest
+// that can be read: a proxy may add its own to that of the service behind it.
+// 0 means that nothing usable was said.
 func retryAfter(h http.Header, now time.Time) time.Duration {
+	// Both dates are by the server's clock, so ours does not matter.
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = date
+	}
+	longest := time.Duration(0)
+	for _, line := range h.Values("Retry-After") {
+		before := ""
+		for value := range strings.SplitSeq(line, ",") {
+			// A date may hold a comma itself, after the day of the week.
+			longest = max(longest, oneRetryAfter(value, now), oneRetryAfter(before+","+value, now))
+			before = value
+		}
+	}
+	return longest
+}
+
+// oneRetryAfter reads one value in its three forms: seconds, decimals of
+// seconds (Graph's documentation showed 2.128), HTTP date.
+func oneRetryAfter(s string, now time.Time) time.Duration {
 	const most = 365 * 24 * time.Hour
-	s := strings.TrimSpace(h.Get("Retry-After"))
+	s = strings.TrimSpace(s)
 	if f, err := strconv.ParseFloat(s, 64); err == nil {
 		switch {
 		case math.IsNaN(f) || math.IsInf(f, 0) || f <= 0:
@@ -71,10 +91,6 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	at, err := http.ParseTime(s)
 	if err != nil {
 		return 0
-	}
-	// Both dates are by the server's clock, so ours does not matter.
-	if date, err := http.ParseTime(h.Get("Date")); err == nil {
-		now = date
 	}
 	return min(max(0, at.Sub(now)), most)
 }

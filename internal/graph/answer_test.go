@@ -201,7 +201,6 @@ func TestRetryAfter(t *testing.T) {
 		{"NaN", "", 0},
 		{"soon", "", 0},
 		{"10 seconds", "", 0},
-		{"1,5", "", 0},
 		{"Sun, 22 Nov 2026 10:00:30 GMT", "", 30 * time.Second},
 		{"Sunday, 22-Nov-26 10:00:30 GMT", "", 30 * time.Second}, // RFC 850
 		{"Sun Nov 22 10:00:30 2026", "", 30 * time.Second},       // asctime
@@ -211,11 +210,26 @@ func TestRetryAfter(t *testing.T) {
 		{"Sun, 22 Nov 2026 10:00:30 GMT", "yesterday", 30 * time.Second},
 		{"Fri, 31 Dec 9999 23:59:59 GMT", "", year},
 		{"Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT", year},
+		// Several.
+		{"30,120", "", 2 * time.Minute},
+		{"120, 30", "", 2 * time.Minute},
+		{"0,120", "", 2 * time.Minute},
+		{"120,", "", 2 * time.Minute},
+		{",,soon, 1.5 ,NaN,-9", "", 1500 * time.Millisecond},
+		{"30\n120", "", 2 * time.Minute},
+		{"120\nsoon\n30, 40", "", 2 * time.Minute},
+		{"1e400,5", "", 5 * time.Second},
+		{"5,Sun, 22 Nov 2026 10:00:30 GMT", "", 30 * time.Second},
+		{"Sun, 22 Nov 2026 10:00:30 GMT, 5", "", 30 * time.Second},
+		{"Sun, 22 Nov 2026 10:00:30 GMT,40", "", 40 * time.Second},
+		{"Sun, 22 Nov 2026 10:00:30 GMT, Sunday, 22-Nov-26 10:01:00 GMT ,Sun Nov 22 10:00:50 2026", "", time.Minute},
+		{"1\nSun, 22 Nov 2026 10:00:30 GMT", "Sun, 22 Nov 2026 10:00:10 GMT", 20 * time.Second},
+		{"22 Nov 2026 10:00:30 GMT", "", 0},
 		{"Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", 0},
 	} {
 		h := http.Header{}
 		if tc.value != "" {
-			h.Set("Retry-After", tc.value)
+			h["Retry-After"] = strings.Split(tc.value, "\n")
 		}
 		if tc.date != "" {
 			h.Set("Date", tc.date)

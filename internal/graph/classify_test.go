@@ -1,6 +1,8 @@
 package graph
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,6 +22,8 @@ func verdict(status int) Kind {
 		return Forbidden
 	case 408:
 		return Unknown
+	case 421, 425:
+		return NotSent
 	case 429:
 		return Throttled
 	case 503:
@@ -152,4 +156,75 @@ func TestAcceptedWithoutEnd(t *testing.T) {
 	if took := time.Since(before); took > longEnough/2 {
 		t.Errorf("it took %v", took)
 	}
+}
+
+// TestMisdirected checks that a call which the server did not process, because
+// it came over the wrong connection or too early, may be made again: after a
+// 421 over another connection.
+func TestMisdirected(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, http2 bool) {
+		for status, fresh := range map[int]bool{421: true, 425: false} {
+			var remotes []string
+			_, c := serve(t, http2, func(w http.ResponseWriter, r *http.Request) {
+				remotes = append(remotes, r.RemoteAddr)
+				if len(remotes) == 1 {
+					w.WriteHeader(status)
+					return
+				}
+				w.WriteHeader(204)
+			})
+			_, err := c.Reset(t.Context(), Target{Device: testDevice}, within(longEnough))
+			if e := wantKind(t, err, NotSent); e.Status != status || e.Benign {
+				t.Errorf("%#v", e)
+			}
+			if _, err := c.Reset(t.Context(), Target{Device: testDevice}, within(longEnough)); err != nil {
+				t.Error(err)
+			}
+			if len(remotes) != 2 || (remotes[0] != remotes[1]) != fresh {
+				t.Errorf("%d: %v", status, remotes)
+			}
+		}
+	})
+}
+
+// TestStoppedCall checks that a call which its caller ends is no sign of an
+// outage, as one that Graph lets wait to its deadline is, and a refused one.
+func TestStoppedCall(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, http2 bool) {
+		came := make(chan struct{}, 2)
+		_, c := serve(t, http2, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet { // a body without end
+				w.WriteHeader(200)
+				_ = http.NewResponseController(w).Flush()
+			}
+			came <- struct{}{}
+			<-r.Context().Done()
+		})
+		stop := errors.New("stop")
+		post := func(ctx context.Context, call Call) error {
+			_, err := c.Reset(ctx, Target{Device: testDevice}, call)
+			return err
+		}
+		get := func(ctx context.Context, call Call) error {
+			_, err := c.Actions(ctx, testDevice, call)
+			return err
+		}
+		for name, do := range map[string]func(context.Context, Call) error{"POST": post, "GET": get} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			go func() { <-came; cancel(stop) }()
+			if e := wantKind(t, do(ctx, within(longEnough)), Unknown); !e.Benign {
+				t.Errorf("%s ended: %#v", name, e)
+			}
+			// Before it has a connection.
+			if e := wantKind(t, do(ctx, within(longEnough)), NotSent); !e.Benign || !errors.Is(e.Err, stop) {
+				t.Errorf("%s ended before: %#v", name, e)
+			}
+			if e := wantKind(t, do(t.Context(), within(soon)), Unknown); e.Benign {
+				t.Errorf("%s over: %#v", name, e)
+			}
+			<-came
+		}
+	})
 }

@@ -6,7 +6,6 @@ package graph
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +31,13 @@ type Config struct {
 	// Observe, if not nil, is told of every call that was tried: its method,
 	// the status (0 without an answer) and how long it took.
 	Observe func(method string, status int, took time.Duration)
+	// ActionNames are names of a reset in a device's list of actions, besides
+	// those that are known; see the function of this name.
+	ActionNames []string
+	// UnknownAction, if not nil, is told the name of each action that is read
+	// and may be a reset, because it has the type of one, although its name is
+	// not known. The name is in one line and cut.
+	UnknownAction func(name string)
 }
 
 // Client makes calls to Graph. It is safe for concurrent use.
@@ -40,6 +46,9 @@ type Client struct {
 	userAgent string
 	observe   func(string, int, time.Duration)
 	conns     *conns
+
+	actionNames   []string
+	unknownAction func(string)
 }
 
 // New makes a client; it connects at the first call.
@@ -71,11 +80,18 @@ func New(cfg Config) (*Client, error) {
 	if observe == nil {
 		observe = func(string, int, time.Duration) {}
 	}
+	unknownAction := cfg.UnknownAction
+	if unknownAction == nil {
+		unknownAction = func(string) {}
+	}
 	return &Client{
 		root:      u.String() + "/v1.0",
 		userAgent: cfg.UserAgent,
 		observe:   observe,
 		conns:     newConns(u.Scheme, net.JoinHostPort(u.Hostname(), port), cfg.RootCAs),
+
+		actionNames:   cfg.ActionNames,
+		unknownAction: unknownAction,
 	}, nil
 }
 
@@ -129,24 +145,20 @@ func (c *Client) Reset(ctx context.Context, target Target, call Call) (Answer, e
 	return r.Answer, err
 }
 
-// Action is a resetPasscode action of a device, without what it holds.
-type Action struct {
-	// Started is when Graph says the action began, by Graph's clock.
-	Started time.Time
-}
-
 // Actions is the answer to [Client.Actions].
 type Actions struct {
 	Answer
-	Resets []Action
+	// List is the device's actions in Graph's order; nil where Graph's answer
+	// had no list, or null. See [ResetSince].
+	List []Action
 	// Ahead is how far Graph's clock is ahead of ours, taken from the Date
 	// header, which is cut to whole seconds: the least that it can be. 0 where
 	// the header is missing.
 	Ahead time.Duration
 }
 
-// Actions reads the resetPasscode actions of a device. Graph's answer may hold
-// the new passcode: no part of it but the instants leaves this function.
+// Actions reads the actions of a device. Graph's answer may hold the new
+// passcode: no part of it but what [Action] has room for leaves this function.
 //
 // Only the read of a single device fills deviceActionResults; a list does not.
 // Least permission: DeviceManagementManagedDevices.Read.All.
@@ -160,38 +172,13 @@ func (c *Client) Actions(ctx context.Context, device string, call Call) (Actions
 		return Actions{}, err
 	}
 	out := Actions{Answer: r.Answer, Ahead: r.ahead}
-	if out.Resets, err = resets(r.body, device); err != nil {
+	if out.List, err = actions(r.body, device, c.actionNames); err != nil {
 		return Actions{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: err}
 	}
-	return out, nil
-}
-
-// resets reads the resetPasscode actions of a device. What leaves a doubt is an
-// error, because a device without a reset may be reset once more. The decoder's
-// errors may quote the answer: they are not passed on.
-func resets(body []byte, id string) ([]Action, error) {
-	var device struct {
-		ID      string `json:"id"`
-		Results []struct {
-			Type    string          `json:"@odata.type"`
-			Name    string          `json:"actionName"`
-			Started json.RawMessage `json:"startDateTime"`
-		} `json:"deviceActionResults"`
-	}
-	if json.Unmarshal(body, &device) != nil || device.ID != "" && !strings.EqualFold(device.ID, id) || device.Results == nil {
-		return nil, errNoDevice
-	}
-	var out []Action
-	for _, a := range device.Results {
-		unnamed := a.Name == "" && a.Type == ""
-		if !unnamed && !strings.EqualFold(a.Name, "resetPasscode") && !strings.EqualFold(a.Type, "#microsoft.graph.resetPasscodeActionResult") {
-			continue // what is odd about another action does not matter
+	for _, a := range out.List {
+		if a.What == ActionUnclear && a.Name != "" {
+			c.unknownAction(a.Name)
 		}
-		var started time.Time
-		if json.Unmarshal(a.Started, &started) != nil || started.IsZero() || unnamed {
-			return nil, errNoStart // it may be the one that is looked for
-		}
-		out = append(out, Action{Started: started})
 	}
 	return out, nil
 }
@@ -243,7 +230,7 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 
 	conn, err := c.conns.get(ctx)
 	if err != nil {
-		return reply{}, &Error{Kind: NotSent, Err: err}
+		return reply{}, &Error{Kind: NotSent, Benign: stopped(ctx), Err: err}
 	}
 	// The process may have been stopped and continued, or the machine put to
 	// sleep, since the deadline was set: then timers are late, and a monotonic
@@ -275,9 +262,12 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 		// A call that was cancelled may be written by net/http just after
 		// RoundTrip has returned, so for such a call nothing is certain.
 		if ctx.Err() != nil {
-			return reply{}, &Error{Kind: Unknown, Err: context.Cause(ctx)}
+			return reply{}, &Error{Kind: Unknown, Benign: stopped(ctx), Err: context.Cause(ctx)}
 		}
-		if !wrote.Load() || conn.net.written.Load() == before || refusedUnprocessed(err) {
+		if refusedUnprocessed(err) {
+			return reply{}, &Error{Kind: NotSent, Benign: true, Err: err}
+		}
+		if !wrote.Load() || conn.net.written.Load() == before {
 			return reply{}, &Error{Kind: NotSent, Err: err}
 		}
 		return reply{}, &Error{Kind: Unknown, Err: told(err)}
@@ -289,9 +279,10 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 	case http.StatusSwitchingProtocols:
 		// The body is the bare connection, which no deadline ends.
 		return reply{}, refusal(resp.Header, r, nil, call.Token.text())
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusMisdirectedRequest:
 		// "Always make new retry requests over a new HTTP connection":
-		// Microsoft Graph best practices.
+		// Microsoft Graph best practices. A 421 says that this one leads to
+		// the wrong server.
 		c.conns.retire(conn)
 	case http.StatusNoContent:
 		if success == http.StatusNoContent {
@@ -312,10 +303,15 @@ func (c *Client) try(ctx context.Context, method, address string, call Call, suc
 		return reply{}, refusal(resp.Header, r, body, call.Token.text())
 	}
 	if err != nil || len(body) > maxBody {
-		return reply{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: errCutOff}
+		return reply{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Benign: stopped(ctx), Err: errCutOff}
 	}
 	r.body = body
 	return r, nil
+}
+
+// stopped tells that the caller has ended a call, rather than its deadline.
+func stopped(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), errDeadline)
 }
 
 var (
@@ -326,5 +322,4 @@ var (
 	errDeadline = errors.New("the time allowed for the call is over")
 	errCutOff   = errors.New("the answer was cut off or is too large")
 	errNoDevice = errors.New("the answer is not the device that was asked for")
-	errNoStart  = errors.New("the answer does not say of each action what it is and when it began")
 )

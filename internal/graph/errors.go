@@ -20,7 +20,9 @@ const (
 	// Unavailable is a 503: refused, come back later on a new connection.
 	Unavailable
 	// NotSent means that no byte of the request reached Graph, or that Graph
-	// said of it that it was not processed (HTTP/2 GOAWAY, REFUSED_STREAM).
+	// said of it that it was not processed (HTTP/2 GOAWAY, REFUSED_STREAM; 421,
+	// which asks for another connection, RFC 9110 section 15.5.20; 425, RFC 8470
+	// section 5.2).
 	NotSent
 	// Unknown means that the call may have had its effect.
 	Unknown
@@ -77,6 +79,11 @@ type Error struct {
 	RequestID string
 	// Claims is the decoded claims challenge of a 401; empty where there is none.
 	Claims string
+	// Benign tells that the failure is no sign that Graph, or the token service,
+	// is down or refuses everybody: the server said over HTTP/2 that it had not
+	// begun with this call (a GOAWAY, REFUSED_STREAM), the caller ended it, or
+	// there was a good answer that does not help.
+	Benign bool
 	// Err is the failure beneath, where there was no answer or it was not usable.
 	Err error
 }
@@ -187,6 +194,8 @@ func classify(status int) Kind {
 		return Forbidden
 	case status == 408:
 		return Unknown
+	case status == 421 || status == 425:
+		return NotSent
 	case status >= 400 && status < 500:
 		return Refused
 	}

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -9,19 +10,70 @@ import (
 )
 
 func FuzzRetryAfter(f *testing.F) {
-	for _, s := range []string{"1", "2.128", "0.9", "-1", "1e400", "inf", "nan", "0x1p-2", "Sun, 22 Nov 2026 10:00:30 GMT", "Sun Nov 22 10:00:30 2026", ""} {
-		f.Add(s, "Sun, 22 Nov 2026 10:00:00 GMT")
-		f.Add(s, "")
+	forms := []string{"1", "2.128", "0.9", "-1", "1e400", "inf", "nan", "0x1p-2", "Sun, 22 Nov 2026 10:00:30 GMT", "Sun Nov 22 10:00:30 2026", "", "0,120", "soon"}
+	for i, s := range forms {
+		f.Add(s, forms[len(forms)-1-i], "Sun, 22 Nov 2026 10:00:00 GMT")
+		f.Add(s, "", "")
 	}
 	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-	f.Fuzz(func(t *testing.T, value, date string) {
-		h := http.Header{"Retry-After": {value}, "Date": {date}}
-		got := retryAfter(h, now)
-		if got < 0 || got > 365*24*time.Hour {
-			t.Errorf("%q at %q: %v", value, date, got)
+	f.Fuzz(func(t *testing.T, one, other, date string) {
+		read := func(lines ...string) time.Duration {
+			got := retryAfter(http.Header{"Retry-After": lines, "Date": {date}}, now)
+			if got < 0 || got > 365*24*time.Hour {
+				t.Errorf("%q at %q: %v", lines, date, got)
+			}
+			if got%time.Millisecond != 0 {
+				t.Errorf("%q at %q: %v is not rounded", lines, date, got)
+			}
+			return got
 		}
-		if got%time.Millisecond != 0 {
-			t.Errorf("%q at %q: %v is not rounded", value, date, got)
+		// Of several, the longest; in one line, at least that: an end and a
+		// beginning may make a date.
+		longest := max(read(one), read(other))
+		if got := read(one, other); got != longest {
+			t.Errorf("%q and %q at %q: %v, want %v", one, other, date, got, longest)
+		}
+		if got := read(one + "," + other); got < longest {
+			t.Errorf("%q and %q at %q: %v in one line, want at least %v", one, other, date, got, longest)
+		}
+	})
+}
+
+// FuzzActions puts a secret wherever Graph may write one, and other members
+// around it, and looks for it in all that comes out.
+func FuzzActions(f *testing.F) {
+	const reset = "#microsoft.graph.resetPasscodeActionResult"
+	f.Add(reset, "resetPasscode", "done", "2026-11-22T10:00:00Z", "2026-11-22T10:00:00Z", `"errorCode":0`, `[]`)
+	f.Add(reset, "setDeviceName", "", "0001-01-01T00:00:00Z", "", `"errorCode":-2147023728,"actionName":7`, `null`)
+	f.Add("", "locateDevice", "pending", "yesterday", "9999-12-31T23:59:59Z", `"deviceName":"SimCanary"`, `7`)
+	f.Add("#microsoft.graph.remoteLockActionResult", "", "none", "", "", `"startDateTime":null,"ACTIONNAME":"x"`, `{"a":1}`)
+	const canary = "CANARY-PASSCODE-48291357"
+	f.Fuzz(func(t *testing.T, kind, name, state, started, updated, member, other string) {
+		quote := func(s string) string { b, _ := json.Marshal(s); return string(b) }
+		entry := `{"@odata.type":` + quote(kind) + `,"passcode":"` + canary + `","unlockPin":"` + canary + `","deviceLocation":{"latitude":"` + canary +
+			`","actionName":"` + canary + `"},"deviceName":["` + canary + `"],"actionName":` + quote(name) + `,"actionState":` + quote(state) +
+			`,"startDateTime":` + quote(started) + `,"lastUpdatedDateTime":` + quote(updated)
+		for _, body := range []string{
+			device(`[` + entry + `},` + other + `]`),
+			device(`[` + entry + `,` + member + `}]`),
+			device(entry + `}`),
+			`{"deviceName":"` + canary + `","deviceActionResults":[` + entry + `}],` + member + `}`,
+			device(`[` + entry),
+		} {
+			list, err := actions([]byte(body), testDevice, []string{"mine"})
+			if text := fmt.Sprintf("%+v %v", list, err); strings.Contains(text, canary) {
+				t.Errorf("%s\nfrom %s", text, body)
+			}
+			for _, a := range list {
+				if len(a.Name) > maxCode || len(a.State) > maxCode || a.Name != oneLine(a.Name) || a.State != oneLine(a.State) {
+					t.Errorf("%+v", a)
+				}
+			}
+			since := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+			f := ResetSince(list, since)
+			if (f.Sight == SightReset) != !f.Reset.Started.IsZero() || f.Reset.Started.Before(since) && f.Sight == SightReset || (f.Doubt != "") != (f.Sight == SightDoubt) {
+				t.Errorf("%+v of %+v", f, list)
+			}
 		}
 	})
 }

@@ -57,6 +57,7 @@ func TestTokenFailures(t *testing.T) {
 			Error{Kind: TokenRefused, Status: 400, Code: "unauthorized_client", Message: "AADSTS700016: No such application."}},
 		"refused without words": {answer(403, "", ""), Error{Kind: TokenRefused, Status: 403}},
 		"throttled":             {answer(429, "60", "{}"), Error{Kind: TokenUnavailable, Status: 429, RetryAfter: time.Minute}},
+		"throttled, twice":      {answer(429, "0, 60,5", "{}"), Error{Kind: TokenUnavailable, Status: 429, RetryAfter: time.Minute}},
 		"throttled, silently":   {answer(429, "", "{}"), Error{Kind: TokenUnavailable, Status: 429}},
 		"busy": {answer(503, "2.5", `{"error":"temporarily_unavailable"}`),
 			Error{Kind: TokenUnavailable, Status: 503, Code: "temporarily_unavailable", RetryAfter: 2500 * time.Millisecond}},

@@ -104,6 +104,10 @@ const (
 	// The caller's own back-off is longer; this only keeps a crowd that failed
 	// together from asking again at once.
 	refusalPause = 500 * time.Millisecond
+	// renewPause is the least time between a token that took the place of a
+	// rejected one and the next, where Graph has accepted the former: then the
+	// rejection is most likely the device's, and no token would cure it.
+	renewPause = 5 * time.Second
 )
 
 // Acquire gets one new token. claims is the decoded challenge of a 401, empty
@@ -119,6 +123,8 @@ type Tokens struct {
 
 	mu       sync.Mutex
 	current  Token
+	renewed  time.Time // when the current token was got, if it replaced a rejected one; else zero
+	accepted int       // generation of the last token that Graph has accepted
 	claims   string    // challenge to be met by the next token
 	fetch    *fetch    // under way, or nil
 	lastErr  error     // why there is no good token until notUntil
@@ -147,8 +153,33 @@ func (t *Tokens) Get(ctx context.Context) (Token, error) {
 
 // Renew returns a token other than the rejected one. claims is the decoded
 // challenge that came with the rejection, or empty.
+//
+// Where the rejected token itself has only just taken the place of another, and
+// Graph has accepted it since, Renew fails and says how long to wait: devices
+// that Graph always answers with 401 must not use up what the token endpoint
+// grants. That failure is benign.
 func (t *Tokens) Renew(ctx context.Context, rejected Token, claims string) (Token, error) {
+	if wait := t.pointless(rejected.Generation); wait > 0 {
+		return Token{}, &Error{Kind: TokenUnavailable, RetryAfter: wait, Benign: true, Err: errJustRenewed}
+	}
 	return t.get(ctx, rejected.Generation, claims)
+}
+
+// Accepted records that Graph has accepted a token for a call with an effect.
+func (t *Tokens) Accepted(token Token) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.accepted = max(t.accepted, token.Generation)
+}
+
+// pointless is how long no token is got in place of a rejected one.
+func (t *Tokens) pointless(rejected int) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.renewed.IsZero() || t.current.Generation != rejected || t.accepted != rejected || t.fetch != nil {
+		return 0
+	}
+	return time.Until(t.renewed.Add(renewPause))
 }
 
 func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, error) {
@@ -166,7 +197,7 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 		if t.fetch == nil && !now.Before(t.notUntil) {
 			t.fetch = &fetch{done: make(chan struct{})}
 			// The request outlives a caller that goes away: others wait for it.
-			go t.run(context.WithoutCancel(ctx), t.fetch, t.claims, t.current.Generation > 0, usable)
+			go t.run(context.WithoutCancel(ctx), t.fetch, t.claims, t.current.Generation > 0, usable, rejected > 0)
 		}
 		f := t.fetch
 		if usable {
@@ -184,10 +215,12 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 				return Token{}, f.err
 			}
 		case <-ctx.Done():
-			return Token{}, &Error{Kind: TokenUnavailable, Err: context.Cause(ctx)}
+			return Token{}, &Error{Kind: TokenUnavailable, Benign: true, Err: context.Cause(ctx)}
 		}
 	}
 }
+
+var errJustRenewed = errors.New("the token was replaced only just now, and Graph accepts the new one")
 
 var errEnding = errors.New("the token service gave a token that has ended, or is about to")
 
@@ -202,8 +235,9 @@ func waitFor(err error, wait time.Duration) error {
 }
 
 // run makes one request. ahead tells that the token which is to be replaced is
-// still good, so that a failure is no reason to hurry.
-func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead bool) {
+// still good, so that a failure is no reason to hurry, and rejected that Graph
+// has rejected it.
+func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead, rejected bool) {
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
 	value, expires, refreshOn, err := t.acquire(ctx, claims, fresh)
@@ -217,6 +251,10 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead 
 			refreshOn = expires.Add(-min(refreshAhead, expires.Sub(now)/5))
 		}
 		t.current = Token{value: &value, expires: expires, refreshOn: refreshOn, Generation: t.current.Generation + 1}
+		t.renewed = time.Time{}
+		if rejected {
+			t.renewed = now
+		}
 		if t.claims == claims {
 			t.claims = "" // else another challenge has come since
 		}
@@ -225,12 +263,18 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead 
 			t.notUntil = now.Add(refreshPause) // a cache beneath gave the old one again
 		}
 	} else {
+		e := (*Error)(nil)
+		if errors.As(err, &e) && e.Kind == TokenRefused && t.claims == claims {
+			// It may be these claims that are refused. Where Graph insists on
+			// them, it will say so again.
+			t.claims = ""
+		}
 		t.lastErr = err
 		pause := refusalPause
 		if ahead {
 			pause = refreshPause
 		}
-		if e := (*Error)(nil); errors.As(err, &e) {
+		if e != nil {
 			pause = max(pause, e.RetryAfter)
 		}
 		t.notUntil = now.Add(pause)

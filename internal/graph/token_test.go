@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"passcode-worker/internal/graph/graphsim"
 )
 
 // source is a token endpoint by hand. Each request is answered by what do
@@ -338,5 +341,111 @@ func TestClaimsOutliveFailure(t *testing.T) {
 		if want := []string{"", "{}", "{}"}; fmt.Sprint(s.claims) != fmt.Sprint(want) {
 			t.Errorf("claims %q, want %q", s.claims, want)
 		}
+	})
+}
+
+// TestRefusedClaims checks that claims which the token service refuses are not
+// repeated: else no token would ever be got again.
+func TestRefusedClaims(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{do: func(n int) (string, time.Duration, error) {
+			if n == 2 {
+				return "", 0, &Error{Kind: TokenRefused, Status: 400}
+			}
+			return "t", time.Hour, nil
+		}}
+		tokens := NewTokens(s.acquire, nil)
+		first := get(t, tokens)
+		_, err := tokens.Renew(t.Context(), first, "{}")
+		wantKind(t, err, TokenRefused)
+		wait(refusalPause)
+		second, err := tokens.Renew(t.Context(), first, "")
+		if err != nil || second.Generation != 2 {
+			t.Error(second.Generation, err)
+		}
+		// A new challenge is met again.
+		if _, err := tokens.Renew(t.Context(), second, `{"a":1}`); err != nil {
+			t.Error(err)
+		}
+		if want := []string{"", "{}", "", `{"a":1}`}; !slices.Equal(s.claims, want) {
+			t.Errorf("claims %q, want %q", s.claims, want)
+		}
+	})
+}
+
+// TestRefusedClaimsOfSimulator is the same with the simulated Entra and Graph.
+func TestRefusedClaimsOfSimulator(t *testing.T) {
+	t.Parallel()
+	s := simulate(t, graphsim.Config{RefuseClaims: true})
+	acquire, err := simCredential(s).Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := NewTokens(acquire, nil)
+	c := newTestClient(t, s.URL(), s.CAs())
+	call := within(longEnough)
+	call.Token = get(t, tokens)
+	_, err = c.Reset(t.Context(), Target{Device: graphsim.FaultDevice(401, 0, 1, 1)}, call)
+	e := wantKind(t, err, Unauthorized)
+	if e.Claims == "" {
+		t.Fatal("no challenge")
+	}
+	_, err = tokens.Renew(t.Context(), call.Token, e.Claims)
+	wantKind(t, err, TokenRefused)
+	var next Token
+	eventually(t, "a token without the claims", func() bool {
+		next, err = tokens.Renew(t.Context(), call.Token, "")
+		return err == nil
+	})
+	call = within(longEnough)
+	call.Token = next
+	if _, err := c.Reset(t.Context(), Target{Device: graphsim.GoodDevice(1)}, call); err != nil {
+		t.Error(err)
+	}
+	if n := s.Status().TokenCalls; n != 3 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
+// TestRenewAgain checks that a token which has just replaced a rejected one is
+// not replaced again while Graph accepts it, and what that depends on.
+func TestRenewAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{}
+		tokens := NewTokens(s.acquire, nil)
+		renew := func(rejected Token, claims string) Token {
+			t.Helper()
+			token, err := tokens.Renew(t.Context(), rejected, claims)
+			if err != nil || token.Generation != rejected.Generation+1 {
+				t.Fatal(token.Generation, err)
+			}
+			return token
+		}
+		first := get(t, tokens)
+		tokens.Accepted(first)
+		second := renew(first, "") // it replaced none
+		third := renew(second, "") // Graph has not accepted it
+		tokens.Accepted(second)    // late
+		fourth := renew(third, "{}")
+		tokens.Accepted(fourth)
+		tokens.Accepted(first)
+		before := s.requests()
+		wait(time.Second)
+		for _, claims := range []string{"", "{}"} {
+			_, err := tokens.Renew(t.Context(), fourth, claims)
+			if e := wantKind(t, err, TokenUnavailable); !e.Benign || e.RetryAfter != renewPause-time.Second || !errors.Is(err, errJustRenewed) {
+				t.Errorf("%#v", e)
+			}
+		}
+		if token, err := tokens.Renew(t.Context(), third, ""); err != nil || token.Generation != 4 {
+			t.Error(token.Generation, err) // the newer one is there
+		}
+		if get(t, tokens).Generation != 4 || s.requests() != before {
+			t.Errorf("%d requests", s.requests()-before)
+		}
+		wait(renewPause - time.Second)
+		renew(fourth, "")
 	})
 }

@@ -264,8 +264,8 @@ func TestStreamEnds(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-			} else {
-				wantKind(t, err, tc.want)
+			} else if e := wantKind(t, err, tc.want); e.Benign != (tc.want == NotSent) {
+				t.Errorf("%#v", e)
 			}
 			if n := s.requests.Load(); n != warm+1 {
 				t.Errorf("%d requests were sent", n-warm)

@@ -37,6 +37,7 @@ type Metrics struct {
 	graphDurations   map[string]prometheus.Observer        // the same
 	natsConnected    prometheus.Gauge
 	natsReconnects   prometheus.Counter
+	unknownActions   prometheus.Counter
 	tenantCollectors tenantCollectors
 
 	mu      sync.Mutex // guards tenants, and keeps creation and removal of their series apart
@@ -66,6 +67,8 @@ func New(b Build) *Metrics {
 			Help: "1 while connected to NATS, 0 while not."}),
 		natsReconnects: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "nats_reconnects_total",
 			Help: "Connections to NATS that were made again after a loss."}),
+		unknownActions: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "unknown_action_names_total",
+			Help: "Actions read of a device that have the type of a reset and a name that is not known; the log has each name once."}),
 		tenantCollectors: newTenantCollectors(f),
 		tenants:          make(map[string]*Tenant),
 	}
@@ -148,6 +151,10 @@ func (m *Metrics) SetConnected(connected bool) { m.natsConnected.Set(oneIf(conne
 
 // Reconnected counts a connection to NATS that was made again after a loss.
 func (m *Metrics) Reconnected() { m.natsReconnects.Inc() }
+
+// UnknownActionName counts an action read of a device that may be a reset, and
+// has a name that is not known.
+func (m *Metrics) UnknownActionName() { m.unknownActions.Inc() }
 
 func newCounterVec(f promauto.Factory, name, help string, labels ...string) *prometheus.CounterVec {
 	return f.NewCounterVec(prometheus.CounterOpts{Namespace: Namespace, Name: name, Help: help}, labels)

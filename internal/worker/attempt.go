@@ -96,6 +96,7 @@ func takeBack(r *record.Record, before record.Record) {
 // accept ends the request: Graph has taken the reset.
 func (j *job) accept(work context.Context, token graph.Token, answer graph.Answer) consume.Disposition {
 	j.metrics.Attempt(metrics.ResultAccepted)
+	j.tokens.Accepted(token)
 	j.ended(j.hold.accepted(token.Generation, time.Now()))
 	return j.accepted(work, func(r *record.Record) {
 		r.Status, r.GraphRequestID = answer.Status, answer.RequestID
@@ -208,8 +209,11 @@ func refusalReason(status int) metrics.Reason {
 
 // outage notes a sign that Graph is down. It returns how often in a row this
 // request saw one, and, where the tenant is held for it, when the next probe
-// may go.
+// may go. A failure that is no such sign counts as the first.
 func (j *job) outage(e *graph.Error) (times int, held time.Time) {
+	if e.Benign {
+		return 1, time.Time{}
+	}
 	times, isOutage := j.hold.outageSign(j.m.Sequence, e.Kind != graph.NotSent)
 	if isOutage {
 		held = j.begin(j.m, metrics.CauseGraphUnavailable, e, e.RetryAfter)

@@ -58,6 +58,9 @@ type Config struct {
 	// the system's.
 	RootCAs *x509.CertPool
 
+	// ActionNames are further names of a reset in a device's list of actions.
+	ActionNames []string
+
 	Policy Policy
 	// Concurrency is how many requests of one tenant are worked on at a time. A
 	// tenant whose calls hang takes nothing from another.

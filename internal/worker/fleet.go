@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -173,11 +174,24 @@ func (f *fleet) poll() time.Duration {
 	return max(pollInterval, time.Duration(f.count.Load())*pollEach)
 }
 
+// unknownAction tells of an action that may be a reset, by its name.
+func (f *fleet) unknownAction(name string) {
+	f.metrics.UnknownActionName()
+	f.once(fmt.Sprintf("a device has an action %q that has the type of a reset, but not its name: what became of the calls to such devices is in "+
+		"doubt; if it is a reset, add the name to WORKER_ACTION_NAMES", name))
+}
+
+// mostSaid bounds the warnings that are remembered. Further ones are not given.
+const mostSaid = 1000
+
 // once warns of something, once in the life of the process.
 func (f *fleet) once(warning string, fields ...zap.Field) {
 	f.mu.Lock()
 	_, again := f.said[warning]
-	f.said[warning] = struct{}{}
+	again = again || len(f.said) >= mostSaid
+	if !again {
+		f.said[warning] = struct{}{}
+	}
 	f.mu.Unlock()
 	if !again {
 		f.log.Warn(warning, fields...)

@@ -1,11 +1,21 @@
 package worker
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
@@ -147,5 +157,183 @@ func TestRevoked(t *testing.T) {
 	}
 	if n := len(r.letters()); n > 0 {
 		t.Errorf("%d dead letters", n)
+	}
+}
+
+// TestStopIsNoOutage: calls that the worker itself cuts short at its hard stop
+// are no sign of an outage.
+func TestStopIsNoOutage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, func(c *Config) {
+		c.DrainTimeout = time.Second
+		c.Policy.RequestTimeout = 20 * time.Second
+	})
+	stop := r.start()
+	const requests = 2 * outageRow
+	for i := range requests {
+		r.publish(reset(fmt.Sprint("r", i), graphsim.FaultDevice(604, 0, 0, i)), nil)
+	}
+	r.await("the calls", func() bool { return len(r.sim.Calls()) == requests })
+	stop()
+	if r.held() {
+		t.Error("the tenant was held")
+	}
+}
+
+// TestNeverServedDevices: devices that Graph always answers with 401, beside
+// good ones, become dead letters, and cost few tokens, one after the other or
+// all at once.
+func TestNeverServedDevices(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	r.start()
+	const devices = 10
+	began := time.Now()
+	good := func(i int) {
+		r.publish(reset(fmt.Sprint("good", i), graphsim.GoodDevice(i)), nil)
+		r.awaitState(fmt.Sprint("good", i), record.Accepted)
+	}
+	good(0)
+	for i := 1; i <= devices; i++ {
+		device := graphsim.FaultDevice(401, 0, i%2, i) // with a challenge and without
+		r.publish(reset(fmt.Sprint("bad", i), device), nil)
+		r.await("the call", func() bool { return r.calls(http.MethodPost, device) > 0 })
+		good(i)
+	}
+	for i := 1; i <= devices; i++ {
+		if rec := r.awaitState(fmt.Sprint("bad", i), record.Dead); rec.Reason != string(metrics.ReasonUnauthorized) {
+			t.Errorf("bad%d: %+v", i, rec)
+		}
+	}
+	// The first, and from the first 401 on at most one in renewPause.
+	if n, most := r.sim.Status().TokenCalls, 3+int(time.Since(began)/(5*time.Second)); n > most {
+		t.Errorf("%d token requests, want at most %d", n, most)
+	}
+	if r.held() {
+		t.Error("the tenant was held")
+	}
+	for i := range devices + 1 {
+		if n := r.sim.Resets(graphsim.GoodDevice(i)); n != 1 {
+			t.Errorf("good%d: %d resets", i, n)
+		}
+	}
+}
+
+// TestNotBegun: a server that goes away under a burst says of calls that it has
+// not begun with them. They are made again at once over another connection,
+// each device is reset once, and that is no outage.
+func TestNotBegun(t *testing.T) {
+	t.Parallel()
+	const burst = 32
+	for name, end := range map[string]func(f *http2.Framer, streams []uint32) error{
+		"GOAWAY": func(f *http2.Framer, streams []uint32) error { return f.WriteGoAway(streams[0], http2.ErrCodeNo, nil) },
+		"REFUSED_STREAM": func(f *http2.Framer, streams []uint32) error {
+			for _, s := range streams[1:] {
+				if err := f.WriteRSTStream(s, http2.ErrCodeRefusedStream); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, graphsim.Config{}, func(c *Config) { c.Concurrency = burst })
+			server := newFramed(t, burst, end)
+			r.cfg.Endpoint, r.cfg.RootCAs = server.url, server.roots
+			r.start()
+			for i := range burst {
+				r.publish(reset(fmt.Sprint("r", i), graphsim.GoodDevice(i)), nil)
+			}
+			r.awaitEmpty()
+			for i := range burst {
+				if rec := r.record(fmt.Sprint("r", i)); rec.State != record.Accepted || rec.Attempts != 1 || rec.Verified {
+					t.Errorf("r%d: %+v", i, rec)
+				}
+			}
+			if n := server.done.Load(); n != burst {
+				t.Errorf("%d calls were carried out", n)
+			}
+			if r.held() {
+				t.Error("the tenant was held")
+			}
+		})
+	}
+}
+
+// framed is a server that speaks HTTP/2 frame by frame.
+type framed struct {
+	url   string
+	roots *x509.CertPool
+	done  atomic.Int32 // calls that were carried out
+}
+
+// newFramed begins with no call until a burst has come on one connection. Then
+// it carries out the first of it, and ends the others. All later calls, it
+// carries out.
+func newFramed(t *testing.T, burst int, end func(f *http2.Framer, streams []uint32) error) *framed {
+	t.Helper()
+	template := httptest.NewTLSServer(nil)
+	template.Close()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: template.TLS.Certificates, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &framed{url: "https://" + l.Addr().String(), roots: x509.NewCertPool()}
+	s.roots.AddCert(template.Certificate())
+	var serving sync.WaitGroup
+	t.Cleanup(serving.Wait)
+	t.Cleanup(func() { _ = l.Close() })
+	var ended atomic.Bool
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer c.Close()
+				s.serve(c, burst, &ended, end)
+			})
+		}
+	})
+	return s
+}
+
+func (s *framed) serve(c net.Conn, burst int, ended *atomic.Bool, end func(f *http2.Framer, streams []uint32) error) {
+	if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
+		return
+	}
+	f := http2.NewFramer(c, c)
+	noContent := func(stream uint32) error {
+		s.done.Add(1)
+		return f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: []byte{0x80 | 9}, EndHeaders: true, EndStream: true})
+	}
+	err := f.WriteSettings()
+	var streams []uint32
+	for err == nil {
+		var frame http2.Frame
+		if frame, err = f.ReadFrame(); err != nil {
+			return
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if !frame.IsAck() {
+				err = f.WriteSettingsAck()
+			}
+		case *http2.PingFrame:
+			if !frame.IsAck() {
+				err = f.WritePing(true, frame.Data)
+			}
+		case *http2.HeadersFrame:
+			if ended.Load() {
+				err = noContent(frame.StreamID)
+				break
+			}
+			if streams = append(streams, frame.StreamID); len(streams) == burst {
+				ended.Store(true)
+				err = errors.Join(end(f, streams), noContent(streams[0]))
+			}
+		}
 	}
 }

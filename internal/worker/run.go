@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func (t Tenant) check(cfg Config) error {
-	c, err := t.client(cfg, nil)
+	c, err := t.client(cfg, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -81,12 +81,15 @@ func (t Tenant) check(cfg Config) error {
 
 // client makes the tenant's own client of Graph: a tenant whose connections are
 // retired, or filled with calls that hang, takes none from another.
-func (t Tenant) client(cfg Config, observe func(method string, status int, took time.Duration)) (*graph.Client, error) {
+func (t Tenant) client(cfg Config, observe func(method string, status int, took time.Duration), unknownAction func(name string)) (*graph.Client, error) {
 	return graph.New(graph.Config{
 		Endpoint:  cfg.Endpoint,
 		UserAgent: "passcode-worker/" + cfg.Build.Version,
 		RootCAs:   cfg.RootCAs,
 		Observe:   observe,
+
+		ActionNames:   cfg.ActionNames,
+		UnknownAction: unknownAction,
 	})
 }
 

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -228,8 +229,12 @@ func (t *tenant) handle(intake, work context.Context, m consume.Message) (d cons
 }
 
 // begin starts a hold, or makes the next probe wait longer, and returns when
-// that probe may go.
+// that probe may go. A failure that concerns nobody else only makes its own
+// request wait.
 func (t *tenant) begin(m consume.Message, cause metrics.Cause, err error, wait time.Duration) time.Time {
+	if e := (*graph.Error)(nil); errors.As(err, &e) && e.Benign {
+		return time.Now().Add(wait)
+	}
 	before, _, _, _ := t.hold.state()
 	if t.maxPause > 0 && wait > t.maxPause {
 		t.log.Warn("a longer wait was asked for than is allowed; it was capped", zap.Duration("asked", wait), zap.Duration("capped", t.maxPause))

@@ -24,16 +24,6 @@ var readPermissions = [...]string{
 // lookLasts is how old a look may be that allows a further attempt.
 const lookLasts = 5 * time.Second
 
-// found is what a look at a device says of a reset.
-type found int
-
-const (
-	foundReset found = iota + 1
-	foundNone
-	// foundDoubt: something in the list may be a reset, or is not readable.
-	foundDoubt
-)
-
 // verify reads from Graph what became of the last call. done is false where
 // the delivery has to be looked at again: it may be attempted once more now.
 //
@@ -64,38 +54,30 @@ func (j *job) verify(intake, work context.Context) (d consume.Disposition, done 
 	if err != nil && !errors.As(err, &e) {
 		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
+	look := graph.Finding{}
+	if err == nil {
+		look = graph.ResetSince(actions.List, j.rec.UnknownFrom().Add(actions.Ahead-clockGrace))
+	}
 	if j.trace != nil {
 		j.trace.Verify(traced(sent, j.rec.Attempts, call, actions.Answer, e))
 	}
 	if err != nil {
 		return j.unread(intake, work, c, sent, e)
 	}
-	switch j.look(actions) {
-	case foundReset:
+	switch look.Sight {
+	case graph.SightReset:
 		j.metrics.Verification(metrics.VerificationExecuted)
 		j.ended(j.hold.accepted(0, time.Now()))
 		return j.accepted(work, func(r *record.Record) { r.Verified = true }), true
-	case foundNone:
+	case graph.SightNone:
 		j.metrics.Verification(metrics.VerificationNotExecuted)
 		j.hold.read(j.m.Sequence)
 		return j.notExecuted(intake, work, c, nil)
 	}
 	j.metrics.Verification(metrics.VerificationFailed)
 	j.hold.read(j.m.Sequence)
-	return j.unclear(work, time.Now().Add(j.policy.backoff(int(min(j.m.Delivered, 16)), j.rec.ClientRequestID)),
-		"the device's list of actions leaves it open")
-}
-
-// look says whether the device's list shows a reset that may be this request's:
-// one that began with the first call of unknown outcome, or later.
-func (j *job) look(a graph.Actions) found {
-	since := j.rec.UnknownFrom().Add(a.Ahead - clockGrace)
-	for _, reset := range a.Resets {
-		if !reset.Started.Before(since) {
-			return foundReset
-		}
-	}
-	return foundNone
+	wait := max(j.policy.backoff(1, j.rec.ClientRequestID), j.policy.VerifyAfter)
+	return j.unclear(work, time.Now().Add(wait), look.Doubt)
 }
 
 // notExecuted goes on with a request of which a look has found no reset. gone is

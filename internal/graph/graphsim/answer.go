@@ -72,7 +72,7 @@ func (s *Sim) answer(w http.ResponseWriter, r *http.Request, rt route, a reply, 
 	switch {
 	case a.status == http.StatusOK && !rt.reset:
 		h["Content-Type"] = []string{"application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"}
-		body = s.deviceBody(r.Host, m.device, a.results, now)
+		body = s.deviceBody(r.Host, m.device, a.list, a.results, now)
 	case a.form == formHTML:
 		h["Content-Type"] = []string{"text/html"}
 		body = fmt.Appendf(nil, "<html><head><title>%d %s</title></head>\r\n<body><h1>%[2]s</h1><hr>gateway</body></html>\r\n", a.status, http.StatusText(a.status))
@@ -97,36 +97,6 @@ func authenticate(a authHeader, host string, now time.Time) string {
 		v += `, error="insufficient_claims", claims="` + base64.StdEncoding.EncodeToString([]byte(claims)) + `"`
 	}
 	return v
-}
-
-// result is an entry of deviceActionResults.
-type result struct {
-	Type     string `json:"@odata.type"`
-	Name     string `json:"actionName"`
-	State    string `json:"actionState"`
-	Started  string `json:"startDateTime"`
-	Updated  string `json:"lastUpdatedDateTime"`
-	Passcode string `json:"passcode,omitempty"`
-	Code     *int   `json:"errorCode,omitempty"`
-}
-
-// deviceBody is the answer to the GET. It always holds an action of another
-// kind that began just now, which a client must not take for a reset.
-func (s *Sim) deviceBody(host string, g guid, actions []action, now time.Time) []byte {
-	stamp := now.UTC().Format(stampForm)
-	results := []result{{Type: "#microsoft.graph.deviceActionResult", Name: "syncDevice", State: "done", Started: stamp, Updated: stamp}}
-	for _, a := range actions {
-		stamp := a.started.UTC().Format(stampForm)
-		results = append(results, result{
-			Type: "#microsoft.graph.resetPasscodeActionResult", Name: segAction, State: "pending",
-			Started: stamp, Updated: stamp, Passcode: s.passcode(a.number), Code: new(int),
-		})
-	}
-	return marshal(struct {
-		Context string   `json:"@odata.context"`
-		ID      string   `json:"id"`
-		Results []result `json:"deviceActionResults"`
-	}{"https://" + host + "/v1.0/$metadata#deviceManagement/managedDevices(id,deviceActionResults)/$entity", g.String(), results})
 }
 
 // passcode is the one that a reset generated.

@@ -47,7 +47,26 @@
 //
 // A cut is a TCP reset, which takes all calls on that connection with it;
 // VARIANT 0001 of 0601 and 0602 resets the HTTP/2 stream only (over HTTP/1.1
-// it closes the connection). Any other CODE is no fault.
+// it closes the connection).
+//
+// CODE 0701 and 0702 cut the stream of each POST that meets the fault, 0702
+// after execution, so that the device is looked up; VARIANT says what its list
+// of actions shows for as long as the device lives, or until [Sim.ShowActions]:
+//
+//	0000  as ever
+//	0001  a rename, too, typed as a reset, with the new name as the passcode
+//	0002  many other actions, too, some without a type
+//	0003  older resets, too, out of order
+//	0004  dates of a reset: null
+//	0005  dates of a reset: 0001-01-01T00:00:00Z
+//	0006  dates of a reset: unreadable
+//	0007  null in place of the list
+//	0008  no list
+//	0009  a reset only 5 s after it was executed
+//	0010  a reset under a name that nobody knows
+//
+// With 0004 to 0006 and 0010 there is an entry of a reset even where none was
+// executed. Any other CODE is no fault.
 //
 // For example dead0429-0002-0001-0000-000000000007 answers its first two POSTs
 // with 429 and Retry-After: 1, and dead0602-0001-0000-0000-000000000007

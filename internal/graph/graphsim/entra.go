@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -169,7 +170,25 @@ func (s *Sim) checkToken(r *http.Request, tn *tenant, c *TokenCall) *entraError 
 	case !validScope(c.Scope):
 		return &entraError{http.StatusBadRequest, "invalid_scope", 70011, "The provided value for the input parameter 'scope' is not valid: it must end in /.default."}
 	}
+	if s.cfg.RefuseClaims && challenged(c.Claims) {
+		return &entraError{http.StatusBadRequest, "invalid_request", 9002313, "Invalid request. Request is malformed or invalid."}
+	}
 	return s.checkCredential(r.Host, tn, f, c)
+}
+
+// challenged tells whether claims hold more than the client's capabilities.
+func challenged(claims string) bool {
+	var doc map[string]map[string]any
+	if json.Unmarshal([]byte(claims), &doc) != nil {
+		return claims != ""
+	}
+	for where, what := range doc {
+		delete(what, "xms_cc")
+		if where != "access_token" || len(what) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Sim) checkCredential(host string, tn *tenant, f url.Values, c *TokenCall) *entraError {

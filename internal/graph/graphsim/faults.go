@@ -36,6 +36,8 @@ const (
 	faultSilentDone = 603
 	faultSilent     = 604
 	faultSlow       = 605
+	faultList       = 701
+	faultListDone   = 702
 )
 
 // slow is how long faultSlow takes.
@@ -56,7 +58,8 @@ func parseFault(g guid) (f fault, ok bool) {
 		}
 	}
 	f = fault{v[0], v[1], v[2]}
-	return f, f.code >= 200 && f.code <= 599 || f.code >= faultCut && f.code <= faultSlow
+	return f, f.code >= 200 && f.code <= 599 || f.code >= faultCut && f.code <= faultSlow ||
+		(f.code == faultList || f.code == faultListDone) && f.variant <= int(ListUnknownName)
 }
 
 // due tells whether the next POST of the device meets the fault.
@@ -69,6 +72,10 @@ func (f fault) reply() reply {
 		return reply{ending: endCut, streamOnly: f.variant == variantDo}
 	case faultCutDone:
 		return reply{ending: endCut, streamOnly: f.variant == variantDo, execute: true}
+	case faultList:
+		return reply{ending: endCut, streamOnly: true}
+	case faultListDone:
+		return reply{ending: endCut, streamOnly: true, execute: true}
 	case faultSilentDone:
 		return reply{ending: endSilence, execute: true}
 	case faultSilent:

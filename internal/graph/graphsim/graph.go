@@ -30,6 +30,7 @@ type reply struct {
 	message    string // of the error; empty: the usual one of the status
 	nested     bool   // Intune's JSON document inside the message
 	results    []action
+	list       ActionList
 }
 
 // refusal is a reply that says why.
@@ -165,7 +166,7 @@ func (s *Sim) settleGet(rt route, tk *token) reply {
 			return f.reply()
 		}
 	}
-	a := reply{status: http.StatusOK}
+	a := reply{status: http.StatusOK, list: s.listOf(rt.device)}
 	if d != nil {
 		a.results = slices.Clone(d.actions)
 	}

@@ -60,6 +60,9 @@ type Config struct {
 	// Roles is the roles claim of issued tokens; nil means [RoleReset] and
 	// [RoleRead], an empty slice means a token without the claim.
 	Roles []string
+	// RefuseClaims refuses every token request with other claims than the
+	// client's capabilities, such as those of a challenge.
+	RefuseClaims bool
 	// TokenLifetime of issued tokens; zero means 1 h. MSAL does not cache one
 	// of 5 minutes or less.
 	TokenLifetime time.Duration
@@ -134,6 +137,7 @@ type device struct {
 	faulted int      // POSTs that got the fault of the device's id
 	actions []action // one for each executed reset
 	one     [1]action
+	list    *ActionList // nil: as the id says
 }
 
 // action is one executed reset. The passcode is derived from its number when

@@ -77,7 +77,8 @@ func (s *Sim) Ledger() map[string]int {
 
 // Secrets is every secret that the simulator accepts, issued, was sent or
 // generated: the client secret, the federated token, accepted assertions,
-// access tokens and passcodes. A test looks for them where none may be.
+// access tokens and passcodes, and what else a device's list may hold that
+// nobody may see: a PIN, a place, a name. A test looks for them where none may be.
 func (s *Sim) Secrets() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +86,7 @@ func (s *Sim) Secrets() []string {
 	if s.cfg.FederatedToken != "" {
 		out = append(out, s.cfg.FederatedToken)
 	}
-	out = append(out, s.secrets...)
+	out = append(append(out, s.secrets...), s.canaries()...)
 	for n := range s.passcodes {
 		out = append(out, s.passcode(n+1))
 	}
