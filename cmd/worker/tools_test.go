@@ -228,7 +228,7 @@ func TestPauseAndResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	blown := time.Now().UTC()
-	err = store.SetWorker(w.ctx, "default", state.Worker{FuseBlownAt: blown, Worker: "h\x1b[31m",
+	_, err = store.SetWorker(w.ctx, "default", state.Worker{FuseBlownAt: blown, Worker: "h\x1b[31m",
 		Hold: &state.Hold{Cause: "fuse", Since: blown, Detail: "\x1b]0;x\a more than 500 devices in 1h"}, Granted: 3})
 	if err != nil {
 		t.Fatal(err)

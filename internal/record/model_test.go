@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func newModel(t *testing.T, url string) *model {
 		if err != nil {
 			t.Fatal(err)
 		}
-		store.replyTimeout = 50 * time.Millisecond
+		store.bucket.ReplyTimeout = 50 * time.Millisecond
 		m.writers[i] = &writer{store: store, proxy: proxy}
 	}
 	return m
@@ -139,6 +140,7 @@ func (m *model) next(rt *rapid.T, w *writer) Record {
 	}
 	m.calls++
 	r := sample(fmt.Sprint(m.calls))
+	r.ID = strings.TrimPrefix(m.key, "default.")
 	r.State = rapid.SampledFrom(may).Draw(rt, "state")
 	return r
 }

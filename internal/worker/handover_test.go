@@ -21,7 +21,7 @@ func (r *rig) handedOn() state.Worker {
 	if err != nil {
 		return state.Worker{}
 	}
-	w, err := s.Worker(context.Background(), "default")
+	w, _, err := s.Worker(context.Background(), "default")
 	if err != nil {
 		r.t.Fatal(err)
 	}
