@@ -304,7 +304,7 @@ func operatorRights() map[string][]string {
 	get := []string{"$JS.API.STREAM.INFO." + dead, "$JS.API.DIRECT.GET." + dead}
 	one := []string{"$JS.API.STREAM.MSG.GET." + dead, "$JS.API.STREAM.MSG.DELETE." + dead}
 	info := "$JS.API.CONSUMER.INFO." + stream + ".worker-default"
-	fuse := []string{"$JS.API.STREAM.INFO." + states, "$JS.API.DIRECT.GET." + states + ".$KV.passcode-resets-state.default.>"}
+	fuse := []string{"$JS.API.STREAM.INFO." + states, "$JS.API.STREAM.MSG.GET." + states}
 	record := []string{"$JS.API.STREAM.INFO." + records, "$JS.API.DIRECT.GET." + records + ".$KV.passcode-resets.default.>"}
 	return map[string][]string{
 		"send":         {"passcode.reset.requests.default"},

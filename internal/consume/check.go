@@ -49,9 +49,6 @@ func streamWeaknesses(cfg jetstream.StreamConfig, n Names) (found []string) {
 	if kept := cfg.MaxMsgsPerSubject; strings.HasPrefix(cfg.Name, "KV_") && kept > 0 && kept < history {
 		say("stream %s keeps only %d revision(s) of a key: a foreign value can push out a record, or that the fuse has blown; worker setup --update keeps %d", cfg.Name, kept, history)
 	}
-	if cfg.Name == "KV_"+n.StateBucket() {
-		return found // without the rest of it the work goes on
-	}
 	if cfg.Replicas < maxReplicas {
 		say("stream %s has %d replica(s): losing one server can lose requests or their records; three survive it", cfg.Name, cfg.Replicas)
 	}
