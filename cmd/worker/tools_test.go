@@ -228,7 +228,7 @@ func TestPauseAndResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	blown := time.Now().UTC()
-	err = store.SetWorker(w.ctx, "default", state.Worker{FuseBlownAt: blown, Worker: "h\x1b[31m",
+	_, err = store.SetWorker(w.ctx, "default", state.Worker{FuseBlownAt: blown, Worker: "h\x1b[31m",
 		Hold: &state.Hold{Cause: "fuse", Since: blown, Detail: "\x1b]0;x\a more than 500 devices in 1h"}, Granted: 3})
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func operatorRights() map[string][]string {
 	get := []string{"$JS.API.STREAM.INFO." + dead, "$JS.API.DIRECT.GET." + dead}
 	one := []string{"$JS.API.STREAM.MSG.GET." + dead, "$JS.API.STREAM.MSG.DELETE." + dead}
 	info := "$JS.API.CONSUMER.INFO." + stream + ".worker-default"
-	fuse := []string{"$JS.API.STREAM.INFO." + states, "$JS.API.DIRECT.GET." + states + ".$KV.passcode-resets-state.default.>"}
+	fuse := []string{"$JS.API.STREAM.INFO." + states, "$JS.API.STREAM.MSG.GET." + states}
 	record := []string{"$JS.API.STREAM.INFO." + records, "$JS.API.DIRECT.GET." + records + ".$KV.passcode-resets.default.>"}
 	return map[string][]string{
 		"send":         {"passcode.reset.requests.default"},

@@ -70,6 +70,7 @@ func (q *queue) rights() []right {
 		call("$JS.API.STREAM.INFO."+records, "", "to find the records", Failed),
 		{"$JS.API.DIRECT.GET." + records + ".>", "to read records", Failed,
 			&nats.Msg{Subject: "$JS.API.DIRECT.GET." + records + ".$KV." + n.Bucket + "." + n.Tenant + "." + noKey}},
+		call("$JS.API.STREAM.MSG.GET."+records, broken, "to find out what became of a write, and what a record was that somebody has written over", Failed),
 		store("$KV."+n.Bucket+"."+n.Tenant+"."+noKey, "$KV."+n.Bucket+"."+n.Tenant+".>", "to write records", Failed),
 		store(n.Dead(), n.Dead(), "to write dead letters", Failed),
 		call("$JS.API.STREAM.INFO."+n.Stream, "", "to tell whether an earlier message of a request still exists", Failed),
@@ -80,8 +81,7 @@ func (q *queue) rights() []right {
 			&nats.Msg{Subject: "$JS.API.CONSUMER.CREATE." + records + ".check.$KV." + n.Bucket + "." + n.Tenant + ".*", Data: []byte(broken)}},
 		call("$JS.API.CONSUMER.MSG.NEXT."+records+".*", broken, before, past).at("$JS.API.CONSUMER.MSG.NEXT." + records + ".check"),
 		call("$JS.API.STREAM.INFO."+states, "", "to hand on holds, pauses and the fuse", setup),
-		{"$JS.API.DIRECT.GET." + states + ".>", "to hand on holds, pauses and the fuse", Warning,
-			&nats.Msg{Subject: "$JS.API.DIRECT.GET." + states + ".$KV." + n.StateBucket() + "." + n.Tenant + "." + noKey}},
+		call("$JS.API.STREAM.MSG.GET."+states, broken, "to hand on holds, pauses and the fuse", Warning),
 		store("$KV."+n.StateBucket()+"."+n.Tenant+".worker", "$KV."+n.StateBucket()+"."+n.Tenant+".worker",
 			"to hand on holds, pauses and the fuse", Warning),
 	}

@@ -22,7 +22,7 @@ func (q *Queue) Weaknesses(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
 	n := q.cfg.Names
-	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket}
+	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket()}
 	found := make([][]string, 2+len(streams))
 	if v := q.js.Conn().ConnectedServerVersion(); olderThan(v, 2, 12, 5) {
 		found[0] = []string{fmt.Sprintf("the NATS server is %s; versions before 2.12.5 can lose messages of a replicated work queue", v)}
@@ -46,6 +46,9 @@ func (q *Queue) Weaknesses(ctx context.Context) []string {
 
 func streamWeaknesses(cfg jetstream.StreamConfig, n Names) (found []string) {
 	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	if kept := cfg.MaxMsgsPerSubject; strings.HasPrefix(cfg.Name, "KV_") && kept > 0 && kept < history {
+		say("stream %s keeps only %d revision(s) of a key: a foreign value can push out a record, or that the fuse has blown; worker setup --update keeps %d", cfg.Name, kept, history)
+	}
 	if cfg.Replicas < maxReplicas {
 		say("stream %s has %d replica(s): losing one server can lose requests or their records; three survive it", cfg.Name, cfg.Replicas)
 	}

@@ -142,9 +142,10 @@ func (l Layout) State(n Names) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{
 		Bucket:      n.StateBucket(),
 		Description: "what the workers of a tenant hand on to each other",
-		History:     1,
-		Storage:     l.storage(),
-		Replicas:    l.replicas(),
+		// So that what others store under a key does not push out what it should hold.
+		History:  history,
+		Storage:  l.storage(),
+		Replicas: l.replicas(),
 	}
 }
 

@@ -66,7 +66,7 @@ func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 		if err != nil {
 			return err
 		}
-		w, err := store.Worker(ctx, t.names.Tenant)
+		w, _, err := store.Worker(ctx, t.names.Tenant)
 		if err != nil {
 			return err
 		}

@@ -141,7 +141,7 @@ func (t *Tools) handedOn(ctx context.Context, out *Queue, rate *pace.Rate, now t
 	if err != nil {
 		return err
 	}
-	w, err := store.Worker(ctx, t.names.Tenant)
+	w, _, err := store.Worker(ctx, t.names.Tenant)
 	if err != nil {
 		return err
 	}

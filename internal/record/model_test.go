@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -96,7 +97,7 @@ func newModel(t *testing.T, url string) *model {
 		if err != nil {
 			t.Fatal(err)
 		}
-		store.replyTimeout = 50 * time.Millisecond
+		store.bucket.ReplyTimeout = 50 * time.Millisecond
 		m.writers[i] = &writer{store: store, proxy: proxy}
 	}
 	return m
@@ -140,6 +141,7 @@ func (m *model) next(rt *rapid.T, w *writer) Record {
 	}
 	m.calls++
 	r := sample(fmt.Sprint(m.calls))
+	r.ID = strings.TrimPrefix(m.key, "default.")
 	r.State = rapid.SampledFrom(may).Draw(rt, "state")
 	return r
 }

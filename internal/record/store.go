@@ -1,91 +1,101 @@
 package record
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/bucket"
+	"passcode-worker/internal/request"
 )
 
 // ErrConflict means that the record is no longer at the revision that was
 // given: somebody else has written it, and it must be read again.
-var ErrConflict = errors.New("the record was changed by another")
+var ErrConflict = bucket.ErrConflict
 
-// ErrGarbled means that a key holds values, none of which is a record.
-var ErrGarbled = errors.New("no revision of it is a record")
-
-const (
-	// replyTimeout bounds the wait for one reply. What became of a write whose
-	// reply is later than that is found out by reading.
-	replyTimeout = 5 * time.Second
-	// firstReply bounds the wait for the first reply to a write; it doubles from
-	// then on. A reply that was lost with its connection never comes, and the
-	// client does not say so.
-	firstReply = time.Second
-	// refusedTimeout is how long a revision is refused before that counts,
-	// though no newer one can be read: the record was removed.
-	refusedTimeout = 5 * time.Second
-	pauseMin       = 5 * time.Millisecond
-	pauseMax       = time.Second
-)
+// ErrGarbled means that there is something where the record should be, and
+// nothing in its history that is one. Whether there ever was a record cannot be
+// told.
+var ErrGarbled = errors.New("it is not of the form that it should be")
 
 // Store is the bucket.
 type Store struct {
 	js     jetstream.JetStream
-	bucket string
-	kv     jetstream.KeyValue
-	// Tests shorten these.
-	replyTimeout, refusedTimeout time.Duration
+	bucket *bucket.Bucket
 }
 
 // Open binds to an existing bucket.
-func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, error) {
-	kv, err := js.KeyValue(ctx, bucket)
+func Open(ctx context.Context, js jetstream.JetStream, name string) (*Store, error) {
+	b, err := bucket.Open(ctx, js, name)
 	if err != nil {
-		return nil, fmt.Errorf("key-value bucket %s: %w", bucket, err)
+		return nil, err
 	}
-	kv = direct{kv, js.Conn(), directPrefix(js.Options(), bucket)}
-	return &Store{js: js, bucket: bucket, kv: kv, replyTimeout: replyTimeout, refusedTimeout: refusedTimeout}, nil
+	return &Store{js, b}, nil
 }
 
-// Get reads a record and its revision. Where there is none, the revision is 0.
+// Get reads a record and the last revision of its key. Where there is none, the
+// revision is 0; so it is where an operator has deleted it. What lies above the
+// record and is none, such as a PubAck whose publisher has named the key as the
+// subject of the reply, is passed over, as far as the history reaches; where it
+// hides nothing that is a record, the error is [ErrGarbled], and the revision
+// that of the last value, so that it can be written over.
+//
 // The answer may come from a replica that lags behind: decide by [Store.Put].
 func (s *Store) Get(ctx context.Context, key string) (Record, uint64, error) {
-	entry, err := s.entry(ctx, key, s.replyTimeout)
-	if err != nil || entry == nil {
-		return Record{}, 0, err
+	fail := func(revision uint64, err error) (Record, uint64, error) {
+		return Record{}, revision, fmt.Errorf("read record %s: %w", key, err)
 	}
-	var r Record
-	err = json.Unmarshal(entry.Value(), &r)
-	if err == nil && !r.State.known() {
-		// A PubAck, for example, whose publisher has named the key as the subject
-		// of the reply. It must not pass for a request without a record.
-		err = errors.New("it has no state")
-	}
+	ctx, cancel := context.WithTimeout(ctx, s.bucket.ReplyTimeout)
+	defer cancel()
+	last, err := s.bucket.Get(ctx, key)
 	if err != nil {
-		return Record{}, 0, fmt.Errorf("record %s, revision %d, is not of the form it should be: %w", key, entry.Revision(), err)
+		return fail(0, err)
 	}
-	return r, entry.Revision(), nil
+	if last.Sequence == 0 || last.Deleted() {
+		return Record{}, 0, nil
+	}
+	if r, ok := decode(key, last); ok {
+		return r, last.Sequence, nil
+	}
+	newest, last, err := s.bucket.Newest(ctx, key, formed(key))
+	if err != nil {
+		return fail(0, err)
+	}
+	if last.Sequence == 0 || newest.Deleted() {
+		return Record{}, 0, nil
+	}
+	if newest.Sequence == 0 {
+		return fail(last.Sequence, fmt.Errorf("revision %d: %w", last.Sequence, ErrGarbled))
+	}
+	r, _ := decode(key, newest)
+	return r, last.Sequence, nil
 }
 
-// entry is nil where there is no record.
-func (s *Store) entry(ctx context.Context, key string, wait time.Duration) (jetstream.KeyValueEntry, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	entry, err := s.kv.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return nil, nil
+// decode reads a record. A value is one only under its own key, in a state that
+// a record can have, and where it was written and not copied by a server.
+// Unknown fields are those of a later version.
+func decode(key string, v bucket.Revision) (r Record, ok bool) {
+	if v.Answer() || json.Unmarshal(v.Value, &r) != nil || !r.State.known() || Key(r.Tenant, request.EscapeID(r.ID)) != key {
+		return Record{}, false
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read record %s: %w", key, err)
+	return r, true
+}
+
+// formed reports of a revision of a key whether it counts: as a record, or as an
+// operator's word that there is none.
+func formed(key string) func(bucket.Revision) bool {
+	return func(v bucket.Revision) bool {
+		if v.Deleted() {
+			return true
+		}
+		_, ok := decode(key, v)
+		return ok
 	}
-	return entry, nil
 }
 
 // Since reads each change of a tenant's records since an instant of the server's,
@@ -96,9 +106,9 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 		return fmt.Errorf("records of tenant %s since %s: %w", tenant, since.UTC().Format(time.RFC3339), err)
 	}
 	// One filter, so that an account can be allowed this for one tenant alone.
-	consumer, err := s.js.CreateConsumer(ctx, "KV_"+s.bucket, jetstream.ConsumerConfig{
+	consumer, err := s.js.CreateConsumer(ctx, s.bucket.Stream, jetstream.ConsumerConfig{
 		Description:       "what a worker reads when it takes over",
-		FilterSubject:     "$KV." + s.bucket + "." + tenant + ".*",
+		FilterSubject:     s.bucket.Subject + tenant + ".*",
 		DeliverPolicy:     jetstream.DeliverByStartTimePolicy,
 		OptStartTime:      &since,
 		AckPolicy:         jetstream.AckNonePolicy,
@@ -118,9 +128,9 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 		got := uint64(0)
 		for m := range batch.Messages() {
 			got++
-			var r Record
-			meta, err := m.Metadata()
-			if err == nil && json.Unmarshal(m.Data(), &r) == nil && r.State.known() {
+			key := strings.TrimPrefix(m.Subject(), s.bucket.Subject)
+			r, ok := decode(key, bucket.Revision{Header: m.Headers(), Value: m.Data()})
+			if meta, err := m.Metadata(); err == nil && ok {
 				each(r, meta.Timestamp)
 			}
 		}
@@ -143,90 +153,18 @@ const (
 )
 
 // Put writes a record if its revision is still the given one (0: if there is
-// none), and returns the new revision. It fails with [ErrConflict] where it is
-// not.
+// none), and returns the new revision. It fails with [ErrConflict] where another
+// record was written, or the key deleted. What is no record does not count: it is
+// written over, unless it has filled the history.
 //
-// A write whose reply is lost may have been stored all the same. Put reads back
-// who wrote the record, and writes again where nobody did; it goes on until it
-// knows, or the context ends. Only then is the outcome of a write unknown.
-//
-// That the server refuses a write for its revision is no proof either. It does
-// so too while another write of the key is on its way through the cluster,
-// which may be an earlier one of ours or come to nothing, and when it has just
-// become the leader and does not know the last write yet.
+// Put goes on until it knows what became of the write, or the context ends.
 func (s *Store) Put(ctx context.Context, key string, r Record, revision uint64) (uint64, error) {
 	value, err := json.Marshal(r)
+	if err == nil {
+		revision, err = s.bucket.Set(ctx, key, value, revision, formed(key))
+	}
 	if err != nil {
 		return 0, fmt.Errorf("write record %s: %w", key, err)
 	}
-	var why error         // the last failure that was not just the end of the context
-	var refused time.Time // since when the server refuses the revision
-	pause, wait := pauseMin, min(firstReply, s.replyTimeout)
-	for {
-		written, err := s.write(ctx, key, value, revision, wait)
-		switch {
-		case err == nil:
-			return written, nil
-		case isHopeless(err):
-			return 0, fmt.Errorf("write record %s: %w", key, err)
-		case !isConflict(err):
-			refused = time.Time{}
-		case refused.IsZero():
-			refused = time.Now()
-		}
-		// A newer revision is of this very write if the value is ours to the
-		// byte: an attempt's client request id is in no other. A revision that
-		// is not newer may come from a replica that lags behind.
-		entry, readErr := s.entry(ctx, key, wait)
-		if readErr == nil && entry != nil && entry.Revision() > revision {
-			if bytes.Equal(entry.Value(), value) {
-				return entry.Revision(), nil
-			}
-			return 0, ErrConflict
-		}
-		if readErr == nil && !refused.IsZero() && time.Since(refused) > s.refusedTimeout {
-			return 0, ErrConflict
-		}
-		if why == nil || ctx.Err() == nil {
-			why = errors.Join(err, readErr)
-		}
-		select {
-		case <-ctx.Done():
-			return 0, fmt.Errorf("write record %s: %w: %w", key, context.Cause(ctx), why)
-		case <-time.After(pause):
-		}
-		pause, wait = min(2*pause, pauseMax), min(2*wait, s.replyTimeout)
-	}
-}
-
-func (s *Store) write(ctx context.Context, key string, value []byte, revision uint64, wait time.Duration) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	if revision == 0 {
-		return s.kv.Create(ctx, key, value)
-	}
-	return s.kv.Update(ctx, key, value, revision)
-}
-
-// isConflict tells that the server refused a write for its revision. The
-// library does not translate each code at each place.
-func isConflict(err error) bool {
-	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) ||
-		hasCode(err, jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant)
-}
-
-// isHopeless tells that a write would fail for ever: it was refused for its own
-// sake, or the connection is closed for good.
-func isHopeless(err error) bool {
-	return errors.Is(err, jetstream.ErrInvalidKey) || errors.Is(err, nats.ErrMaxPayload) ||
-		hasCode(err, errTooLarge) || errors.Is(err, nats.ErrConnectionClosed)
-}
-
-// errTooLarge is the error code for a message larger than its stream takes.
-// Source: nats-server, server/errors.json.
-const errTooLarge jetstream.ErrorCode = 10054
-
-func hasCode(err error, codes ...jetstream.ErrorCode) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode)
+	return revision, nil
 }

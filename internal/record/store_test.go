@@ -129,11 +129,15 @@ func newRig(t *testing.T, p place, change func(*jetstream.KeyValueConfig)) *rig 
 		t.Fatal(err)
 	}
 	t.Cleanup(r.nc.Close)
-	r.store, err = Open(ctx, newJetStream(t, r.nc), cfg.Bucket)
-	if err != nil {
-		t.Fatal(err)
+	for r.store == nil {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		r.store, err = Open(try, newJetStream(t, r.nc), cfg.Bucket)
+		cancel()
+		if err != nil && try.Err() == nil || ctx.Err() != nil {
+			t.Fatal(err)
+		}
 	}
-	r.store.replyTimeout = shortReply
+	r.store.bucket.ReplyTimeout = shortReply
 	return r
 }
 
@@ -154,6 +158,7 @@ type result struct {
 
 func (r *rig) put(key string, rec Record, revision uint64) uint64 {
 	r.t.Helper()
+	rec.ID = strings.TrimPrefix(key, "default.")
 	got, err := r.store.Put(r.ctx, key, rec, revision)
 	if err != nil {
 		r.t.Fatalf("Put: %v", err)
@@ -162,6 +167,7 @@ func (r *rig) put(key string, rec Record, revision uint64) uint64 {
 }
 
 func (r *rig) putLater(key string, rec Record, revision uint64) <-chan result {
+	rec.ID = strings.TrimPrefix(key, "default.")
 	done := make(chan result, 1)
 	go func() {
 		got, err := r.store.Put(r.ctx, key, rec, revision)
@@ -215,6 +221,7 @@ func (r *rig) awaitDown() {
 	}
 }
 
+// sample is a record of the key default.a.
 func sample(call string) Record {
 	return Record{
 		ID: "a", Tenant: "default", State: Attempting, Attempts: 1, ReceivedAt: time.Unix(1, 5).UTC(),
@@ -240,6 +247,9 @@ func TestStore(t *testing.T) {
 		"full bucket":                      testFullBucket,
 		"hopeless":                         testHopeless,
 		"value of another form":            testUndecodable,
+		"PubAcks over a record":            testGarbled,
+		"reply lost under a PubAck":        testReplyLostGarbled,
+		"answers over a record":            testAnswers,
 		"reading where there is no answer": testGetAway,
 	})
 }
@@ -249,7 +259,6 @@ func testCompareAndSet(t *testing.T, p place) {
 	if rec, rev, err := r.store.Get(r.ctx, "default.a"); err != nil || rev != 0 || rec.State != None {
 		t.Fatalf("Get of no record: %+v, %d, %v", rec, rev, err)
 	}
-	r.store.refusedTimeout = shortReply
 	first := r.put("default.a", sample("1"), 0)
 	second := r.put("default.a", sample("2"), first)
 	if second <= first {
@@ -278,7 +287,7 @@ func testCompareAndSet(t *testing.T, p place) {
 
 func testManyWriters(t *testing.T, p place) {
 	r := newRig(t, p, nil)
-	r.store.replyTimeout = replyTimeout
+	r.store.bucket.ReplyTimeout = testTime
 	const writers = 8
 	var wg sync.WaitGroup
 	won := make(chan int, writers)
@@ -331,19 +340,19 @@ func testUpdateReplyLost(t *testing.T, p place) {
 
 func testReplyLostOtherWriter(t *testing.T, p place) {
 	r := newRig(t, p, nil)
-	r.store.replyTimeout = time.Second // in which the other one writes
+	r.store.bucket.ReplyTimeout = time.Second // in which the other one writes
 	first := r.put("default.a", sample("1"), 0)
 	lost := r.proxy.SwallowNext(1, natstest.PubAck(r.stream))
 	done := r.putLater("default.a", sample("2"), first)
 	r.awaitClosed(lost, "the loss of the reply")
 	ours, _ := r.last("default.a")
-	if _, err := r.admin.Update(r.ctx, "default.a", []byte(`{"id":"other","state":"retrying"}`), ours); err != nil {
+	if _, err := r.admin.Update(r.ctx, "default.a", []byte(`{"id":"a","tenant":"default","worker":"other","state":"retrying"}`), ours); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-done; !errors.Is(got.err, ErrConflict) {
 		t.Errorf("Put: %d, %v, want ErrConflict", got.revision, got.err)
 	}
-	if rec, _, err := r.store.Get(r.ctx, "default.a"); err != nil || rec.ID != "other" {
+	if rec, _, err := r.store.Get(r.ctx, "default.a"); err != nil || rec.Worker != "other" {
 		t.Errorf("the other's record was overwritten by %+v (%v)", rec, err)
 	}
 }
@@ -364,7 +373,7 @@ func testRefusalLost(t *testing.T, p place) {
 
 func testReplyLostRecordRemoved(t *testing.T, p place) {
 	r := newRig(t, p, nil)
-	r.store.replyTimeout, r.store.refusedTimeout = time.Second, shortReply
+	r.store.bucket.ReplyTimeout = time.Second
 	first := r.put("default.a", sample("1"), 0)
 	lost := r.proxy.SwallowNext(1, natstest.PubAck(r.stream))
 	done := r.putLater("default.a", sample("2"), first)
@@ -383,7 +392,7 @@ func testReplyLostRecordRemoved(t *testing.T, p place) {
 // one of them is lost: each step is in the record once.
 func testRepliesLost(t *testing.T, p place) {
 	r := newRig(t, p, func(c *jetstream.KeyValueConfig) { c.History = 64 })
-	r.store.replyTimeout = 150 * time.Millisecond
+	r.store.bucket.ReplyTimeout = 150 * time.Millisecond
 	ack, n := natstest.PubAck(r.stream), 0
 	const steps, losses = 8, 5
 	r.proxy.SwallowNext(losses, func(m natstest.Message) bool {
@@ -393,7 +402,10 @@ func testRepliesLost(t *testing.T, p place) {
 		n++
 		return n%3 == 0
 	})
-	other := &Store{kv: r.admin, replyTimeout: replyTimeout, refusedTimeout: refusedTimeout}
+	other, err := Open(r.ctx, newJetStream(t, r.direct), r.admin.Bucket())
+	if err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	for i, s := range []*Store{r.store, other} {
 		wg.Go(func() {
@@ -401,6 +413,7 @@ func testRepliesLost(t *testing.T, p place) {
 				mark := fmt.Sprintf("%d.%d;", i, step)
 				rec, rev, err := s.Get(r.ctx, "default.a")
 				if err == nil && !strings.Contains(rec.Detail, mark) {
+					rec.ID, rec.Tenant = "a", "default"
 					rec.State, rec.ReceivedAt = Retrying, time.Unix(1, 0).UTC()
 					rec.Detail += mark
 					_, err = s.Put(r.ctx, "default.a", rec, rev)
@@ -446,7 +459,7 @@ func testAwayBefore(t *testing.T, p place) {
 
 func testAwayAfter(t *testing.T, p place) {
 	r := newRig(t, p, nil)
-	r.store.replyTimeout = time.Second // the connection ends before
+	r.store.bucket.ReplyTimeout = time.Second // the connection ends before
 	first := r.put("default.a", sample("1"), 0)
 	lost := r.proxy.SwallowNext(1, natstest.PubAck(r.stream))
 	done := r.putLater("default.a", sample("2"), first)
@@ -495,7 +508,6 @@ func testContextEnds(t *testing.T, p place) {
 
 func testRemovedKey(t *testing.T, p place) {
 	r := newRig(t, p, nil)
-	r.store.refusedTimeout = shortReply
 	for key, remove := range map[string]func(key string) error{
 		"default.deleted": func(key string) error { return r.admin.Delete(r.ctx, key) },
 		"default.purged":  func(key string) error { return r.admin.Purge(r.ctx, key) },
@@ -527,7 +539,7 @@ func testRemovedKey(t *testing.T, p place) {
 func testFullBucket(t *testing.T, p place) {
 	const size = 8 << 10
 	r := newRig(t, p, func(c *jetstream.KeyValueConfig) { c.MaxBytes = size })
-	r.store.replyTimeout = replyTimeout
+	r.store.bucket.ReplyTimeout = testTime
 	ballast := []string{}
 	for i := range size {
 		key := fmt.Sprint("ballast.", i)
@@ -568,7 +580,7 @@ func testFullBucket(t *testing.T, p place) {
 // for ever.
 func testHopeless(t *testing.T, p place) {
 	r := newRig(t, p, func(c *jetstream.KeyValueConfig) { c.MaxValueSize = 1024 })
-	r.store.replyTimeout = replyTimeout
+	r.store.bucket.ReplyTimeout = testTime
 	large := sample("1")
 	large.Detail = strings.Repeat("x", 2048)
 	huge := sample("1")
@@ -596,9 +608,17 @@ func testHopeless(t *testing.T, p place) {
 	}
 }
 
+// foreign are values that are no record of the key default.a.
+var foreign = []string{
+	"", "no JSON", `{"attempts":"three"}`, `[]`, `{}`, `null`, `{"stream":"REQ","seq":1}`, `{"stream":"REQ","domain":"hub","seq":1,"duplicate":true}`,
+	`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"},"stream":"REQ","seq":0}`,
+	`{"id":"a","tenant":"default","state":"done"}`, `{"id":"a","tenant":"default"}`,
+	`{"id":"b","tenant":"default","state":"accepted"}`, `{"id":"a","tenant":"other","state":"accepted"}`,
+}
+
 func testUndecodable(t *testing.T, p place) {
 	r := newRig(t, p, nil)
-	for i, value := range []string{"", "no JSON", `{"attempts":"three"}`, `[]`, `{}`, `{"stream":"REQ","seq":1}`, `{"state":"done"}`} {
+	for i, value := range foreign {
 		key := fmt.Sprint("default.", i)
 		rev, err := r.admin.Put(r.ctx, key, []byte(value))
 		if err != nil {
@@ -608,13 +628,174 @@ func testUndecodable(t *testing.T, p place) {
 		for err == nil && reflect.DeepEqual(rec, Record{}) && got == 0 && r.ctx.Err() == nil { // a replica that lags behind
 			rec, got, err = r.store.Get(r.ctx, key)
 		}
-		if err == nil || !reflect.DeepEqual(rec, Record{}) || got != 0 || !strings.Contains(err.Error(), key) {
-			t.Errorf("Get of %q: %+v, %d, %v, want an error that names the key", value, rec, got, err)
+		if !errors.Is(err, ErrGarbled) || !reflect.DeepEqual(rec, Record{}) || got != rev || !strings.Contains(err.Error(), fmt.Sprintf("%s: revision %d", key, rev)) {
+			t.Errorf("Get of %q: %+v, %d, %v, want ErrGarbled with key and revision %d", value, rec, got, err, rev)
 		}
+		// It may have pushed out a record that another has just written.
 		if _, err := r.store.Put(r.ctx, key, sample("1"), 0); !errors.Is(err, ErrConflict) {
 			t.Errorf("Put over %q: %v, want ErrConflict", value, err)
 		}
 		r.put(key, sample("1"), rev)
+	}
+}
+
+// garble stores a foreign value as any publisher can: as a server's answer.
+func (r *rig) garble(key string) uint64 {
+	r.t.Helper()
+	before, _ := r.last(key)
+	if err := r.direct.PublishMsg(&nats.Msg{Subject: "$KV." + r.admin.Bucket() + ".none.x", Reply: "$KV." + r.admin.Bucket() + "." + key}); err != nil {
+		r.t.Fatal(err)
+	}
+	for r.ctx.Err() == nil {
+		if now, _ := r.last(key); now > before {
+			return now
+		}
+	}
+	r.t.Fatal("no answer was stored over the record")
+	return 0
+}
+
+// testGarbled stores PubAcks over a record: it is read and written all the same,
+// until they have pushed it out.
+func testGarbled(t *testing.T, p place) {
+	r := newRig(t, p, nil)
+	first := r.put("default.a", sample("1"), 0)
+	last := r.garble("default.a")
+	read := func(want string, at uint64) {
+		t.Helper()
+		rec, rev, err := r.store.Get(r.ctx, "default.a")
+		for err == nil && rev < at && r.ctx.Err() == nil { // a replica that lags behind
+			rec, rev, err = r.store.Get(r.ctx, "default.a")
+		}
+		if err != nil || !reflect.DeepEqual(rec, sample(want)) || rev != at {
+			t.Errorf("read %+v, %d, %v; want call %s at revision %d", rec, rev, err, want, at)
+		}
+	}
+	read("1", last)
+	// At what was read, and at what was known before.
+	second := r.put("default.a", sample("2"), last)
+	r.garble("default.a")
+	third := r.put("default.a", sample("3"), second)
+	read("3", third)
+	// Another's record below a PubAck is no less a conflict.
+	r.garble("default.a")
+	for _, revision := range []uint64{0, first, last, second} {
+		if _, err := r.store.Put(r.ctx, "default.a", sample("4"), revision); !errors.Is(err, ErrConflict) {
+			t.Errorf("Put at revision %d: %v, want ErrConflict", revision, err)
+		}
+	}
+	// What an operator has deleted stays so.
+	if err := r.admin.Delete(r.ctx, "default.a"); err != nil {
+		t.Fatal(err)
+	}
+	r.garble("default.a")
+	for {
+		rec, rev, err := r.store.Get(r.ctx, "default.a")
+		if err != nil || r.ctx.Err() != nil {
+			t.Fatalf("read %+v, %d, %v where the key was deleted", rec, rev, err)
+		}
+		if rev == 0 {
+			break
+		}
+	}
+	fourth := r.put("default.a", sample("5"), 0)
+	for range 15 {
+		last = r.garble("default.a")
+	}
+	read("5", last)
+	last = r.garble("default.a")
+	rec, rev, err := r.store.Get(r.ctx, "default.a")
+	for err == nil && r.ctx.Err() == nil {
+		rec, rev, err = r.store.Get(r.ctx, "default.a")
+	}
+	if !errors.Is(err, ErrGarbled) || rev != last {
+		t.Errorf("read %+v, %d, %v; want ErrGarbled at revision %d", rec, rev, err, last)
+	}
+	// Who knew the record cannot know that nobody else has written one since.
+	if _, err := r.store.Put(r.ctx, "default.a", sample("6"), fourth); !errors.Is(err, ErrConflict) {
+		t.Errorf("Put after a flood: %v, want ErrConflict", err)
+	}
+	read("7", r.put("default.a", sample("7"), last))
+}
+
+// testReplyLostGarbled loses the reply to a write, over which a PubAck is stored
+// before it is read back: it was made, once, and no other has changed it.
+func testReplyLostGarbled(t *testing.T, p place) {
+	r := newRig(t, p, nil)
+	r.store.bucket.ReplyTimeout = time.Second // in which it is garbled
+	revision := uint64(0)
+	for i, call := range []string{"1", "2"} { // create, update
+		lost := r.proxy.SwallowNext(1, natstest.PubAck(r.stream))
+		done := r.putLater("default.a", sample(call), revision)
+		r.awaitClosed(lost, "the loss of the reply")
+		over := r.garble("default.a")
+		got := <-done
+		if _, writes := r.last("default.a"); got.err != nil || got.revision != over || writes != 2*(i+1) {
+			t.Errorf("Put: %d, %v after %d writes, want %d after %d", got.revision, got.err, writes, over, 2*(i+1))
+		}
+		revision = got.revision
+	}
+	if rec, _, err := r.store.Get(r.ctx, "default.a"); err != nil || !reflect.DeepEqual(rec, sample("2")) {
+		t.Errorf("read %+v, %v", rec, err)
+	}
+}
+
+// testAnswers has servers' answers to readings stored over a record. One says
+// that there is nothing, and one is an earlier record of the very key.
+func testAnswers(t *testing.T, p place) {
+	r := newRig(t, p, nil)
+	// By hand: what was written by compare-and-set bears its condition with it, so
+	// that no server stores it a second time.
+	value, err := json.Marshal(sample("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := r.admin.Put(r.ctx, "default.a", value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := r.put("default.a", sample("2"), first)
+	subject := "$KV." + r.admin.Bucket() + ".default.a"
+	for what, request := range map[string]nats.Msg{
+		"not found":         {Subject: "$JS.API.DIRECT.GET." + r.stream + ".$KV." + r.admin.Bucket() + ".none"},
+		"bad request":       {Subject: "$JS.API.DIRECT.GET." + r.stream, Data: []byte("{")},
+		"an earlier record": {Subject: "$JS.API.DIRECT.GET." + r.stream, Data: fmt.Appendf(nil, `{"seq":%d}`, first)},
+	} {
+		before, _ := r.last("default.a")
+		request.Reply = subject
+		if err := r.direct.PublishMsg(&request); err != nil {
+			t.Fatal(err)
+		}
+		over := before
+		for over == before && r.ctx.Err() == nil {
+			over, _ = r.last("default.a")
+		}
+		if over == before {
+			t.Fatalf("%s: the answer was not stored", what)
+		}
+		rec, rev, err := r.store.Get(r.ctx, "default.a")
+		for err == nil && rec.State != None && rev < over && r.ctx.Err() == nil { // a replica that lags behind
+			rec, rev, err = r.store.Get(r.ctx, "default.a")
+		}
+		if err != nil || !reflect.DeepEqual(rec, sample("2")) || rev != over {
+			t.Errorf("%s: read %+v, %d, %v; want the second record at revision %d", what, rec, rev, err, over)
+		}
+	}
+	if got := r.put("default.a", sample("3"), second); got <= second {
+		t.Errorf("revision %d after %d", got, second)
+	}
+	n := 0
+	for {
+		n = 0
+		if err := r.store.Since(r.ctx, "default", time.Unix(1, 0), func(Record, time.Time) { n++ }); err != nil {
+			t.Fatal(err)
+		}
+		if n >= 3 || r.ctx.Err() != nil { // a replica that lags behind shows fewer
+			break
+		}
+	}
+	if n != 3 {
+		t.Errorf("%d changes of the record, want 3", n)
 	}
 }
 
@@ -682,7 +863,7 @@ func TestLeaderStops(t *testing.T) {
 	}
 	t.Cleanup(c.Stop)
 	r := newRig(t, place{url: c.URL(), replicas: 3, direct: true}, nil)
-	r.store.replyTimeout = time.Second
+	r.store.bucket.ReplyTimeout = time.Second
 	revision := r.put("default.a", sample("0"), 0)
 	wrote, stop, done := make(chan struct{}, 1000), make(chan struct{}), make(chan int)
 	go func() {
@@ -729,105 +910,5 @@ func TestLeaderStops(t *testing.T) {
 	}
 	if err := c.Wait(); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// lagging answers the first reads from a replica that lags behind.
-type lagging struct {
-	jetstream.KeyValue
-	old []jetstream.KeyValueEntry
-}
-
-// Get answers with the next of the old entries; nil is one that was never there.
-func (l *lagging) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
-	if len(l.old) == 0 {
-		return l.KeyValue.Get(ctx, key)
-	}
-	entry := l.old[0]
-	l.old = l.old[1:]
-	if entry == nil {
-		return nil, jetstream.ErrKeyNotFound
-	}
-	return entry, nil
-}
-
-// TestReplicaLags loses the reply of an update and reads old revisions back.
-func TestReplicaLags(t *testing.T) {
-	t.Parallel()
-	s, err := natstest.Start(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Stop)
-	r := newRig(t, place{url: s.URL(), replicas: 1}, nil)
-	first := r.put("default.a", sample("1"), 0)
-	entry1, err := r.admin.Get(r.ctx, "default.a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	second := r.put("default.a", sample("2"), first)
-	entry2, err := r.admin.Get(r.ctx, "default.a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.store.kv = &lagging{r.store.kv, []jetstream.KeyValueEntry{nil, entry1, entry2, entry1}}
-	r.proxy.SwallowNext(1, natstest.PubAck(r.stream))
-	got := r.put("default.a", sample("3"), second)
-	if want, writes := r.last("default.a"); got != want || writes != 3 {
-		t.Errorf("Put returned revision %d after %d writes, want %d after 3", got, writes, want)
-	}
-}
-
-// refusing refuses the first writes for their revision, which is right, as a
-// server does that has just become the leader.
-type refusing struct {
-	jetstream.KeyValue
-	with []error
-}
-
-// Update refuses with the next error, or writes.
-func (f *refusing) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	if len(f.with) == 0 {
-		return f.KeyValue.Update(ctx, key, value, revision)
-	}
-	err := f.with[0]
-	f.with = f.with[1:]
-	return 0, err
-}
-
-func TestFalseRefusal(t *testing.T) {
-	t.Parallel()
-	s, err := natstest.Start(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Stop)
-	r := newRig(t, place{url: s.URL(), replicas: 1}, nil)
-	first := r.put("default.a", sample("1"), 0)
-	r.store.kv = &refusing{r.store.kv, []error{
-		fmt.Errorf("nats: %w", &jetstream.APIError{ErrorCode: 10164}), jetstream.ErrKeyRevisionMismatch,
-	}}
-	if second := r.put("default.a", sample("2"), first); second <= first {
-		t.Errorf("revision %d after %d", second, first)
-	}
-}
-
-func TestIsConflict(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		err  error
-		want bool
-	}{
-		{jetstream.ErrKeyExists, true},
-		{jetstream.ErrKeyRevisionMismatch, true},
-		{fmt.Errorf("nats: %w", &jetstream.APIError{ErrorCode: 10071}), true},
-		{fmt.Errorf("nats: %w", &jetstream.APIError{ErrorCode: 10164}), true},
-		{fmt.Errorf("nats: %w", &jetstream.APIError{ErrorCode: 10077}), false}, // full
-		{jetstream.ErrNoStreamResponse, false},
-		{context.DeadlineExceeded, false},
-	} {
-		if got := isConflict(c.err); got != c.want {
-			t.Errorf("isConflict(%v) = %v, want %v", c.err, got, c.want)
-		}
 	}
 }

@@ -5,13 +5,17 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/bucket"
 )
 
 // Worker is what the replica that works on a tenant hands on. The zero Worker
@@ -48,99 +52,154 @@ type Operator struct {
 }
 
 // Store is the bucket.
-type Store struct{ kv jetstream.KeyValue }
+type Store struct{ bucket *bucket.Bucket }
 
 // Open binds to an existing bucket.
-func Open(ctx context.Context, js jetstream.JetStream, bucket string) (*Store, error) {
-	kv, err := js.KeyValue(ctx, bucket)
+func Open(ctx context.Context, js jetstream.JetStream, name string) (*Store, error) {
+	b, err := bucket.Open(ctx, js, name)
 	if err != nil {
-		return nil, fmt.Errorf("key-value bucket %s: %w", bucket, err)
+		return nil, err
 	}
-	return &Store{kv}, nil
+	return &Store{b}, nil
 }
 
 func workerKey(tenant string) string   { return tenant + ".worker" }
 func operatorKey(tenant string) string { return tenant + ".operator" }
 
-// Worker reads what was handed on for a tenant.
-func (s *Store) Worker(ctx context.Context, tenant string) (Worker, error) {
-	var w Worker
-	entry, err := s.kv.Get(ctx, workerKey(tenant))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return w, nil
-	}
+// Worker reads what was handed on for a tenant, and the last revision of its key;
+// 0 where nothing was ever written.
+//
+// A value that no worker can have written counts for nothing, nor does it when the
+// key is said to be deleted: the newest state in the history is what holds. Where
+// others have filled the history, nobody can tell whether the fuse had blown. Then
+// it counts as blown when the last of them was stored, so that no flood of them
+// releases it. Only who may remove messages of the bucket's stream can leave
+// nothing behind, not even that.
+func (s *Store) Worker(ctx context.Context, tenant string) (Worker, uint64, error) {
+	newest, last, err := s.bucket.Newest(ctx, workerKey(tenant), isWorker)
 	if err != nil {
-		return w, fmt.Errorf("state of tenant %s: %w", tenant, err)
+		return Worker{}, 0, fmt.Errorf("state of tenant %s: %w", tenant, err)
 	}
-	if err := json.Unmarshal(entry.Value(), &w); err != nil {
-		return Worker{}, fmt.Errorf("state of tenant %s, revision %d, is not of the form it should be: %w", tenant, entry.Revision(), err)
+	if newest.Sequence == 0 && last.Sequence != 0 {
+		return Worker{FuseBlownAt: last.Time}, last.Sequence, nil
 	}
-	return w, nil
+	w, _ := decodeWorker(newest)
+	return w, last.Sequence, nil
 }
 
-// SetWorker hands on. The last one to write wins: only the replica that works
-// on the tenant writes, and what it does not know is found out again by a call.
-func (s *Store) SetWorker(ctx context.Context, tenant string, w Worker) error {
+func isWorker(v bucket.Revision) bool {
+	_, ok := decodeWorker(v)
+	return ok
+}
+
+// decodeWorker reads a state that a worker has written. The form is strict, since
+// a PubAck is JSON, too.
+func decodeWorker(v bucket.Revision) (Worker, bool) {
+	if !written(v) {
+		return Worker{}, false
+	}
+	var form struct {
+		Worker
+		Name *string `json:"worker"` // must be there
+	}
+	d := json.NewDecoder(bytes.NewReader(v.Value))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&form); err != nil || form.Name == nil || d.Decode(&struct{}{}) != io.EOF {
+		return Worker{}, false
+	}
+	w := form.Worker
+	w.Worker = *form.Name
+	instants := []time.Time{w.PausedUntil, w.FuseBlownAt}
+	if w.Hold != nil {
+		instants = append(instants, w.Hold.Since)
+	}
+	for _, at := range instants {
+		if !at.IsZero() && at.Sub(v.Time).Abs() > sane {
+			return Worker{}, false
+		}
+	}
+	// It blew before it was written. One that blew in times to come could not be
+	// released.
+	if w.FuseBlownAt.After(v.Time) {
+		w.FuseBlownAt = v.Time
+	}
+	return w, w.Granted >= 0
+}
+
+// sane is how far from now an instant of a state can be.
+const sane = 10 * 365 * 24 * time.Hour
+
+// written reports whether a value was written the way that [Store] does it: with
+// no headers but that of a compare-and-set. What a server stores of its own
+// accord, or as an answer to somebody's reading, has others.
+func written(v bucket.Revision) bool {
+	for name := range v.Header {
+		if name != jetstream.ExpectedLastSubjSeqHeader {
+			return false
+		}
+	}
+	return true
+}
+
+// SetWorker hands on, and returns the revision. The last one to write wins: only
+// the replica that works on the tenant writes, and what it does not know is found
+// out again by a call.
+func (s *Store) SetWorker(ctx context.Context, tenant string, w Worker) (uint64, error) {
 	value, err := json.Marshal(w)
 	if err != nil {
-		return fmt.Errorf("state of tenant %s: %w", tenant, err)
+		return 0, fmt.Errorf("state of tenant %s: %w", tenant, err)
 	}
-	if _, err := s.kv.Put(ctx, workerKey(tenant), value); err != nil {
-		return fmt.Errorf("write the state of tenant %s: %w", tenant, err)
+	revision, err := s.bucket.Put(ctx, workerKey(tenant), value)
+	if err != nil {
+		return 0, fmt.Errorf("write the state of tenant %s: %w", tenant, err)
 	}
-	return nil
+	return revision, nil
 }
 
 // Pause hands on a pause that was announced to a replica after its term: what
 // others have written meanwhile stays.
 func (s *Store) Pause(ctx context.Context, tenant string, until time.Time) error {
 	for {
-		var w Worker
-		revision := uint64(0)
-		entry, err := s.kv.Get(ctx, workerKey(tenant))
-		switch {
-		case err == nil:
-			revision = entry.Revision()
-			if err := json.Unmarshal(entry.Value(), &w); err != nil {
-				return fmt.Errorf("state of tenant %s, revision %d, is not of the form it should be: %w", tenant, revision, err)
-			}
-		case !errors.Is(err, jetstream.ErrKeyNotFound):
-			return fmt.Errorf("state of tenant %s: %w", tenant, err)
-		}
-		if !until.After(w.PausedUntil) {
-			return nil
+		w, revision, err := s.Worker(ctx, tenant)
+		if err != nil || !until.After(w.PausedUntil) {
+			return err
 		}
 		w.PausedUntil = until
 		value, err := json.Marshal(w)
 		if err != nil {
 			return fmt.Errorf("state of tenant %s: %w", tenant, err)
 		}
-		if _, err = s.kv.Update(ctx, workerKey(tenant), value, revision); err == nil {
+		_, err = s.bucket.Set(ctx, workerKey(tenant), value, revision, isWorker)
+		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) && !errors.Is(err, jetstream.ErrKeyExists) {
+		if !errors.Is(err, bucket.ErrConflict) {
 			return fmt.Errorf("write the state of tenant %s: %w", tenant, err)
 		}
 		// Another has written it. The context ends this, should it go on for ever.
 	}
 }
 
-// Operator reads what an operator has told last.
+// release is the whole value of an operator's release.
+const release = `{"release":true}`
+
+// Operator reads what an operator has told last. Nothing but a release, as
+// [Store.Release] writes it, is one: whatever else is stored under the key, and
+// whenever, releases nothing.
 func (s *Store) Operator(ctx context.Context, tenant string) (Operator, error) {
-	entry, err := s.kv.Get(ctx, operatorKey(tenant))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return Operator{}, nil
-	}
+	newest, _, err := s.bucket.Newest(ctx, operatorKey(tenant), func(v bucket.Revision) bool {
+		return len(v.Header) == 0 && string(v.Value) == release
+	})
 	if err != nil {
 		return Operator{}, fmt.Errorf("release of tenant %s: %w", tenant, err)
 	}
-	return Operator{ReleasedAt: entry.Created()}, nil
+	return Operator{ReleasedAt: newest.Time}, nil
 }
 
 // Release lets a tenant go on whose fuse has blown before now.
 func (s *Store) Release(ctx context.Context, tenant string) error {
 	// The instant that counts is the server's, when it stores this.
-	if _, err := s.kv.Put(ctx, operatorKey(tenant), []byte(`{"release":true}`)); err != nil {
+	if _, err := s.bucket.Put(ctx, operatorKey(tenant), []byte(release)); err != nil {
 		return fmt.Errorf("release tenant %s: %w", tenant, err)
 	}
 	return nil

@@ -107,7 +107,7 @@ func (t *tenant) recall(ctx context.Context) error {
 }
 
 func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.Time) error {
-	w, err := known.Worker(ctx, t.name)
+	w, _, err := known.Worker(ctx, t.name)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
 	}
 	t.fuse.settle(t.clock.local(w.FuseBlownAt), t.clock.local(o.ReleasedAt))
-	t.handedOn = w
+	t.handedOn, t.handedOnAt = w, 0 // another's, or not even the last value
 	return nil
 }
 
@@ -169,13 +169,13 @@ func (t *tenant) write(ctx context.Context) (done bool) {
 	if !t.handsOn() || !t.unsettled && same(w, t.handedOn) {
 		return true
 	}
-	err := known.SetWorker(ctx, t.name, w)
+	revision, err := known.SetWorker(ctx, t.name, w)
 	// It may be stored although it failed, and then no longer be true.
 	if t.unsettled = err != nil; t.unsettled {
 		t.log.Debug("what the next worker has to know could not be written; trying again", zap.Error(err))
 		return false
 	}
-	t.handedOn = w
+	t.handedOn, t.handedOnAt = w, revision
 	return true
 }
 
@@ -227,8 +227,8 @@ func same(a, b state.Worker) bool {
 	return a.Granted == b.Granted && near(a.PausedUntil, b.PausedUntil) && near(a.FuseBlownAt, b.FuseBlownAt)
 }
 
-// look asks whether an operator has released the fuse, and hands on what has
-// changed by itself.
+// look asks whether an operator has released the fuse and whether what was handed
+// on is still there, and hands on what has changed by itself.
 func (t *tenant) look(ctx context.Context) {
 	t.forget(time.Now())
 	limit := t.pacer.Limit()
@@ -238,10 +238,11 @@ func (t *tenant) look(ctx context.Context) {
 	if known == nil || t.fuse.limit.N == 0 {
 		return
 	}
-	// Also while it has not blown: a release begins the count anew, and does so
-	// whether or not this replica has to be restarted first.
 	ctx, cancel := context.WithTimeout(ctx, handOnWait)
 	defer cancel()
+	t.keep(ctx, known)
+	// Also while it has not blown: a release begins the count anew, and does so
+	// whether or not this replica has to be restarted first.
 	o, err := known.Operator(ctx, t.name)
 	if err != nil {
 		t.log.Debug("whether the fuse was released could not be read; trying again", zap.Error(err))
@@ -251,4 +252,30 @@ func (t *tenant) look(ctx context.Context) {
 		t.log.Info("hold: over", zap.String("cause", string(metrics.CauseFuse)))
 		t.showHold()
 	}
+}
+
+// keep makes this replica hand on once more where the last value that is written
+// down is not its own. Anybody's value may be written over it, and so many that
+// nothing is left of the one that says that the fuse has blown.
+func (t *tenant) keep(ctx context.Context, known *state.Store) {
+	t.handing.Lock()
+	defer t.handing.Unlock()
+	if !t.handsOn() {
+		return
+	}
+	w, revision, err := known.Worker(ctx, t.name)
+	if err != nil {
+		t.log.Debug("what is handed on could not be read; trying again", zap.Error(err))
+		return
+	}
+	if revision == t.handedOnAt {
+		return
+	}
+	// It may be the pause that the replica before this one was told late.
+	t.pacer.Restore(0, t.clock.local(w.PausedUntil))
+	if until := t.pacer.Paused(); !until.IsZero() {
+		t.metrics.SetPausedUntil(until)
+	}
+	t.unsettled = true
+	t.changed()
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
@@ -21,7 +23,7 @@ func (r *rig) handedOn() state.Worker {
 	if err != nil {
 		return state.Worker{}
 	}
-	w, err := s.Worker(context.Background(), "default")
+	w, _, err := s.Worker(context.Background(), "default")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -253,6 +255,95 @@ func TestFuse(t *testing.T) {
 	if n := r.sim.Status().Executed; n != 7 {
 		t.Errorf("%d resets, want 7", n)
 	}
+}
+
+// answer has the server store its PubAck under a key of the state bucket, n times,
+// which is open to whoever may publish anything.
+func (r *rig) answer(key string, n int) {
+	r.t.Helper()
+	last := func() uint64 {
+		s, err := r.js.Stream(context.Background(), "KV_"+r.names.StateBucket())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return s.CachedInfo().State.LastSeq
+	}
+	subject, before := "$KV."+r.names.StateBucket()+".", last()
+	for range n {
+		if err := r.nc.PublishMsg(&nats.Msg{Subject: subject + "none.x", Reply: subject + key}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	r.await("the answers to be stored", func() bool { return last() >= before+uint64(2*n) })
+}
+
+// TestFuseStaysBlown whatever a publisher has stored in the state bucket, while
+// the worker runs and while it does not.
+func TestFuseStaysBlown(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 2, W: time.Hour} })
+	stop := r.start()
+	for i := range 4 {
+		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
+	}
+	const blown = `hold{cause="fuse",tenant="default"}`
+	r.await("the fuse to blow", func() bool { return r.metric(blown) == 1 })
+	kv, err := r.js.KeyValue(context.Background(), r.names.StateBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// lies reports whether the very last value says that the fuse has blown.
+	lies := func() bool {
+		e, err := kv.Get(context.Background(), "default.worker")
+		return err == nil && strings.Contains(string(e.Value()), "fuseBlownAt")
+	}
+	r.await("that to be handed on", lies)
+	r.answer("default.operator", 20)
+	r.answer("default.worker", 20)
+	r.await("that to be handed on again", lies)
+	if _, err := kv.Put(context.Background(), "default.worker", []byte(`{"worker":"forged"}`)); err != nil {
+		t.Fatal(err)
+	}
+	r.await("that to be handed on in place of a forged state", lies)
+	if err := kv.Purge(context.Background(), "default.worker"); err != nil {
+		t.Fatal(err)
+	}
+	r.await("that to be handed on after a purge", lies)
+	check := func(r *rig) {
+		t.Helper()
+		if n := r.sim.Status().Executed; n != 2 || r.metric(blown) != 1 {
+			t.Errorf("%d resets, want 2; hold: %g", n, r.metric(blown))
+		}
+	}
+	check(r)
+	stop()
+	r.answer("default.worker", 5) // it lies below them
+	run := func(f func(*rig)) {
+		again := r.successor()
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- Run(ctx, again.cfg) }()
+		defer finish(t, cancel, done)
+		again.await("the fuse to be blown still", func() bool { return again.metric(blown) == 1 })
+		again.await("that to be handed on anew", lies)
+		check(again)
+		f(again)
+	}
+	run(func(*rig) {})
+	r.answer("default.worker", 20) // nothing is left of it
+	r.answer("default.operator", 20)
+	run(func(again *rig) {
+		s, err := state.Open(context.Background(), r.js, r.names.StateBucket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Release(context.Background(), "default"); err != nil {
+			t.Fatal(err)
+		}
+		r.answer("default.operator", 5)
+		r.awaitEmpty()
+		again.await("the hold to end", func() bool { return again.metric(blown) == 0 })
+	})
 }
 
 // TestFuseCountsOverRestarts counts what a worker before has begun.

@@ -57,6 +57,9 @@ type tenant struct {
 
 	handing  sync.Mutex
 	handedOn state.Worker // what is written down; guarded by handing
+	// handedOnAt is the revision at which this replica wrote it in this term; 0: it
+	// has not. Guarded by handing.
+	handedOnAt uint64
 	// unsettled tells that the last write of it failed; guarded by handing.
 	unsettled bool
 

@@ -1,4 +1,4 @@
-package record
+package bucket
 
 import (
 	"encoding/json"
@@ -28,10 +28,6 @@ func TestReadAck(t *testing.T) {
 		if got != c.revision || (err == nil) != (c.revision > 0) || (plainAck([]byte(c.data)) > 0) != c.plain {
 			t.Errorf("%s: %d, %v", c.data, got, err)
 		}
-	}
-	_, err := readAck([]byte(`{"error":{"code":400,"err_code":10164,"description":"wrong last sequence"}}`))
-	if !isConflict(err) {
-		t.Errorf("a refusal for the revision: %v", err)
 	}
 }
 
