@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,8 +35,9 @@ func names(tenant string) consume.Names {
 
 // locked is a NATS server with the accounts of deploy/nats.
 type locked struct {
-	t   *testing.T
-	url string
+	t       *testing.T
+	url     string
+	monitor string // address of its monitoring
 }
 
 // startLocked starts a server with deploy/nats/nats.conf. What is of the tenant
@@ -62,13 +63,23 @@ func startLocked(t *testing.T, edits ...func(accounts string) string) locked {
 		t.Fatal(err)
 	}
 	// What cannot be as in the file: its address and its folder.
-	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir()
+	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, freePort(t), t.TempDir()
 	s, err := natstest.StartWith(*opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)
-	return locked{t, s.URL()}
+	return locked{t, s.URL(), fmt.Sprintf("http://%s:%d", opts.HTTPHost, opts.HTTPPort)}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close() // somebody else may take it meanwhile, but hardly does
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // twice repeats what stands between the marks of the tenant default for the
@@ -259,7 +270,7 @@ func TestAccountsAreEnough(t *testing.T) {
 	setUp(t, l)
 	env := workerEnv(t, l.url, "default", sim, "WORKER_SETUP=false", "NATS_USER=worker-default", "NATS_PASSWORD="+password("WORKER"),
 		"WORKER_FUSE=1000/1h", "WORKER_DEVICE_COOLDOWN=1s")
-	workerCheck(t, env)
+	workerCheck(t, l, env)
 	workerRun(t, env)
 
 	publisher := l.as("publisher", "default")
@@ -315,33 +326,47 @@ func TestAccountsAreEnough(t *testing.T) {
 	operatorCommands(t, l)
 }
 
+// checkLine is one line of `worker check -o json`.
+type checkLine struct{ Status, What, Detail string }
+
+func (l locked) check(env []string) ([]checkLine, error) {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.t.Context(), program(l.t, "worker"), "check", "-o", "json", "--nats-monitor", l.monitor)
+	cmd.Env = env
+	out, failed := cmd.Output()
+	var lines []checkLine
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var line checkLine
+		if err := d.Decode(&line); err != nil {
+			l.t.Fatalf("%v in %s", err, out)
+		}
+		lines = append(lines, line)
+	}
+	return lines, failed
+}
+
 // workerCheck runs `worker check` as the worker: nothing fails, and what it warns
 // of is due to the server of this test, which is alone.
-func workerCheck(t *testing.T, env []string) {
+func workerCheck(t *testing.T, l locked, env []string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program(t, "worker"), "check", "-o", "json")
-	cmd.Env = env
-	out, err := cmd.Output()
+	lines, err := l.check(env)
 	if err != nil {
 		t.Errorf("worker check: %v", err)
 	}
-	due := []string{"sync to disk", "1 replica(s)"}
-	rights := 0
-	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
-		var line struct{ Status, What, Detail string }
-		if err := d.Decode(&line); err != nil {
-			t.Fatalf("%v in %s", err, out)
-		}
-		text := line.What + ": " + line.Detail
-		if strings.HasPrefix(text, "right to ") {
+	rights, publishers := 0, 0
+	for _, line := range lines {
+		switch {
+		case strings.HasPrefix(line.What, "right to "):
 			rights++
+		case line.What == "publishers":
+			publishers++
 		}
-		if line.Status != "ok" && !slices.ContainsFunc(due, func(s string) bool { return strings.Contains(text, s) }) {
-			t.Errorf("%s %s", line.Status, text)
+		if line.Status != "ok" && !strings.Contains(line.Detail, "1 replica(s)") {
+			t.Errorf("%s %s: %s", line.Status, line.What, line.Detail)
 		}
 	}
-	if rights < 15 {
-		t.Errorf("%d rights were tried:\n%s", rights, out)
+	if rights < 15 || publishers != 1 {
+		t.Errorf("%d rights were tried, %d lines are about the publishers:\n%v", rights, publishers, lines)
 	}
 }
 
