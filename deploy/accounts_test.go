@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,25 +35,26 @@ func names(tenant string) consume.Names {
 
 // locked is a NATS server with the accounts of deploy/nats.
 type locked struct {
-	t   *testing.T
-	url string
+	t       *testing.T
+	url     string
+	monitor string // address of its monitoring
 }
 
-// startLocked starts a server with deploy/nats/nats.conf. The block of the
-// tenant default stands in it once more, for the tenant other, as the file
-// itself says that it is to be done.
-func startLocked(t *testing.T) locked {
+// startLocked starts a server with deploy/nats/nats.conf. What is of the tenant
+// default stands in it once more, for the tenant other, as the file itself says
+// that it is to be done.
+func startLocked(t *testing.T, edits ...func(accounts string) string) locked {
 	t.Helper()
 	for _, role := range []string{"SETUP", "PUBLISHER", "WORKER", "OPERATOR"} {
 		t.Setenv(role+"_PASSWORD", password(role))
 	}
-	accounts := read(t, "nats/accounts.conf")
-	_, block, ok := strings.Cut(accounts, "# --- tenant default: begin ---")
-	block, after, ok2 := strings.Cut(block, "# --- tenant default: end ---")
-	if !ok || !ok2 {
-		t.Fatal("the marks around the tenant are missing")
+	accounts, places := twice(read(t, "nats/accounts.conf"))
+	if places != 3 {
+		t.Fatalf("the marks around a tenant stand at %d places, not 3", places)
 	}
-	accounts = strings.Replace(accounts, after, strings.ReplaceAll(block, "default", "other")+after, 1)
+	for _, edit := range edits {
+		accounts = edit(accounts)
+	}
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "accounts.conf"), accounts)
 	write(t, filepath.Join(dir, "nats.conf"), read(t, "nats/nats.conf"))
@@ -62,13 +63,39 @@ func startLocked(t *testing.T) locked {
 		t.Fatal(err)
 	}
 	// What cannot be as in the file: its address and its folder.
-	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir()
+	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, freePort(t), t.TempDir()
 	s, err := natstest.StartWith(*opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)
-	return locked{t, s.URL()}
+	return locked{t, s.URL(), fmt.Sprintf("http://%s:%d", opts.HTTPHost, opts.HTTPPort)}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close() // somebody else may take it meanwhile, but hardly does
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// twice repeats what stands between the marks of the tenant default for the
+// tenant other, and counts the places.
+func twice(accounts string) (string, int) {
+	const begin, end = "# --- tenant default: begin ---", "# --- tenant default: end ---"
+	var out strings.Builder
+	for places := 0; ; places++ {
+		before, rest, ok := strings.Cut(accounts, begin)
+		block, after, closed := strings.Cut(rest, end)
+		if !ok || !closed {
+			return out.String() + accounts, places
+		}
+		out.WriteString(before + begin + block + strings.ReplaceAll(block, "default", "other") + end)
+		accounts = after
+	}
 }
 
 func password(role string) string { return "not-secret-" + strings.ToLower(role) }
@@ -90,16 +117,18 @@ type user struct {
 
 func (l locked) as(role, tenant string, opts ...nats.Option) user {
 	l.t.Helper()
-	u := user{t: l.t, refused: make(chan error, 100)}
 	name := role
 	if tenant != "" {
 		name += "-" + tenant
 	}
-	if role == "publisher" {
-		opts = append(opts, nats.CustomInboxPrefix("_INBOX_"+name))
-	}
+	return l.login(name, password(role), opts...)
+}
+
+func (l locked) login(name, password string, opts ...nats.Option) user {
+	l.t.Helper()
+	u := user{t: l.t, refused: make(chan error, 100)}
 	var err error
-	u.nc, err = nats.Connect(l.url, append(opts, nats.UserInfo(name, password(role)),
+	u.nc, err = nats.Connect(l.url, append(opts, nats.UserInfo(name, password),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { u.refused <- err }))...)
 	if err != nil {
 		l.t.Fatal(err)
@@ -116,7 +145,7 @@ func (u user) mayNotPublish(subjects ...string) {
 	u.t.Helper()
 	for _, subject := range subjects {
 		u.refuses("publish to "+subject, func() error {
-			return u.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: "_INBOX_publisher-default.x", Data: []byte("{}")})
+			return u.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: "_INBOX.x", Data: []byte("{}")})
 		})
 	}
 }
@@ -241,7 +270,7 @@ func TestAccountsAreEnough(t *testing.T) {
 	setUp(t, l)
 	env := workerEnv(t, l.url, "default", sim, "WORKER_SETUP=false", "NATS_USER=worker-default", "NATS_PASSWORD="+password("WORKER"),
 		"WORKER_FUSE=1000/1h", "WORKER_DEVICE_COOLDOWN=1s")
-	workerCheck(t, env)
+	workerCheck(t, l, env)
 	workerRun(t, env)
 
 	publisher := l.as("publisher", "default")
@@ -276,6 +305,8 @@ func TestAccountsAreEnough(t *testing.T) {
 		}
 	}
 	publisher.unrefused()
+	publisher.isAnswered()
+	publisherCommands(t, l)
 
 	operator := l.as("operator", "default")
 	s, err := operator.js.Stream(t.Context(), "PASSCODE_RESETS")
@@ -295,33 +326,47 @@ func TestAccountsAreEnough(t *testing.T) {
 	operatorCommands(t, l)
 }
 
+// checkLine is one line of `worker check -o json`.
+type checkLine struct{ Status, What, Detail string }
+
+func (l locked) check(env []string) ([]checkLine, error) {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.t.Context(), program(l.t, "worker"), "check", "-o", "json", "--nats-monitor", l.monitor)
+	cmd.Env = env
+	out, failed := cmd.Output()
+	var lines []checkLine
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var line checkLine
+		if err := d.Decode(&line); err != nil {
+			l.t.Fatalf("%v in %s", err, out)
+		}
+		lines = append(lines, line)
+	}
+	return lines, failed
+}
+
 // workerCheck runs `worker check` as the worker: nothing fails, and what it warns
 // of is due to the server of this test, which is alone.
-func workerCheck(t *testing.T, env []string) {
+func workerCheck(t *testing.T, l locked, env []string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program(t, "worker"), "check", "-o", "json")
-	cmd.Env = env
-	out, err := cmd.Output()
+	lines, err := l.check(env)
 	if err != nil {
 		t.Errorf("worker check: %v", err)
 	}
-	due := []string{"sync to disk", "1 replica(s)"}
-	rights := 0
-	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
-		var line struct{ Status, What, Detail string }
-		if err := d.Decode(&line); err != nil {
-			t.Fatalf("%v in %s", err, out)
-		}
-		text := line.What + ": " + line.Detail
-		if strings.HasPrefix(text, "right to ") {
+	rights, publishers := 0, 0
+	for _, line := range lines {
+		switch {
+		case strings.HasPrefix(line.What, "right to "):
 			rights++
+		case line.What == "publishers":
+			publishers++
 		}
-		if line.Status != "ok" && !slices.ContainsFunc(due, func(s string) bool { return strings.Contains(text, s) }) {
-			t.Errorf("%s %s", line.Status, text)
+		if line.Status != "ok" && !strings.Contains(line.Detail, "1 replica(s)") {
+			t.Errorf("%s %s: %s", line.Status, line.What, line.Detail)
 		}
 	}
-	if rights < 15 {
-		t.Errorf("%d rights were tried:\n%s", rights, out)
+	if rights < 15 || publishers != 1 {
+		t.Errorf("%d rights were tried, %d lines are about the publishers:\n%v", rights, publishers, lines)
 	}
 }
 
@@ -344,6 +389,78 @@ func operatorCommands(t *testing.T, l locked) {
 		out, err := cmd.CombinedOutput()
 		if text := strings.ToLower(string(out)); err != nil || strings.Contains(text, "permission") || strings.Contains(text, "a right is missing") {
 			t.Errorf("worker %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// isAnswered publishes as programs do, and looks at what the account lets through:
+// the PubAck, the message id, and the headers that say what is expected.
+func (u user) isAnswered() {
+	t := u.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	const subject = "passcode.reset.requests.default"
+	body := fmt.Appendf(nil, `{"id":"once","managedDeviceId":%q}`, graphsim.GoodDevice(40))
+	first, err := u.js.Publish(ctx, subject, body, jetstream.WithMsgID("once"), jetstream.WithExpectStream("PASSCODE_RESETS"))
+	if err != nil || first.Stream != "PASSCODE_RESETS" || first.Sequence == 0 || first.Duplicate {
+		t.Fatalf("the answer is %+v, %v", first, err)
+	}
+	again, err := u.js.Publish(ctx, subject, body, jetstream.WithMsgID("once"))
+	if err != nil || !again.Duplicate || again.Sequence != first.Sequence {
+		t.Errorf("the same message id again: %+v, %v", again, err)
+	}
+	_, err = u.js.Publish(ctx, subject, body, jetstream.WithExpectStream("ANOTHER"))
+	if api := (*jetstream.APIError)(nil); !errors.As(err, &api) || !strings.Contains(api.Description, "expected stream does not match") {
+		t.Errorf("another stream was expected: %v", err)
+	}
+	later, err := u.js.PublishAsync(subject, fmt.Appendf(nil, `{"id":"later","managedDeviceId":%q}`, graphsim.GoodDevice(41)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case ack := <-later.Ok():
+		if ack.Sequence <= first.Sequence {
+			t.Errorf("the answer is %+v", ack)
+		}
+	case err := <-later.Err():
+		t.Error(err)
+	case <-ctx.Done():
+		t.Error("a message that was not waited for is not answered")
+	}
+	u.unrefused()
+}
+
+// publisherCommands runs what a publisher can run of the worker's commands.
+func publisherCommands(t *testing.T, l locked) {
+	t.Helper()
+	run := func(args ...string) (string, string, error) {
+		var out, said bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), program(t, "worker"), args...)
+		cmd.Env = []string{"NATS_URL=" + l.url, "NATS_USER=publisher-default", "NATS_PASSWORD=" + password("PUBLISHER")}
+		cmd.Stdout, cmd.Stderr = &out, &said
+		err := cmd.Run()
+		return out.String(), said.String(), err
+	}
+	if out, said, err := run("send", "--device", graphsim.GoodDevice(42), "--id", "quick"); err != nil || out != "quick\n" || said != "" {
+		t.Errorf("worker send: %v\n%s%s", err, out, said)
+	}
+	// It hears each change, but may not read what was before.
+	out, said, err := run("send", "--device", graphsim.GoodDevice(43), "--id", "heard", "--wait", "--timeout", "20s")
+	if err != nil || !strings.Contains(out, "heard  accepted") || !strings.Contains(said, "only what changes from now on is seen") {
+		t.Errorf("worker send --wait: %v\n%s%s", err, out, said)
+	}
+	// A duplicate changes nothing, so there is nothing to hear.
+	out, said, err = run("send", "--device", graphsim.GoodDevice(43), "--id", "heard", "--wait", "--timeout", "2s")
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 || out != "heard\n" ||
+		!strings.Contains(said, "nothing was heard of the end of heard, which may have been before") {
+		t.Errorf("worker send --wait of a duplicate: %v\n%s%s", err, out, said)
+	}
+	// The rest is for operators.
+	for _, args := range [][]string{{"status"}, {"status", "heard"}, {"dead", "list"}, {"pause"}} {
+		out, said, err := run(args...)
+		if err == nil || !strings.Contains(said, "a right is missing: this account may not publish to $JS.API.") {
+			t.Errorf("worker %v: %v\n%s%s", args, err, out, said)
 		}
 	}
 }
@@ -465,7 +582,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.default.x", "$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD",
 		"_INBOX.x", "_INBOX_publisher-other.x")
 	publisher.mayNotSubscribe(everything...)
-	publisher.mayNotSubscribe("_INBOX.>", "_INBOX_publisher-other.>")
+	publisher.mayNotSubscribe("_INBOX_publisher-other.>", "passcode.reset.requests.default", "_R_.>")
 
 	worker := l.as("worker", "default")
 	worker.mayPublish(working...)

@@ -41,6 +41,13 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
 	}
 	found := map[check.Status]int{}
+	report := func(l check.Line) {
+		found[l.Status]++
+		p.precondition(l)
+	}
+	for _, s := range sharing(cfg.Tenants) {
+		report(check.Line{Status: check.Warning, What: "tenants", Detail: s, Do: sharingHint})
+	}
 	check.Run(ctx, check.Config{
 		Connect:      func(o ...nats.Option) (*nats.Conn, error) { return worker.Connect(cfg.NATS, o...) },
 		Servers:      hosts(cfg.NATS.URL),
@@ -51,10 +58,7 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 		Endpoint:     cfg.Endpoint,
 		UserAgent:    "passcode-worker/" + cfg.Build.Version,
 		RetryUnknown: cfg.Policy.OnUnknown == worker.UnknownRetry,
-	}, func(l check.Line) {
-		found[l.Status]++
-		p.precondition(l)
-	})
+	}, report)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

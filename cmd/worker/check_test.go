@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -119,7 +122,7 @@ func TestCheckChangesNothing(t *testing.T) {
 		t.Errorf("before:\n%safter:\n%s", before, after)
 	}
 	p.not(t, "failed")
-	p.not(t, "warning", "sync to disk", "stream PASSCODE_RESETS", "stream PASSCODE_RESETS_DEAD", "bucket passcode-resets", "bucket passcode-resets-state")
+	p.not(t, "warning", "sync to disk", "publishers", "stream PASSCODE_RESETS", "stream PASSCODE_RESETS_DEAD", "bucket passcode-resets", "bucket passcode-resets-state")
 	p.is(t, "stream PASSCODE_RESETS", "warning", "has 1 replica(s)")
 	p.is(t, "consumer worker-default", "ok", "1 waiting, 1 in flight")
 	p.is(t, "token", "ok", "by client secret, good for ")
@@ -132,7 +135,7 @@ func TestCheckChangesNothing(t *testing.T) {
 	w.checkSim()
 	r := runFor(t, w.env(), "check")
 	if r.code != exitDone || !strings.HasPrefix(r.out, "ok      NATS: ") || !strings.Contains(r.out, "\nwarning sync to disk: ") || strings.Contains(r.out, "\x1b") ||
-		r.err != "worker: nothing failed, 5 warnings: worker run would work\n" {
+		r.err != "worker: nothing failed, 6 warnings: worker run would work\n" {
 		t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
 	}
 }
@@ -322,7 +325,7 @@ func TestCheckGraph(t *testing.T) {
 func TestCheckMonitor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, graphsim.Config{})
-	var urls []string
+	var urls, servers []string
 	for _, always := range []bool{true, false} {
 		l, err := net.Listen("tcp", "127.0.0.1:0") // a free port
 		if err != nil {
@@ -330,16 +333,37 @@ func TestCheckMonitor(t *testing.T) {
 		}
 		port := l.Addr().(*net.TCPAddr).Port
 		_ = l.Close()
-		startNATS(t, server.Options{HTTPHost: "127.0.0.1", HTTPPort: port, SyncAlways: always})
+		servers = append(servers, startNATS(t, server.Options{HTTPHost: "127.0.0.1", HTTPPort: port, SyncAlways: always, NoJetStreamStrict: !always}).URL())
 		urls = append(urls, fmt.Sprintf("http://127.0.0.1:%d", port))
 	}
-	p := runCheck(t, w.env(), exitDone, "--nats-monitor", strings.Join(urls, ", ")+"/,"+w.sim.URL()+",http://127.0.0.1:1")
+	monitors := strings.Join(urls, ", ") + "/," + w.sim.URL() + ",http://127.0.0.1:1"
+	p := runCheck(t, w.env(), exitDone, "--nats-monitor", monitors)
 	p.is(t, "sync to disk, "+urls[0], "ok", "at once")
-	p.is(t, "sync to disk, "+urls[1]+"/", "warning", "every 2m0s")
+	p.is(t, "sync to disk, "+urls[1], "warning", "every 2m0s")
 	p.is(t, "sync to disk, http://127.0.0.1:1", "warning", "could not be asked")
+	p.is(t, "strict JetStream, "+urls[0], "ok", "refuses")
+	p.is(t, "strict JetStream, "+urls[1], "warning", "can remove all records")
 	if len(p["sync to disk"]) > 0 {
 		t.Error("it is said not to be known")
 	}
+	// The server that it is connected to is none of these, and then one of them.
+	p.is(t, "publishers", "warning", "no monitoring address that answers is of server test")
+	p = runCheck(t, w.env("NATS_URL", servers[1]), exitDone, "--nats-monitor", monitors)
+	p.is(t, "publishers", "warning", "account $G does not export passcode.reset.requests.default as a service")
+}
+
+// A server before 2.12 is lenient unless told otherwise, and one before 2.11 in any case:
+// neither says so.
+func TestCheckMonitorOfAnOldServer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	old := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(out, `{"server_id":"X","server_name":"old","version":"2.10.29","jetstream":{"config":{"sync_always":true}}}`) // the check tells
+	}))
+	t.Cleanup(old.Close)
+	p := runCheck(t, w.env(), exitDone, "--nats-monitor", old.URL)
+	p.is(t, "sync to disk, "+old.URL, "ok", "server old")
+	p.is(t, "strict JetStream, "+old.URL, "warning", "server old takes any JSON")
 }
 
 // TestCheckCluster checks three servers, and then two of them.
@@ -360,7 +384,7 @@ func TestCheckCluster(t *testing.T) {
 		p = runCheck(t, env, exitDone)
 		return !strings.Contains(fmt.Sprint(p), "lags behind")
 	})
-	p.not(t, "warning", "sync to disk")
+	p.not(t, "warning", "sync to disk", "publishers")
 	p.is(t, "stream PASSCODE_RESETS", "ok", "3 replicas")
 	there := &world{t: t, ctx: t.Context(), js: connect(t, cluster.URL())}
 	there.publish(body("A", graphsim.GoodDevice(1)), nil)

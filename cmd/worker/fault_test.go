@@ -24,7 +24,7 @@ const (
 	shortAckWait = 2 * time.Second
 	shortPin     = time.Second
 	shortCall    = time.Second
-	shortLookUp  = 500 * time.Millisecond
+	shortLookUp  = time.Second
 	// aLittle is what a busy machine may add to a time that is promised.
 	aLittle = 6 * time.Second
 )

@@ -84,7 +84,7 @@ type policyOptions struct {
 	BackoffMax     string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition."`
 	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
 	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
-	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up."`
+	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up, at least 1s."`
 	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
 	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
 	ActionNames    string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Further names, separated by commas, that a reset may have in a device's list of actions."`
@@ -243,7 +243,7 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 		BackoffMin:     r.duration("WORKER_BACKOFF_MIN", o.BackoffMin, time.Millisecond),
 		BackoffMax:     r.duration("WORKER_BACKOFF_MAX", o.BackoffMax, time.Millisecond),
 		MaxAge:         r.duration("WORKER_MAX_AGE", o.MaxAge, 0),
-		VerifyAfter:    r.duration("WORKER_VERIFY_AFTER", o.VerifyAfter, 0),
+		VerifyAfter:    r.verifyAfter(o.VerifyAfter),
 		Cooldown:       r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0),
 		OnUnknown:      worker.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(worker.UnknownDeadLetter), string(worker.UnknownRetry))),
 	}

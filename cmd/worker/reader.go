@@ -58,6 +58,19 @@ func (r *reader) duration(name, s string, least time.Duration) time.Duration {
 	return d
 }
 
+// verifyAfter reads the wait before a look-up. One that is too short sees nothing of
+// a reset that was done, and another one follows.
+func (r *reader) verifyAfter(s string) time.Duration {
+	const least = time.Second
+	d, err := time.ParseDuration(s)
+	if err == nil && d < least {
+		r.fail("WORKER_VERIFY_AFTER", "%q is too short: it must be at least %s, because Graph does not show at once what it has done, "+
+			"and what is looked up too early would be reset twice", s, least)
+		return d
+	}
+	return r.duration("WORKER_VERIFY_AFTER", s, least)
+}
+
 func (r *reader) number(name, s string, least, most int) int {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < least || n > most {

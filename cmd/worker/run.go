@@ -45,6 +45,7 @@ func (c runCmd) Run(ctx context.Context) error {
 		started = append(started, zap.String("tenant", t.Name), zap.String("credential", t.Credential.Kind()), zap.Stringer("rate", t.Rate))
 	}
 	cfg.Log.Info("starting", started...)
+	warnOfSharing(cfg.Log, cfg.Tenants)
 	if c.TenantsFile != "" {
 		cfg.Changes = c.watchTenants(ctx, file.data, file.rate, cfg.Log)
 	}

@@ -261,7 +261,7 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	ended, dead := 0, 0
+	ended, dead, blind := 0, 0, false
 	p := t.progress()
 	left := follower.Await(ctx, sent, func(c ops.Change) {
 		if c.Final {
@@ -282,12 +282,16 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 			p.tell("%s of %s have ended, %s of them dead", count(ended), count(len(sent)), count(dead))
 		}
 	}, func(err error) {
-		t.tell("only what changes from now on is seen: %v", err)
+		blind = true
+		t.tell("only what changes from now on is seen, and nothing of a request that was accepted before: %v", err)
 	})
 	if len(sent) > 1 {
 		t.tell("%s accepted, %s dead, %s have not ended", count(ended-dead), count(dead), count(len(left)))
 	}
 	switch {
+	case len(left) > 0 && len(sent) == 1 && blind:
+		return fmt.Errorf("nothing was heard of the end of %s, which may have been before; worker status %s shows it to those who may read the records",
+			plain(left[0].ID), plain(left[0].ID))
 	case len(left) > 0 && len(sent) == 1:
 		return fmt.Errorf("%s has not ended yet; worker status %s shows how it goes on", plain(left[0].ID), plain(left[0].ID))
 	case len(left) > 0 || dead > 0:

@@ -109,6 +109,57 @@ func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.
 	return out
 }
 
+// graphGrants is what Graph grants an application in a directory, per second: its
+// documented limit for Intune, 200 requests in 20 s. The rest is for sums of
+// fractions.
+const graphGrants = 200.0/20 + 1e-6
+
+// mostNamed is how many tenants a warning names.
+const mostNamed = 5
+
+// sharing names the tenants that Graph takes for one, where their rates together
+// are more than it grants. A directory that is once given as a domain and once
+// as a GUID is not recognized.
+func sharing(tenants []worker.Tenant) []string {
+	type application struct {
+		authority, directory, client string
+		managed                      bool
+	}
+	var order []application
+	same := map[application][]worker.Tenant{}
+	for _, t := range tenants {
+		c := t.Credential
+		a := application{c.Authority, strings.ToLower(c.TenantID), strings.ToLower(c.ClientID), c.ManagedIdentity}
+		if c.ManagedIdentity {
+			a.authority, a.directory = "", "" // they are the machine's
+		}
+		if same[a] == nil {
+			order = append(order, a)
+		}
+		same[a] = append(same[a], t)
+	}
+	var out []string
+	for _, a := range order {
+		sum, unlimited := 0.0, false
+		var names []string
+		for _, t := range same[a] {
+			sum += t.Rate.PerSecond()
+			unlimited = unlimited || t.Rate.N == 0
+			names = append(names, t.Name)
+		}
+		if len(names) > 1 && (unlimited || sum > graphGrants) {
+			if n := len(names) - mostNamed; n > 0 {
+				names = append(names[:mostNamed], fmt.Sprintf("and %d more", n))
+			}
+			out = append(out, fmt.Sprintf("the tenants %q are one application in one directory, for which Graph grants 200 calls in 20s, "+
+				"and their rates together are more: Graph will refuse calls of each", names))
+		}
+	}
+	return out
+}
+
+const sharingHint = "make one tenant of them, or give each a rate of its own, which together are no more"
+
 // over puts an entry's own values over the options. A credential of its own
 // takes the place of theirs.
 func (e tenantEntry) over(o azureOptions) azureOptions {
@@ -171,6 +222,12 @@ func (o tenantsOption) names(r *reader) []string {
 	return names
 }
 
+func warnOfSharing(log *zap.Logger, tenants []worker.Tenant) {
+	for _, s := range sharing(tenants) {
+		log.Warn(s + ": " + sharingHint)
+	}
+}
+
 // reloadInterval is how often the file is looked at. Its content is compared,
 // so that it does not matter how it is replaced.
 const reloadInterval = 2 * time.Second
@@ -204,6 +261,7 @@ func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, 
 			}
 			known = data
 			log.Info("the tenants are read again", zap.Int("tenants", len(tenants)))
+			warnOfSharing(log, tenants)
 			select {
 			case changes <- tenants:
 			case <-ctx.Done():

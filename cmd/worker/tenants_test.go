@@ -100,6 +100,84 @@ func TestTenantsFileIsWrong(t *testing.T) {
 }
 
 // TestManyTenants serves what the file lists, and follows it when it changes.
+// Two tenants of one application in one directory share what Graph grants.
+func TestTenantsThatAreOne(t *testing.T) {
+	env := credentials(t)
+	delete(env, "AZURE_TENANT_ID")
+	const here = "tenantId: 7e4a17b0-0000-4000-8000-00000000a001"
+	for name, c := range map[string]struct {
+		file string
+		want []string
+	}{
+		"directories of their own":    {"- {name: a, tenantId: a.example}\n- {name: b, tenantId: b.example}\n", nil},
+		"one directory":               {"- {name: a, " + here + "}\n- {name: b, " + here + "}\n", []string{`the tenants ["a" "b"] are one`}},
+		"in other letters":            {"- {name: a, " + here + "}\n- {name: b, " + strings.ToUpper(here[10:]) + "}\n", []string{`["a" "b"]`}},
+		"applications of their own":   {"- {name: a, " + here + "}\n- {name: b, " + here + ", clientId: c11e4700-0000-4000-8000-00000000b009}\n", nil},
+		"halves":                      {"- {name: a, " + here + ", rate: 100/20s}\n- {name: b, " + here + ", rate: 100/20s}\n", nil},
+		"three thirds":                {"- {name: a, " + here + ", rate: 200/1m}\n- {name: b, " + here + ", rate: 200/1m}\n- {name: c, " + here + ", rate: 200/1m}\n", nil},
+		"more than halves":            {"- {name: a, " + here + ", rate: 100/20s}\n- {name: b, " + here + ", rate: 101/20s}\n", []string{`["a" "b"]`}},
+		"one without a limit":         {"- {name: a, " + here + ", rate: 1/20s}\n- {name: b, " + here + `, rate: "0"}` + "\n", []string{`["a" "b"]`}},
+		"one machine":                 {"- {name: a, tenantId: a.example, managedIdentity: true}\n- {name: b, tenantId: b.example, managedIdentity: true}\n", []string{`["a" "b"]`}},
+		"another tenant between them": {"- {name: a, " + here + "}\n- {name: b, tenantId: b.example}\n- {name: c, " + here + "}\n", []string{`["a" "c"]`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := strings.ReplaceAll(c.file, strings.ToUpper(here[10:]), "tenantId: "+strings.ToUpper(here[10:]))
+			cfg, err := configure(t, with(env, "WORKER_TENANTS_FILE", write(t, "tenants.yaml", file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := sharing(cfg.Tenants)
+			if len(got) != len(c.want) {
+				t.Fatalf("got %q", got)
+			}
+			for i, want := range c.want {
+				if !strings.Contains(got[i], want) {
+					t.Errorf("got %q, want …%s…", got[i], want)
+				}
+			}
+		})
+	}
+}
+
+// The check names them, and so does the log.
+func TestTenantsThatAreOneAreNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	file := write(t, "tenants.yaml", fmt.Sprintf("- {name: a, tenantId: %[1]s}\n- {name: b, tenantId: %[1]s}\n", graphsim.DefaultTenantID))
+	env := w.env("WORKER_TENANTS_FILE", file, "AZURE_TENANT_ID", "")
+	runCheck(t, env, exitDone).is(t, "tenants", "warning", `the tenants ["a" "b"] are one application in one directory`)
+	p := launch(t, env, "run")
+	p.awaitReady()
+	p.stop()
+	if n := strings.Count(p.err.String(), "are one application in one directory"); n != 1 {
+		t.Errorf("it is said %d times", n)
+	}
+}
+
+// A worker with another bucket knows nothing of what was reset.
+func TestAnotherBucket(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	w.setUp()
+	env := w.env("WORKER_BUCKET", "another")
+	w.publish(body("A", graphsim.GoodDevice(1)), nil)
+	p := launch(t, env, "run")
+	await(t, "the worker to refuse the consumer", func() bool { return strings.Contains(p.err.String(), "give WORKER_BUCKET=passcode-resets") })
+	p.stop()
+	if n := w.sim.Status(); n.Posts != 0 {
+		t.Errorf("Graph was called %d times", n.Posts)
+	}
+	runCheck(t, env, exitFailed).is(t, "consumer worker-default", "failed", "its records are in the bucket passcode-resets, not in another")
+	// An operator can move on purpose.
+	if r := runFor(t, env, "setup", "--update"); r.code != exitDone {
+		t.Fatal(r.err)
+	}
+	runCheck(t, env, exitDone)
+	p = launch(t, env, "run")
+	await(t, "the request to be done", func() bool { return w.sim.Status().Executed == 1 })
+	p.stop()
+}
+
 func TestManyTenants(t *testing.T) {
 	t.Parallel()
 	const second = "7e4a17b0-0000-4000-8000-00000000a002"

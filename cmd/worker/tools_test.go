@@ -404,11 +404,11 @@ func TestSendWaitRights(t *testing.T) {
 	p := launch(t, w.env(), "run")
 	p.awaitReady()
 	as := func(name string) map[string]string { return w.env("NATS_USER", name, "NATS_PASSWORD", "p") }
-	const blind = "worker: only what changes from now on is seen: record default.A: a right is missing: this account may not publish to " +
+	const blind = "worker: only what changes from now on is seen, and nothing of a request that was accepted before: record default.A: a right is missing: this account may not publish to " +
 		`\$JS\.API\.STREAM\.INFO\.KV_passcode-resets\n`
 	expect(t, as("publisher"), exitDone, "A\nA  attempt 1: .*\nA  accepted: .*\n", "("+blind+")?", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait")
 	// That it was accepted before is not to be seen without reading.
-	expect(t, as("publisher"), exitFailed, "A\n", blind+"worker: A has not ended yet; .*\n", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "3s")
+	expect(t, as("publisher"), exitFailed, "A\n", blind+"worker: nothing was heard of the end of A, which may have been before; .*\n", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "3s")
 	expect(t, as("sender"), exitFailed, "", "worker: listen on passcode.reset.status.default.B: a right is missing: this account may not subscribe to passcode.reset.status.default.B\n",
 		"send", "--id", "B", "--device", graphsim.GoodDevice(2), "--wait")
 	expect(t, as("deaf"), exitFailed, "", "worker: it may be stored all the same: send it again with --id C\nworker: publish to .*: a right is missing: this account may not subscribe to _INBOX.>\n",

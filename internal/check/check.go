@@ -78,6 +78,9 @@ const (
 func Run(ctx context.Context, cfg Config, report func(Line)) {
 	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}}
 	c.nats(ctx)
+	if c.nc != nil {
+		defer c.nc.Close()
+	}
 	c.monitors(ctx)
 	c.graph(ctx)
 }
@@ -86,6 +89,7 @@ func Run(ctx context.Context, cfg Config, report func(Line)) {
 type checker struct {
 	cfg    Config
 	report func(Line)
+	nc     *nats.Conn // nil: there is none
 	tenant string
 	said   map[Line]bool
 	tried  map[string]bool // rights by the subject they were tried on

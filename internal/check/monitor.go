@@ -10,35 +10,59 @@ import (
 	"time"
 )
 
-// maxMonitor bounds what is read of a server's monitoring.
-const maxMonitor = 1 << 20
+// maxMonitor bounds what is read of a server's monitoring. An account that exports
+// subjects for thousands of tenants has a long description.
+const maxMonitor = 16 << 20
 
-// monitors asks each server whether it writes to disk at once.
+const strictHint = "take strict: false out of the jetstream block of each server; set strict: true there before 2.12, and update a server before 2.11"
+
+// monitors asks each server whether it writes to disk at once, and whether it is
+// strict; and the one that the check is connected to, where the publishers are.
 func (c *checker) monitors(ctx context.Context) {
 	c.of("")
+	own := ""
 	for _, address := range c.cfg.Monitors {
-		what := "sync to disk, " + address
+		address = strings.TrimRight(address, "/")
+		sync, strict := "sync to disk, "+address, "strict JetStream, "+address
 		var answer struct {
+			ID        string `json:"server_id"`
 			Name      string `json:"server_name"`
 			JetStream struct {
 				Config *struct {
 					Always   bool          `json:"sync_always"`
 					Interval time.Duration `json:"sync_interval"`
+					// Strict is left out where it is off, and by servers that
+					// do not know it, which are lenient.
+					Strict bool `json:"strict"`
 				} `json:"config"`
 			} `json:"jetstream"`
 		}
-		err := get(ctx, strings.TrimRight(address, "/")+"/varz", &answer)
-		switch config := answer.JetStream.Config; {
-		case err != nil:
-			c.say(Warning, what, fmt.Sprintf("could not be asked: %v", err), "is this the server's monitoring address (http_port)?")
-		case config == nil:
-			c.say(Warning, what, fmt.Sprintf("server %s has no JetStream", answer.Name), "ask a server that has")
-		case !config.Always:
-			c.say(Warning, what, fmt.Sprintf("server %s writes to disk every %s", answer.Name, config.Interval), syncHint)
-		default:
-			c.ok(what, fmt.Sprintf("server %s writes to disk at once", answer.Name))
+		err := get(ctx, address+"/varz", &answer)
+		config := answer.JetStream.Config
+		if err != nil {
+			c.say(Warning, sync, fmt.Sprintf("could not be asked: %v", err), "is this the server's monitoring address (http_port)?")
+			continue
+		}
+		if c.nc != nil && answer.ID == c.nc.ConnectedServerId() {
+			own = address
+		}
+		if config == nil {
+			c.say(Warning, sync, fmt.Sprintf("server %s has no JetStream", answer.Name), "ask a server that has")
+			continue
+		}
+		if config.Always {
+			c.ok(sync, fmt.Sprintf("server %s writes to disk at once", answer.Name))
+		} else {
+			c.say(Warning, sync, fmt.Sprintf("server %s writes to disk every %s", answer.Name, config.Interval), syncHint)
+		}
+		if config.Strict {
+			c.ok(strict, fmt.Sprintf("server %s refuses requests to JetStream that hold what does not belong there", answer.Name))
+		} else {
+			c.say(Warning, strict, fmt.Sprintf("server %s takes any JSON for a request to JetStream, so that the answer to a message whose publisher "+
+				"is in this account can remove all records, after which requests that are sent again are reset twice", answer.Name), strictHint)
 		}
 	}
+	c.publishers(ctx, own)
 }
 
 func get(ctx context.Context, address string, into any) error {

@@ -27,7 +27,7 @@ func (c *checker) nats(ctx context.Context) {
 		c.say(Failed, "NATS", fmt.Sprintf("no connection to %s: %v", c.cfg.Servers, err), do)
 		return
 	}
-	defer nc.Close()
+	c.nc = nc
 	rtt, err := nc.RTT()
 	if err != nil {
 		c.say(Failed, "NATS", fmt.Sprintf("connected to %s, which does not answer: %v", nc.ConnectedAddr(), err), "look at the server")

@@ -195,7 +195,7 @@ func usable(cfg jetstream.ConsumerConfig, n Names) error {
 	if f := filters(cfg); len(f) != 1 || f[0] != n.Filter() {
 		return fmt.Errorf("it takes %q instead of %q", f, n.Filter())
 	}
-	return nil
+	return sameBucket(cfg, n)
 }
 
 // filters are the subjects that a consumer takes, written either way.

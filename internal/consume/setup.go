@@ -168,6 +168,7 @@ func (l Layout) Worker(n Names) jetstream.ConsumerConfig {
 		PriorityPolicy: jetstream.PriorityPolicyPinned,
 		PriorityGroups: []string{group},
 		PinnedTTL:      pinnedTTL,
+		Metadata:       n.metadata(),
 	}
 }
 
@@ -287,6 +288,7 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, 
 	to.Description, to.AckPolicy, to.AckWait = cfg.Description, cfg.AckPolicy, cfg.AckWait
 	to.MaxDeliver, to.BackOff, to.MaxAckPending = cfg.MaxDeliver, nil, cfg.MaxAckPending
 	to.FilterSubject, to.FilterSubjects = cfg.FilterSubject, nil
+	to.Metadata = withMetadata(to.Metadata, cfg.Metadata)
 	_, err = js.UpdateConsumer(ctx, stream, to)
 	return "updated", err
 }

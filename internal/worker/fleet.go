@@ -36,6 +36,10 @@ type fleet struct {
 	buckets *buckets
 	count   atomic.Int32 // of tenants
 
+	// left brings run the services that have ended because their tenants are no
+	// longer listed.
+	left chan *service
+
 	mu sync.Mutex
 	// served is guarded by mu; only run changes it.
 	served map[string]*service
@@ -48,7 +52,8 @@ func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
 	if err != nil {
 		host = "unknown"
 	}
-	f := &fleet{cfg: cfg, js: js, metrics: m, log: cfg.Log, host: host, served: map[string]*service{}, said: map[string]struct{}{}}
+	f := &fleet{cfg: cfg, js: js, metrics: m, log: cfg.Log, host: host,
+		left: make(chan *service), served: map[string]*service{}, said: map[string]struct{}{}}
 	f.buckets = newBuckets(f)
 	return f
 }
@@ -65,6 +70,8 @@ func (f *fleet) run(ctx, work context.Context) {
 		case <-ctx.Done():
 		case tenants := <-f.cfg.Changes:
 			f.apply(ctx, work, tenants)
+		case s := <-f.left:
+			f.remove(s)
 		}
 	}
 	others.Wait()
@@ -98,7 +105,7 @@ func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
 			f.log.Info("the tenant is no longer served", zap.String("tenant", s.spec.Name))
 			s.leaving = true
 			s.stop()
-			f.forget(work, s)
+			f.await(ctx, s)
 		}
 	}
 }
@@ -126,21 +133,32 @@ func (f *fleet) begin(ctx, work context.Context, t Tenant, before *service) {
 	}()
 }
 
-// forget takes a tenant off the list once its work has ended.
-func (f *fleet) forget(work context.Context, s *service) {
+// await tells run when the work of a leaving service has ended, unless the process
+// ends before.
+func (f *fleet) await(ctx context.Context, s *service) {
 	go func() {
 		select {
 		case <-s.done:
-		case <-work.Done():
-			return // the process ends
+		case <-ctx.Done():
+			return
 		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if f.served[s.spec.Name] == s {
-			delete(f.served, s.spec.Name)
-			f.metrics.Remove(s.spec.Name)
+		select {
+		case f.left <- s:
+		case <-ctx.Done():
 		}
 	}()
+}
+
+// remove takes a tenant off the list, and its series, unless another service has
+// taken its place. It must not meet [fleet.begin], which hands these series to
+// the new one; so both are run's.
+func (f *fleet) remove(s *service) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.served[s.spec.Name] == s {
+		delete(f.served, s.spec.Name)
+		f.metrics.Remove(s.spec.Name)
+	}
 }
 
 func (f *fleet) get(name string) *service {

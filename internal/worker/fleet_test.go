@@ -1,10 +1,14 @@
 package worker
 
 import (
+	"context"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
 )
 
@@ -34,4 +38,31 @@ func TestTenantComesBackWhileItLeaves(t *testing.T) {
 	r.publish(reset("INC2", graphsim.GoodDevice(3)), nil)
 	r.awaitState("INC2", record.Accepted)
 	r.await("the counter to begin anew", func() bool { return r.metric(`requests_total{outcome="accepted",tenant="default"}`) == 1 })
+}
+
+// TestTenantComesBackAsItsServiceEnds lists a tenant again at about the moment
+// at which its former service is forgotten: what the new one counts is shown.
+func TestTenantComesBackAsItsServiceEnds(t *testing.T) {
+	t.Parallel()
+	changes := make(chan []Tenant)
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Changes = changes })
+	f := newFleet(r.cfg, r.js, metrics.New(metrics.Build{}))
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { f.run(ctx, ctx) })
+	defer running.Wait()
+	defer cancel()
+	name := r.cfg.Tenants[0].Name
+	for i := range 4000 {
+		changes <- r.cfg.Tenants
+		changes <- nil
+		for range i % 200 {
+			runtime.Gosched()
+		}
+		changes <- r.cfg.Tenants
+		changes <- r.cfg.Tenants // the one before is done with
+		if s := f.get(name); s == nil || s.tenant.metrics != f.metrics.Tenant(name) {
+			t.Fatalf("after %d times the tenant's series are no longer those of its service", i)
+		}
+	}
 }

@@ -1,0 +1,150 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+const (
+	publishersLine = "publishers"
+	publishersHint = "give publishers an account of their own, which imports that subject as a service: deploy/nats/accounts.conf shows how"
+)
+
+// publishers looks whether requests come from other accounts than the one of
+// the records. A publisher names the subject that NATS sends the PubAck of its
+// request to, whatever its permissions; only a service import keeps that answer
+// out of this account. address is the monitoring of the server that the check is
+// connected to; "": it is not known.
+//
+// A client cannot find it out: a server tells it about its own account no more
+// than names, numbers and connections, and what it tries with a message of its
+// own shows only what happens to its own messages.
+func (c *checker) publishers(ctx context.Context, address string) {
+	if c.nc == nil || len(c.cfg.Tenants) == 0 {
+		return // there is no connection, which is said already
+	}
+	unknown := func(why, do string) {
+		c.say(Warning, publishersLine, why+", so it is not known whether publishers share the account of the records, "+
+			"where the PubAck of a request can be sent over a record", do)
+	}
+	switch {
+	case len(c.cfg.Monitors) == 0:
+		unknown("a client cannot see the exports of its account", publishersHint+"; --nats-monitor http://HOST:8222 checks it")
+		return
+	case address == "":
+		unknown(fmt.Sprintf("no monitoring address that answers is of server %s, to which this command is connected", c.nc.ConnectedServerName()),
+			"give that of each server of NATS_URL to --nats-monitor")
+		return
+	}
+	a, err := c.account(ctx, address)
+	if err != nil {
+		unknown(fmt.Sprintf("%s could not be asked for the account: %v", address, err), publishersHint)
+		return
+	}
+	subjects := make([]string, 0, len(c.cfg.Tenants))
+	for _, t := range c.cfg.Tenants {
+		subjects = append(subjects, t.Names.Filter())
+	}
+	status, detail, do := a.judge(subjects)
+	c.say(status, publishersLine, detail, do)
+}
+
+// account is what a server's monitoring tells about an account.
+type account struct {
+	Name    string     `json:"account_name"`
+	Exports []crossing `json:"exports"`
+	Imports []crossing `json:"imports"`
+}
+
+// crossing is one subject of an export or an import.
+type crossing struct {
+	Subject string `json:"subject"`
+	// Local is where a stream's messages arrive, with $1 and the like for tokens
+	// that differ; empty: on the same subject.
+	Local string `json:"local_subject"`
+	Type  string `json:"type"` // "service" or "stream"
+}
+
+// account asks for the account of the check's own connection.
+func (c *checker) account(ctx context.Context, address string) (account, error) {
+	client, err := c.nc.GetClientID()
+	if err != nil {
+		return account{}, err
+	}
+	var conns struct {
+		Connections []struct {
+			Account string `json:"account"`
+		} `json:"connections"`
+	}
+	if err := get(ctx, address+"/connz?auth=true&cid="+strconv.FormatUint(client, 10), &conns); err != nil {
+		return account{}, err
+	}
+	if len(conns.Connections) != 1 {
+		return account{}, fmt.Errorf("the server does not know connection %d", client)
+	}
+	name := conns.Connections[0].Account
+	if name == "" {
+		name = "$G" // the one of a server without accounts; nats-server, Connz
+	}
+	var answer struct {
+		Account account `json:"account_detail"`
+	}
+	err = get(ctx, address+"/accountz?acc="+url.QueryEscape(name), &answer)
+	if err == nil && answer.Account.Name == "" {
+		err = fmt.Errorf("the server does not describe the account %s", name)
+	}
+	return answer.Account, err
+}
+
+// judge tells how requests on the subjects come into the account.
+func (a account) judge(subjects []string) (status Status, detail, do string) {
+	var bare, streams []string
+	for _, subject := range subjects {
+		switch {
+		case has(a.Imports, "stream", subject):
+			streams = append(streams, subject)
+		case !has(a.Exports, "service", subject):
+			bare = append(bare, subject)
+		}
+	}
+	switch {
+	case len(streams) > 0:
+		return Warning, fmt.Sprintf("account %s imports %s as a stream: that keeps the reply subject, so a publisher can have its PubAck sent over a record, "+
+			"and gets none itself", a.Name, few(streams)), publishersHint
+	case len(bare) > 0:
+		return Warning, fmt.Sprintf("account %s does not export %s as a service, so whoever publishes requests there is in the account of the records, "+
+			"and can have the PubAck sent over a record", a.Name, few(bare)), publishersHint
+	}
+	return OK, fmt.Sprintf("account %s exports %s as a service: what publishers of other accounts name for the reply reaches nothing here. "+
+		"Whether others publish in this account cannot be seen", a.Name, few(subjects)), ""
+}
+
+// has tells whether one of the exports or imports brings messages of a subject.
+func has(list []crossing, kind, subject string) bool {
+	var subjects []string
+	for _, c := range list {
+		at := c.Local
+		if at == "" {
+			at = c.Subject
+		}
+		if c.Type == kind {
+			subjects = append(subjects, placeholder.ReplaceAllString(at, "*"))
+		}
+	}
+	return covers(subjects, subject)
+}
+
+var placeholder = regexp.MustCompile(`\$[0-9]+`)
+
+// few names the first of many.
+func few(subjects []string) string {
+	const most = 3
+	if len(subjects) <= most {
+		return strings.Join(subjects, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(subjects[:most], ", "), len(subjects)-most)
+}
