@@ -19,10 +19,10 @@ import (
 	"go.uber.org/goleak"
 
 	"passcode-worker/internal/graph"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/request/requesttest"
+	"passcode-worker/internal/verdict"
 )
 
 const (
@@ -234,7 +234,7 @@ func TestRecordFields(t *testing.T) {
 	checkSame(t, "fields that are always there", texts(t, at(t, schema, "required")), always)
 	states := []record.State{record.Attempting, record.Retrying, record.Verifying, record.Accepted, record.Dead}
 	checkSame(t, "states", texts(t, at(t, schema, "properties", "state", "enum")), states)
-	checkSame(t, "reasons of dead letters", texts(t, at(t, schema, "$defs", "deadReason", "enum")), metrics.Reasons())
+	checkSame(t, "reasons of dead letters", texts(t, at(t, schema, "$defs", "deadReason", "enum")), verdict.Reasons())
 	checkSame(t, "reasons to wait", texts(t, at(t, schema, "$defs", "waitReason", "enum")), kinds())
 }
 
@@ -297,7 +297,7 @@ func TestRecordsAgree(t *testing.T) {
 			all = append(all, r)
 		case record.Dead:
 			r.FinishedAt = now
-			for _, reason := range metrics.Reasons() {
+			for _, reason := range verdict.Reasons() {
 				r.Reason = string(reason)
 				all = append(all, r)
 			}
@@ -328,10 +328,10 @@ func whole(t *testing.T) record.Record {
 	r := record.Record{
 		ID: "INC 1/é", Tenant: "default", ManagedDeviceID: "600d0000-0000-4000-8000-000000000001", State: record.Dead,
 		Attempts: 2, HeldAttempts: 1, Burying: true, Panics: 1,
-		ReceivedAt: now, AttemptedAt: now.UTC(), UnknownSince: now, AbsentSince: now, Refusal: string(metrics.ReasonConflict),
+		ReceivedAt: now, AttemptedAt: now.UTC(), UnknownSince: now, AbsentSince: now, Refusal: string(verdict.ReasonConflict),
 		NextAt: now.Add(time.Second), FinishedAt: now,
 		Stream: "S", Sequence: 1 << 63, Ended: []uint64{1, 1 << 63}, Redrives: 1, Worker: "host-1", ClientRequestID: "c", GraphRequestID: "g", Status: 404,
-		Reason: string(metrics.ReasonNotFound), Detail: "d", Verified: true, RequestedBy: "jo", RequestReason: "why",
+		Reason: string(verdict.ReasonNotFound), Detail: "d", Verified: true, RequestedBy: "jo", RequestReason: "why",
 		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
 	for f := range fields() {

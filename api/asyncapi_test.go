@@ -17,10 +17,10 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"passcode-worker/internal/consume"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/verdict"
 )
 
 const (
@@ -218,7 +218,7 @@ func TestLetterHeaders(t *testing.T) {
 	}
 	checkSame(t, "headers that are always there", texts(t, at(t, schema, "required")), always)
 	checkSame(t, "headers", slices.Collect(maps.Keys(properties)), append(always, consume.HeaderTruncated, consume.HeaderDropped))
-	checkSame(t, "reasons", texts(t, at(t, properties, consume.HeaderReason, "enum")), metrics.Reasons())
+	checkSame(t, "reasons", texts(t, at(t, properties, consume.HeaderReason, "enum")), verdict.Reasons())
 }
 
 // TestOnTheWire checks what a real server answers and passes on.
@@ -255,7 +255,7 @@ func TestOnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := consume.Message{Subject: names.Filter(), Stream: names.Stream, Sequence: 1, Data: []byte("reset it"), Published: time.Now()}
-	letter := consume.Letter{Reason: string(metrics.ReasonInvalidRequest), Detail: "body: x", RequestID: request.EscapeID("INC/1")}
+	letter := consume.Letter{Reason: string(verdict.ReasonInvalidRequest), Detail: "body: x", RequestID: request.EscapeID("INC/1")}
 	if err := consume.NewLetters(js, names).Publish(t.Context(), m, letter); err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/verdict"
 )
 
 type chaosCmd struct {
@@ -76,7 +76,7 @@ func chaosRequests(n int, r *rand.Rand) []*chaosRequest {
 		q := &chaosRequest{id: fmt.Sprint("C", i), device: graphsim.GoodDevice(i), want: accepted, resets: 1}
 		switch p := r.IntN(100); {
 		case p < 4:
-			q.device, q.want, q.resets = graphsim.FaultDevice(404, 0, 0, i), dead(metrics.ReasonNotFound), 0
+			q.device, q.want, q.resets = graphsim.FaultDevice(404, 0, 0, i), dead(verdict.ReasonNotFound), 0
 		case p < 8:
 			q.device = graphsim.FaultDevice(602, 1, 1, i) // executed, the reply lost
 		case p < 12:
@@ -88,7 +88,7 @@ func chaosRequests(n int, r *rand.Rand) []*chaosRequest {
 		case p < 20:
 			q.device = graphsim.FaultDevice(601, 1, 0, i) // cut, with all other calls of that connection
 		case p < 22:
-			q.device, q.want, q.resets = "", dead(metrics.ReasonInvalidRequest), 0
+			q.device, q.want, q.resets = "", dead(verdict.ReasonInvalidRequest), 0
 		}
 		q.data = fmt.Sprintf(`{"id":%q,"managedDeviceId":%q}`, q.id, q.device)
 		out = append(out, q)

@@ -8,14 +8,14 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // end is how a request should end: accepted, or dead for a reason.
 type end struct {
 	state  record.State
-	reason metrics.Reason
+	reason verdict.Reason
 }
 
 func (e end) String() string {
@@ -26,12 +26,12 @@ func (e end) String() string {
 }
 
 func ends(r record.Record) end {
-	return end{r.State, metrics.Reason(r.Reason)}
+	return end{r.State, verdict.Reason(r.Reason)}
 }
 
 var accepted = end{state: record.Accepted}
 
-func dead(r metrics.Reason) end { return end{record.Dead, r} }
+func dead(r verdict.Reason) end { return end{record.Dead, r} }
 
 // event is one request of the day: what is published for it, and how it
 // should end.
@@ -84,7 +84,7 @@ func good(name string, n int, more func(i int, e *event)) kind {
 
 // kinds are the requests of a mixed day.
 func kinds() []kind {
-	none := dead(metrics.ReasonInvalidRequest)
+	none := dead(verdict.ReasonInvalidRequest)
 	return []kind{
 		good("good", 300, nil),
 		good("good, for a user", 20, func(_ int, e *event) {
@@ -102,14 +102,14 @@ func kinds() []kind {
 		good("good, without an id", 10, func(_ int, e *event) { e.data, e.id = body(e.device, ""), "" }),
 		good("good, published twice", 20, func(_ int, e *event) { e.copies = 2 }),
 		good("good, published twenty times", 3, func(_ int, e *event) { e.copies = 20 }),
-		fault("400", 6, 400, 0, 0, dead(metrics.ReasonRejected), 0),
-		fault("401 for one device", 4, 401, 0, 0, dead(metrics.ReasonUnauthorized), 0),
-		fault("403 for one device", 6, 403, 0, 0, dead(metrics.ReasonForbidden), 0),
-		fault("404", 10, 404, 0, 0, dead(metrics.ReasonNotFound), 0),
-		fault("405", 3, 405, 0, 0, dead(metrics.ReasonRejected), 0),
-		fault("409", 4, 409, 0, 0, dead(metrics.ReasonConflict), 0),
-		fault("410, a page instead of JSON", 3, 410, 0, 9, dead(metrics.ReasonRejected), 0),
-		fault("422", 3, 422, 0, 8, dead(metrics.ReasonRejected), 0),
+		fault("400", 6, 400, 0, 0, dead(verdict.ReasonRejected), 0),
+		fault("401 for one device", 4, 401, 0, 0, dead(verdict.ReasonUnauthorized), 0),
+		fault("403 for one device", 6, 403, 0, 0, dead(verdict.ReasonForbidden), 0),
+		fault("404", 10, 404, 0, 0, dead(verdict.ReasonNotFound), 0),
+		fault("405", 3, 405, 0, 0, dead(verdict.ReasonRejected), 0),
+		fault("409", 4, 409, 0, 0, dead(verdict.ReasonConflict), 0),
+		fault("410, a page instead of JSON", 3, 410, 0, 9, dead(verdict.ReasonRejected), 0),
+		fault("422", 3, 422, 0, 8, dead(verdict.ReasonRejected), 0),
 		fault("429, Retry-After in seconds", 4, 429, 1, 1, accepted, 1),
 		fault("429, in decimals", 4, 429, 1, 2, accepted, 1),
 		fault("429, as a date", 2, 429, 1, 3, accepted, 1),
@@ -120,13 +120,13 @@ func kinds() []kind {
 		fault("502 once, not executed", 4, 502, 1, 0, accepted, 1),
 		fault("504 once, but executed", 4, 504, 1, 1, accepted, 1),
 		fault("408 once, not executed", 3, 408, 1, 0, accepted, 1),
-		fault("500 for ever", 2, 500, 0, 0, dead(metrics.ReasonAttemptsExhausted), 0),
+		fault("500 for ever", 2, 500, 0, 0, dead(verdict.ReasonAttemptsExhausted), 0),
 		fault("connection cut, not executed", 3, 601, 1, 0, accepted, 1),
 		fault("reply lost after execution", 8, 602, 1, 0, accepted, 1),
 		fault("silence after execution", 4, 603, 1, 0, accepted, 1),
 		fault("silence, not executed", 3, 604, 1, 0, accepted, 1),
 		fault("slow answer", 4, 605, 1, 0, accepted, 1),
-		{"expired", 10, dead(metrics.ReasonExpired), 0, func(_ int, e *event) {
+		{"expired", 10, dead(verdict.ReasonExpired), 0, func(_ int, e *event) {
 			e.data = body(e.device, fmt.Sprintf(`,"id":%q,"notAfter":%q`, e.id, time.Now().Add(-time.Minute).Format(time.RFC3339)))
 		}},
 		{"garbage", 12, none, 0, func(i int, e *event) {

@@ -24,6 +24,7 @@ import (
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
 
@@ -104,14 +105,14 @@ func (w *world) config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.
 		RootCAs:     w.sim.CAs(),
 		Concurrency: 32,
 		MaxPause:    3 * time.Second,
-		Policy: worker.Policy{
+		Policy: verdict.Policy{
 			RequestTimeout: 3 * time.Second,
 			MaxAttempts:    3,
 			BackoffMin:     200 * time.Millisecond,
 			BackoffMax:     2 * time.Second,
 			MaxAge:         time.Hour,
 			VerifyAfter:    time.Second,
-			OnUnknown:      worker.UnknownDeadLetter,
+			OnUnknown:      verdict.UnknownDeadLetter,
 		},
 		HTTPAddr:     httpAddr,
 		DrainTimeout: 10 * time.Second,

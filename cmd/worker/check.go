@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/check"
+	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
 
@@ -53,11 +54,11 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 		Servers:      hosts(cfg.NATS.URL),
 		Monitors:     monitors,
 		Tenants:      checked(cfg),
-		Counts:       cfg.Policy.Fuse.N > 0 || cfg.Policy.Cooldown > 0,
+		Counts:       cfg.Fuse.N > 0 || cfg.Cooldown > 0,
 		Setup:        cfg.Setup,
 		Endpoint:     cfg.Endpoint,
 		UserAgent:    "passcode-worker/" + cfg.Build.Version,
-		RetryUnknown: cfg.Policy.OnUnknown == worker.UnknownRetry,
+		RetryUnknown: cfg.Policy.OnUnknown == verdict.UnknownRetry,
 	}, report)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -12,8 +12,8 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // TestDay gives the real command a thousand requests of every kind, and
@@ -182,7 +182,7 @@ func (d day) checkRecords() {
 		delete(records, id)
 	}
 	for id, r := range records {
-		if r.State != record.Dead || r.Reason != string(metrics.ReasonInvalidRequest) {
+		if r.State != record.Dead || r.Reason != string(verdict.ReasonInvalidRequest) {
 			t.Errorf("record %s of nobody's: %+v", id, r)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/verdict"
 )
 
 // shown is a help text with each option on one line.
@@ -152,7 +153,7 @@ func TestReadmeNamesEveryOption(t *testing.T) {
 			t.Errorf("%s has no row", name)
 		}
 	}
-	for _, list := range [][]string{texts(metrics.Reasons()), texts(metrics.Causes())} {
+	for _, list := range [][]string{texts(verdict.Reasons()), texts(metrics.Causes())} {
 		for _, word := range list {
 			if !strings.Contains(string(readme), "\n| `"+word+"` | ") {
 				t.Errorf("%s has no row", word)

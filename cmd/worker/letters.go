@@ -10,9 +10,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/ops"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/verdict"
 )
 
 // selectOptions say which letters are meant. What is given must all be true of
@@ -31,7 +31,7 @@ func (o selectOptions) read(r *reader) ops.Selection {
 		Limit: r.number("--limit", o.Limit, 0, math.MaxInt)}
 	if o.Reason != "" {
 		var reasons []string
-		for _, known := range metrics.Reasons() {
+		for _, known := range verdict.Reasons() {
 			reasons = append(reasons, string(known))
 		}
 		r.oneOf("--reason", o.Reason, reasons...)

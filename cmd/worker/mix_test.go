@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/request/requesttest"
+	"passcode-worker/internal/verdict"
 )
 
 // event is one request of the mix.
@@ -22,7 +22,7 @@ type event struct {
 	data   string
 	header nats.Header
 	copies int            // how often it is published
-	dead   metrics.Reason // why each copy ends dead; empty: the first is accepted, the others are duplicates
+	dead   verdict.Reason // why each copy ends dead; empty: the first is accepted, the others are duplicates
 	resets int            // how often the device is to be reset
 
 	sequences []uint64 // filled in when it is published
@@ -52,7 +52,7 @@ func (m *mix) fault(kind string, times, code, faults, variant int) {
 }
 
 // refused adds requests for devices that are never reset.
-func (m *mix) refused(kind string, times, code, variant int, reason metrics.Reason) {
+func (m *mix) refused(kind string, times, code, variant int, reason verdict.Reason) {
 	m.add(kind, times, func(_ int, e *event) {
 		e.device, e.dead, e.resets = graphsim.FaultDevice(code, 0, variant, m.n), reason, 0
 	})
@@ -87,7 +87,7 @@ func (m *mix) unknown() {
 		m.fault(fmt.Sprintf("%d once, but executed", code), 4, code, 1, 1)
 	}
 	m.fault("500 for ever, but executed", 3, 500, 0, 1)
-	m.refused("500 for ever", 2, 500, 0, metrics.ReasonAttemptsExhausted)
+	m.refused("500 for ever", 2, 500, 0, verdict.ReasonAttemptsExhausted)
 	// Only the stream is cut: what else is on the connection stays countable.
 	m.fault("stream cut, not executed", 5, 601, 1, 1)
 	m.fault("stream cut, reply lost", 10, 602, 1, 1)
@@ -97,23 +97,23 @@ func (m *mix) unknown() {
 }
 
 func (m *mix) permanent() {
-	for code, reason := range map[int]metrics.Reason{
-		400: metrics.ReasonRejected, 404: metrics.ReasonNotFound, 405: metrics.ReasonRejected, 409: metrics.ReasonConflict,
-		410: metrics.ReasonRejected, 418: metrics.ReasonRejected, 422: metrics.ReasonRejected, 403: metrics.ReasonForbidden,
+	for code, reason := range map[int]verdict.Reason{
+		400: verdict.ReasonRejected, 404: verdict.ReasonNotFound, 405: verdict.ReasonRejected, 409: verdict.ReasonConflict,
+		410: verdict.ReasonRejected, 418: verdict.ReasonRejected, 422: verdict.ReasonRejected, 403: verdict.ReasonForbidden,
 	} {
 		m.refused(fmt.Sprint(code), 6, code, 0, reason)
 	}
-	m.refused("400, a page instead of JSON", 2, 400, 9, metrics.ReasonRejected)
-	m.refused("409 without a body", 2, 409, 8, metrics.ReasonConflict)
-	m.refused("401 for ever", 3, 401, 0, metrics.ReasonUnauthorized)
+	m.refused("400, a page instead of JSON", 2, 400, 9, verdict.ReasonRejected)
+	m.refused("409 without a body", 2, 409, 8, verdict.ReasonConflict)
+	m.refused("401 for ever", 3, 401, 0, verdict.ReasonUnauthorized)
 	m.fault("401 once, with a challenge", 3, 401, 1, 1)
 	m.add("404, published twice", 4, func(_ int, e *event) {
-		e.device, e.dead, e.resets, e.copies = graphsim.FaultDevice(404, 0, 0, m.n), metrics.ReasonNotFound, 0, 2
+		e.device, e.dead, e.resets, e.copies = graphsim.FaultDevice(404, 0, 0, m.n), verdict.ReasonNotFound, 0, 2
 	})
 	m.add("expired", 15, func(_ int, e *event) {
 		e.data = body(e.id, e.device, fmt.Sprintf(`"notAfter":%q`, time.Now().Add(-time.Minute).Format(time.RFC3339)))
 		e.header = nats.Header{"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, "X-A": {"1", "2"}}
-		e.dead, e.resets = metrics.ReasonExpired, 0
+		e.dead, e.resets = verdict.ReasonExpired, 0
 	})
 	for i, p := range requesttest.Hostile() {
 		if i%4 != 0 {
@@ -121,7 +121,7 @@ func (m *mix) permanent() {
 		}
 		m.add("hostile: "+p.Name, 1, func(_ int, e *event) {
 			e.id, e.device, e.data, e.header = "", "", string(p.Data), p.Header
-			e.dead, e.resets = metrics.ReasonInvalidRequest, 0
+			e.dead, e.resets = verdict.ReasonInvalidRequest, 0
 		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
 
@@ -237,20 +238,20 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 		r.fail("WORKER_RATE", "%v", err)
 	}
 	c.MaxPause = r.duration("WORKER_MAX_PAUSE", o.MaxPause, time.Second)
-	c.Policy = worker.Policy{
+	c.Policy = verdict.Policy{
 		RequestTimeout: r.duration("WORKER_REQUEST_TIMEOUT", o.RequestTimeout, 100*time.Millisecond),
 		MaxAttempts:    r.number("WORKER_MAX_ATTEMPTS", o.MaxAttempts, 1, 1000),
 		BackoffMin:     r.duration("WORKER_BACKOFF_MIN", o.BackoffMin, time.Millisecond),
 		BackoffMax:     r.duration("WORKER_BACKOFF_MAX", o.BackoffMax, time.Millisecond),
 		MaxAge:         r.duration("WORKER_MAX_AGE", o.MaxAge, 0),
 		VerifyAfter:    r.verifyAfter(o.VerifyAfter),
-		Cooldown:       r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0),
-		OnUnknown:      worker.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(worker.UnknownDeadLetter), string(worker.UnknownRetry))),
+		OnUnknown:      verdict.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(verdict.UnknownDeadLetter), string(verdict.UnknownRetry))),
 	}
+	c.Cooldown = r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0)
 	if c.ActionNames, err = graph.ActionNames(o.ActionNames); err != nil {
 		r.fail("WORKER_ACTION_NAMES", "%v", err)
 	}
-	if c.Policy.Fuse, err = pace.ParseRate(o.Fuse); err != nil {
+	if c.Fuse, err = pace.ParseRate(o.Fuse); err != nil {
 		r.fail("WORKER_FUSE", "%v", err)
 	}
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {

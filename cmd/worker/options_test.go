@@ -10,6 +10,7 @@ import (
 
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
 
@@ -106,14 +107,14 @@ func workOptionTable() []option {
 		{name: "WORKER_MAX_AGE", usual: "24h", other: "0", get: func(c worker.Config) any { return c.Policy.MaxAge }, usualIs: 24 * time.Hour, otherIs: time.Duration(0)},
 		{name: "WORKER_VERIFY_AFTER", usual: "30s", other: "1s", get: func(c worker.Config) any { return c.Policy.VerifyAfter },
 			usualIs: 30 * time.Second, otherIs: time.Second},
-		{name: "WORKER_FUSE", usual: "0", other: "500/1h", get: func(c worker.Config) any { return c.Policy.Fuse },
+		{name: "WORKER_FUSE", usual: "0", other: "500/1h", get: func(c worker.Config) any { return c.Fuse },
 			usualIs: pace.Rate{}, otherIs: pace.Rate{N: 500, W: time.Hour}},
-		{name: "WORKER_DEVICE_COOLDOWN", usual: "0s", other: "15m", get: func(c worker.Config) any { return c.Policy.Cooldown },
+		{name: "WORKER_DEVICE_COOLDOWN", usual: "0s", other: "15m", get: func(c worker.Config) any { return c.Cooldown },
 			usualIs: time.Duration(0), otherIs: 15 * time.Minute},
 		{name: "WORKER_ACTION_NAMES", other: "newPIN, Clear it", get: func(c worker.Config) any { return strings.Join(c.ActionNames, "|") },
 			usualIs: "", otherIs: "newPIN|Clear it"},
 		{name: "WORKER_ON_UNKNOWN", usual: "dead-letter", other: "retry", get: func(c worker.Config) any { return c.Policy.OnUnknown },
-			usualIs: worker.UnknownDeadLetter, otherIs: worker.UnknownRetry},
+			usualIs: verdict.UnknownDeadLetter, otherIs: verdict.UnknownRetry},
 		{name: "WORKER_HTTP_ADDR", usual: ":9090", other: "[::1]:0", get: func(c worker.Config) any { return c.HTTPAddr }, usualIs: ":9090", otherIs: "[::1]:0"},
 		{name: "WORKER_LOG_LEVEL", usual: "info", other: "WARN", get: func(c worker.Config) any { return c.Log.Level().String() }, usualIs: "info", otherIs: "warn"},
 		// The encoding is not to be seen from outside: TestLogFormat looks at it.

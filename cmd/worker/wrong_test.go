@@ -99,7 +99,6 @@ func wrongTable(t *testing.T) []wrong {
 		{name: "WORKER_BACKOFF_MAX", value: "1s", says: "is shorter than WORKER_BACKOFF_MIN"},
 		{name: "WORKER_MAX_PAUSE", value: "0", says: short + "1s"},
 		{name: "WORKER_MAX_AGE", value: "1d", says: time},
-		{name: "WORKER_VERIFY_AFTER", value: "-1s", says: short + "0s"},
 		{name: "WORKER_ACTION_NAMES", value: "a,,b", says: "holds an empty name"},
 		{name: "WORKER_ACTION_NAMES", value: "wipe", says: "the name of another action than a reset"},
 		{name: "WORKER_VERIFY_AFTER", value: "-1s", says: short + "1s"},

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"passcode-worker/internal/verdict"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -106,13 +107,13 @@ func TestClosedListsArePresentFromTheStart(t *testing.T) {
 	for _, v := range Outcomes() {
 		add(`requests_total{outcome="%s",tenant="a"} 0`, v)
 	}
-	for _, v := range Reasons() {
+	for _, v := range verdict.Reasons() {
 		add(`dead_letters_total{reason="%s",tenant="a"} 0`, v)
 	}
-	for _, v := range Results() {
+	for _, v := range verdict.Results() {
 		add(`attempts_total{result="%s",tenant="a"} 0`, v)
 	}
-	for _, v := range Verifications() {
+	for _, v := range verdict.Verifications() {
 		add(`verifications_total{result="%s",tenant="a"} 0`, v)
 	}
 	for _, v := range TokenResults() {

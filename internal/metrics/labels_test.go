@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+
+	"passcode-worker/internal/verdict"
 )
 
 // A constant that is not in its list would panic the worker when it is used
@@ -14,17 +16,33 @@ import (
 func TestListsHoldEveryConstant(t *testing.T) {
 	lists := map[string][]string{
 		"Outcome":      values(Outcomes()),
-		"Reason":       values(Reasons()),
-		"Result":       values(Results()),
-		"Verification": values(Verifications()),
+		"Reason":       values(verdict.Reasons()),
+		"Result":       values(verdict.Results()),
+		"Verification": values(verdict.Verifications()),
 		"TokenResult":  values(TokenResults()),
 		"Cause":        values(Causes()),
 	}
-	file, err := parser.ParseFile(token.NewFileSet(), "labels.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	declared := make(map[string][]string)
+	for _, name := range []string{"labels.go", "../verdict/labels.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		constants(t, file, declared)
+	}
+	if len(declared) != len(lists) {
+		t.Errorf("%d types have constants, %d have a list", len(declared), len(lists))
+	}
+	for kind, want := range declared {
+		if !slices.Equal(lists[kind], want) {
+			t.Errorf("%s: list %q, constants %q", kind, lists[kind], want)
+		}
+	}
+}
+
+// constants notes the values of a file's constants by their type.
+func constants(t *testing.T, file *ast.File, declared map[string][]string) {
+	t.Helper()
 	ast.Inspect(file, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
 		if !ok || spec.Type == nil {
@@ -40,14 +58,6 @@ func TestListsHoldEveryConstant(t *testing.T) {
 		}
 		return true
 	})
-	if len(declared) != len(lists) {
-		t.Errorf("%d types have constants, %d have a list", len(declared), len(lists))
-	}
-	for kind, want := range declared {
-		if !slices.Equal(lists[kind], want) {
-			t.Errorf("%s: list %q, constants %q", kind, lists[kind], want)
-		}
-	}
 }
 
 func values[K ~string](list []K) []string {

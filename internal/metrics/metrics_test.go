@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"passcode-worker/internal/verdict"
 	"strings"
 	"sync"
 	"testing"
@@ -43,9 +44,9 @@ func TestTenant(t *testing.T) {
 	a.Request(OutcomeAccepted, 90*time.Second)
 	a.Request(OutcomeDead, -time.Minute) // clocks differ
 	a.Request(OutcomeDuplicate, time.Hour)
-	a.DeadLetter(ReasonCooldown)
-	a.Attempt(ResultThrottled)
-	a.Verification(VerificationExecuted)
+	a.DeadLetter(verdict.ReasonCooldown)
+	a.Attempt(verdict.ResultThrottled)
+	a.Verification(verdict.VerificationExecuted)
 	a.TokenRequest(TokenUnavailable)
 	a.SetRate(2.5, 10)
 	a.SetPausedUntil(time.UnixMilli(1_500_000_000_250))
@@ -109,11 +110,11 @@ func TestRemove(t *testing.T) {
 	m := newTest()
 	before := exposition(t, m)
 	old := m.Tenant("a")
-	old.DeadLetter(ReasonExpired)
+	old.DeadLetter(verdict.ReasonExpired)
 	m.Tenant("b")
 	m.Remove("a")
 	m.Remove("never seen")
-	old.DeadLetter(ReasonExpired) // harmless
+	old.DeadLetter(verdict.ReasonExpired) // harmless
 	have := exposition(t, m)
 	if strings.Contains(have, `tenant="a"`) {
 		t.Error("series of a removed tenant remain")

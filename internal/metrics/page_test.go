@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"passcode-worker/internal/verdict"
 	"regexp"
 	"strings"
 	"testing"
@@ -119,11 +120,11 @@ func TestPageOfOneTenant(t *testing.T) {
 		a.InFlight(3)
 		a.SetWaitingRetry(42)
 		for range 120 {
-			a.Attempt(ResultAccepted)
+			a.Attempt(verdict.ResultAccepted)
 			a.Request(OutcomeAccepted, time.Second)
 		}
 		for range 60 {
-			a.Attempt(ResultThrottled)
+			a.Attempt(verdict.ResultThrottled)
 		}
 		a.Request(OutcomeDead, time.Second)
 		a.Verdict(Verdict{ID: "INC7", Device: "d-1", Outcome: "accepted", State: "accepted", Attempt: 2, Status: 204})
@@ -379,7 +380,7 @@ func BenchmarkVerdict(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			a.Attempt(ResultAccepted)
+			a.Attempt(verdict.ResultAccepted)
 			a.Request(OutcomeAccepted, time.Second)
 			a.Verdict(Verdict{ID: "INC1", Outcome: "accepted", State: "accepted"})
 		}

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"math"
+	"passcode-worker/internal/verdict"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,9 +15,9 @@ import (
 type Tenant struct {
 	requests      map[Outcome]prometheus.Counter
 	durations     map[Outcome]prometheus.Observer
-	deadLetters   map[Reason]prometheus.Counter
-	attempts      map[Result]prometheus.Counter
-	verifications map[Verification]prometheus.Counter
+	deadLetters   map[verdict.Reason]prometheus.Counter
+	attempts      map[verdict.Result]prometheus.Counter
+	verifications map[verdict.Verification]prometheus.Counter
 	tokens        map[TokenResult]prometheus.Counter
 	holds         map[Cause]prometheus.Gauge
 
@@ -55,21 +56,21 @@ func (t *Tenant) Request(o Outcome, sincePublished time.Duration) {
 }
 
 // DeadLetter counts a request put on the dead-letter stream.
-func (t *Tenant) DeadLetter(r Reason) { pick(t.deadLetters, r, "reason").Inc() }
+func (t *Tenant) DeadLetter(r verdict.Reason) { pick(t.deadLetters, r, "reason").Inc() }
 
 // Attempt counts the end of one reset call.
-func (t *Tenant) Attempt(r Result) {
+func (t *Tenant) Attempt(r verdict.Result) {
 	pick(t.attempts, r, "result of an attempt").Inc()
 	t.board.count(func(s *slot) {
 		s.calls++
-		if r == ResultThrottled {
+		if r == verdict.ResultThrottled {
 			s.throttled++
 		}
 	})
 }
 
 // Verification counts the end of one look at whether a reset took effect.
-func (t *Tenant) Verification(v Verification) {
+func (t *Tenant) Verification(v verdict.Verification) {
 	pick(t.verifications, v, "result of a verification").Inc()
 	t.board.count(func(s *slot) { s.calls++ })
 }
@@ -193,9 +194,9 @@ func (c *tenantCollectors) tenant(name string) *Tenant {
 	return &Tenant{
 		requests:       children(c.requests.WithLabelValues, name, Outcomes()),
 		durations:      children(c.durations.WithLabelValues, name, []Outcome{OutcomeAccepted, OutcomeDead}),
-		deadLetters:    children(c.deadLetters.WithLabelValues, name, Reasons()),
-		attempts:       children(c.attempts.WithLabelValues, name, Results()),
-		verifications:  children(c.verifications.WithLabelValues, name, Verifications()),
+		deadLetters:    children(c.deadLetters.WithLabelValues, name, verdict.Reasons()),
+		attempts:       children(c.attempts.WithLabelValues, name, verdict.Results()),
+		verifications:  children(c.verifications.WithLabelValues, name, verdict.Verifications()),
 		tokens:         children(c.tokens.WithLabelValues, name, TokenResults()),
 		holds:          children(c.hold.WithLabelValues, name, Causes()),
 		rate:           c.rate.WithLabelValues(name),

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // TestLookUp plays the lists of actions that a device may have after a call
@@ -114,7 +114,7 @@ func TestExpiredInDoubt(t *testing.T) {
 	device := graphsim.FaultDevice(702, 1, int(graphsim.ListNull), 1)
 	r.publish(reset("INC1", device), nil)
 	rec := r.awaitState("INC1", record.Dead)
-	if rec.Reason != string(metrics.ReasonOutcomeUnknown) || !strings.Contains(rec.Detail, "list of actions is missing") || r.calls(http.MethodPost, device) != 1 {
+	if rec.Reason != string(verdict.ReasonOutcomeUnknown) || !strings.Contains(rec.Detail, "list of actions is missing") || r.calls(http.MethodPost, device) != 1 {
 		t.Errorf("record %+v", rec)
 	}
 }

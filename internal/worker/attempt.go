@@ -5,190 +5,339 @@ import (
 	"errors"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/google/uuid"
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
-	"passcode-worker/internal/record"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/verdict"
 )
 
-// attempt makes one call: record, call, record. done is false where the
-// delivery has to be looked at again, because the record was changed by
-// another or a rejected token was replaced.
-func (j *job) attempt(intake, work context.Context) (d consume.Disposition, done bool) {
-	c, d, ok := j.ready(intake, true)
-	if !ok {
-		return d, true
-	}
-	defer j.hold.end(j.m.Sequence)
-	defer c.release()
-	return j.post(intake, work, c)
+const (
+	// clockGrace is what an action may seem to have begun before its attempt: the
+	// Date header, which tells the clocks' difference, is cut to whole seconds.
+	clockGrace = 2 * time.Second
+	// lookLasts is how old a look may be that allows a further attempt.
+	lookLasts = 5 * time.Second
+)
+
+// leave is what a call needs: leave of the hold, a token and, unless it can only
+// be a look, a slot of the pacer.
+type leave struct {
+	pass  pass
+	token graph.Token
+	slot  *pace.Slot // nil for a look that decides nothing
+	// looked is when the look was answered that allows this attempt; zero where
+	// it needs none.
+	looked time.Time
 }
 
-// post is the attempt of a request that is ready for it.
-func (j *job) post(intake, work context.Context, c ready) (d consume.Disposition, done bool) {
-	before := j.base()
-	r := before
-	r.State, r.Reason, r.Detail, r.Burying = record.Attempting, "", "", false
-	r.AbsentSince, r.Refusal = time.Time{}, ""
-	r.Attempts++
-	r.AttemptedAt, r.NextAt, r.FinishedAt = time.Now().UTC(), time.Time{}, time.Time{}
-	call := j.call(intake, c, r.AttemptedAt)
-	r.ClientRequestID, r.GraphRequestID, r.Status, r.Verified = call.ClientRequestID, "", 0, false
-	write, cancel := context.WithTimeout(work, writeBefore)
-	err := j.put(write, before.State, r)
+// allows reports whether the look that allows the attempt is recent enough.
+func (l leave) allows(now time.Time) bool {
+	return l.looked.IsZero() || now.Sub(l.looked) <= lookLasts
+}
+
+// leave brings together what a call needs. If ok is false, becomes is what
+// becomes of the message; else end has to be called when the call is over.
+func (d *delivery) leave(soft context.Context, mayCall bool) (l leave, becomes consume.Disposition, ok bool) {
+	p, until := d.t.hold.admit(d.m.Sequence, time.Now())
+	if !until.IsZero() {
+		return l, d.nak(until, false), false
+	}
+	l.pass = p
+	token, err := d.t.tokens.Get(soft)
+	if err == nil && p.Probe && p.Cause == metrics.CausePermission {
+		// A permission granted since is only in a token issued since.
+		token, err = d.t.tokens.Renew(soft, token, "")
+	}
+	switch {
+	case soft.Err() != nil:
+		d.end(l)
+		return l, consume.Back(0), false
+	case err != nil: // without a token nothing can be called
+		return l, d.nak(d.t.begin(d.m, metrics.CauseCredentials, err, tokenWait(err)), false), false
+	}
+	l.token = token
+	if mayCall {
+		if l.slot, becomes, ok = d.slot(soft); !ok {
+			d.end(l)
+			return l, becomes, false
+		}
+	}
+	return l, becomes, true
+}
+
+// end gives back what is left of the leave.
+func (d *delivery) end(l leave) {
+	if l.slot != nil {
+		l.slot.Release()
+	}
+	d.t.hold.end(d.m.Sequence)
+}
+
+// slot is a place in the quota of calls. If there is none, becomes is what becomes
+// of the message.
+func (d *delivery) slot(soft context.Context) (s *pace.Slot, becomes consume.Disposition, ok bool) {
+	s, err := d.t.pacer.Reserve(soft)
+	if wait := (*pace.Wait)(nil); errors.As(err, &wait) {
+		return nil, d.nak(wait.Until, false), false
+	}
+	return s, consume.Back(0), err == nil
+}
+
+// closed reports, as the last thing before a call, whether it may not be sent
+// after all, and when the request should come again.
+func (d *delivery) closed(soft context.Context) (until time.Time, closed bool) {
+	if soft.Err() != nil {
+		return time.Time{}, true
+	}
+	if until := d.t.pacer.Paused(); !until.IsZero() {
+		return until, true
+	}
+	if open, until := d.t.hold.open(d.m.Sequence); !open {
+		return until, true
+	}
+	return time.Time{}, false
+}
+
+// attempt makes one call, with a record before it and one after.
+func (d *delivery) attempt(soft, hard context.Context) (consume.Disposition, error) {
+	l, becomes, ok := d.leave(soft, true)
+	if !ok {
+		return becomes, nil
+	}
+	defer d.end(l)
+	return d.call(soft, hard, l)
+}
+
+// call is the attempt of a request that has leave for it.
+func (d *delivery) call(soft, hard context.Context, l leave) (becomes consume.Disposition, err error) {
+	before, now := d.base(), time.Now()
+	call := graph.Call{
+		Token:           l.token,
+		ClientRequestID: uuid.NewString(),
+		Deadline:        now.Add(d.t.policy.RequestTimeout),
+		May: func() bool {
+			_, closed := d.closed(soft)
+			now := time.Now()
+			return !closed && !d.expired(now) && l.allows(now)
+		},
+	}
+	write, cancel := context.WithTimeout(hard, writeBefore)
+	err = d.put(write, before.State, verdict.Attempt(before, call.ClientRequestID, now))
 	cancel()
 	if err != nil {
-		if errors.Is(err, record.ErrConflict) {
-			return d, false
-		}
-		return j.trouble(err), true
+		return becomes, err
 	}
-
 	sent := time.Now()
-	answer, err := j.graph.Reset(work, graph.Target{Device: j.req.DeviceID, User: j.req.UserID, App: j.req.AppID}, call)
+	answer, err := d.t.graph.Reset(hard, graph.Target{Device: d.req.DeviceID, User: d.req.UserID, App: d.req.AppID}, call)
 	if errors.Is(err, graph.ErrHeldBack) {
-		return j.notSent(intake, work, before)
-	}
-	var failure *graph.Error
-	if err != nil && !errors.As(err, &failure) {
-		failure = &graph.Error{Kind: graph.Unknown, Err: err}
-	}
-	if j.trace != nil {
-		j.trace.Attempt(traced(sent, r.Attempts, call, answer, failure))
-	}
-	if err == nil {
-		c.slot.Accepted()
-		return j.accept(work, c.token, answer), true
-	}
-	return j.failed(work, c, before, sent, failure)
-}
-
-// notSent takes back an attempt that was not made after all: something has come
-// up between the record and the call.
-func (j *job) notSent(intake, work context.Context, before record.Record) (consume.Disposition, bool) {
-	until, closed := j.closed(intake)
-	err := j.settle(work, func(r *record.Record) {
-		takeBack(r, before)
-		r.AttemptedAt, r.ClientRequestID, r.Detail = before.AttemptedAt, before.ClientRequestID, before.Detail
-		r.Status, r.GraphRequestID = before.Status, before.GraphRequestID
-	})
-	if err != nil && !errors.Is(err, record.ErrConflict) {
-		return j.trouble(err), true
-	}
-	if closed {
-		return j.backAt(until, false), true
-	}
-	return consume.Disposition{}, false
-}
-
-// takeBack makes an attempt one that does not count. If it followed on one of
-// unknown outcome, that one is to be looked up again before the next.
-func takeBack(r *record.Record, before record.Record) {
-	r.State, r.Attempts, r.NextAt = record.Retrying, before.Attempts, time.Time{}
-	if !before.UnknownFrom().IsZero() {
-		r.State, r.AttemptedAt = record.Verifying, before.AttemptedAt
-		r.UnknownSince, r.AbsentSince = before.UnknownFrom(), before.AbsentSince
-	}
-}
-
-// accept ends the request: Graph has taken the reset.
-func (j *job) accept(work context.Context, token graph.Token, answer graph.Answer) consume.Disposition {
-	j.metrics.Attempt(metrics.ResultAccepted)
-	j.tokens.Accepted(token)
-	j.ended(j.hold.accepted(token.Generation, time.Now()))
-	return j.accepted(work, func(r *record.Record) {
-		r.Status, r.GraphRequestID = answer.Status, answer.RequestID
-	})
-}
-
-// accepted writes down that the reset was taken, and acknowledges.
-func (j *job) accepted(work context.Context, change func(*record.Record)) consume.Disposition {
-	err := j.settle(work, func(r *record.Record) {
-		o := j.origin()
-		if r.State == record.Dead && !r.Same(o) {
-			r.Redrives++
+		until, closed := d.closed(soft)
+		if err := d.vetoed(hard, before); err != nil {
+			return becomes, err
 		}
-		r.Stream, r.Sequence, r.ReceivedAt = o.Stream, o.Sequence, o.ReceivedAt
-		r.State, r.FinishedAt, r.NextAt = record.Accepted, time.Now().UTC(), time.Time{}
-		r.Reason, r.Detail, r.Refusal, r.Burying = "", "", "", false
-		change(r)
-	})
-	if err != nil && j.rec.State != record.Accepted {
-		// The record still says that an attempt was made. Whoever gets the
-		// message next will find out what became of it.
-		return j.trouble(err)
+		if closed {
+			return d.nak(until, false), nil
+		}
+		return becomes, errAgain
 	}
-	j.fuse.accepted(j.req.DeviceID, j.req.ID, j.rec.FinishedAt)
-	if err == nil {
-		j.metrics.Request(metrics.OutcomeAccepted, time.Since(j.published()))
-		j.verdict("accepted", j.rec)
+	failure := failureOf(err)
+	if d.trace != nil {
+		d.trace.Attempt(traced(sent, d.rec.Attempts, call, answer, failure))
 	}
-	return consume.Ack()
+	d.t.metrics.Attempt(verdict.ResultOf(kindOf(failure)))
+	a := d.observeCall(hard, l, sent, answer, failure)
+	return d.carryOut(hard, before, a)
 }
 
-// failed decides what a failed call means. This is the verdict table.
-func (j *job) failed(work context.Context, c ready, before record.Record, sent time.Time, e *graph.Error) (consume.Disposition, bool) {
-	switch e.Kind {
-	case graph.Refused, graph.Forbidden:
-		c.slot.Accepted() // Graph's quota has let it in
+// observeCall tells the pacer and the hold what a call came to, so that others
+// stop at once, and gathers what its verdict depends on.
+func (d *delivery) observeCall(hard context.Context, l leave, sent time.Time, answer graph.Answer, e *graph.Error) verdict.Answer {
+	a := answered(l, answer, e)
+	switch a.Kind {
+	case 0, graph.Refused, graph.Forbidden:
+		l.slot.Accepted() // Graph's quota has let it in
 	case graph.Throttled:
 		// The pause tells the pacer.
 	default:
-		c.slot.Done()
+		l.slot.Done()
 	}
-	pause := j.pause(c.slot, sent, e)
-	switch e.Kind {
+	if e != nil {
+		a.Paused = d.t.pause(l.slot, sent, e)
+	}
+	switch a.Kind {
+	case 0:
+		d.t.tokens.Accepted()
+		d.t.ended(d.t.hold.accepted(l.token.Generation, a.Now))
 	case graph.Throttled:
-		j.metrics.Attempt(metrics.ResultThrottled)
-		j.ended(j.hold.answered(false))
-		return j.again(work, before, pause, e), true
-	case graph.Unavailable:
-		j.metrics.Attempt(metrics.ResultUnavailable)
-		j.outage(e)
-		return j.again(work, before, pause, e), true
-	case graph.NotSent:
-		j.metrics.Attempt(metrics.ResultUnavailable)
-		times, held := j.outage(e)
-		if held.IsZero() {
-			held = time.Now().Add(j.policy.backoff(times, j.rec.ClientRequestID))
-		}
-		return j.again(work, before, held, e), true
+		d.t.ended(d.t.hold.answered(false))
 	case graph.Refused:
-		j.metrics.Attempt(metrics.ResultRefused)
-		j.ended(j.hold.answered(true))
-		return j.refused(work, refusalReason(e.Status), e)
-	case graph.Unauthorized:
-		j.metrics.Attempt(metrics.ResultUnauthorized)
-		ok, err := j.renew(work, c.token, e)
-		if err != nil {
-			return j.again(work, before, j.begin(j.m, metrics.CauseCredentials, err, tokenWait(err)), e), true
-		}
-		if ok {
-			return j.atOnce(work, before, e)
-		}
-		if j.hold.ownFault(j.m.Sequence, 0, time.Now()) {
-			return j.refused(work, metrics.ReasonUnauthorized, e)
-		}
-		return j.again(work, before, j.begin(j.m, metrics.CauseCredentials, e, 0), e), true
+		d.t.ended(d.t.hold.answered(true))
 	case graph.Forbidden:
-		j.metrics.Attempt(metrics.ResultRefused)
-		j.ended(j.hold.answered(true))
-		if j.hold.ownFault(j.m.Sequence, c.token.Generation, time.Now()) {
-			return j.refused(work, metrics.ReasonForbidden, e)
+		d.t.ended(d.t.hold.answered(true))
+		if d.t.hold.ownFault(d.m.Sequence, l.token.Generation, a.Now) {
+			break
 		}
-		if c.token.Has(graph.ResetPermission) == graph.PermissionMissing {
+		if l.token.Has(graph.ResetPermission) == graph.PermissionMissing {
 			e.Message = "the token lacks the permission " + graph.ResetPermission +
 				": grant it to the application and give admin consent; " + e.Message
+			a.Detail = e.Error()
 		}
-		return j.again(work, before, j.begin(j.m, metrics.CausePermission, e, 0), e), true
+		d.everybodys(&a, metrics.CausePermission, e, 0)
+	case graph.Unauthorized:
+		d.unauthorized(hard, &a, l, sent, e, true)
+	default:
+		d.outage(&a, e)
 	}
-	j.metrics.Attempt(metrics.ResultUnknown)
-	_, held := j.outage(e)
-	return j.unknown(work, !held.IsZero() || c.pass.Probe, e), true
+	return a
 }
 
+// look reads from Graph what became of the last call. The attempt that may follow
+// does so at once, so that as little time as possible is left for a late effect
+// of the last call.
+func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition, err error) {
+	r := d.base()
+	// A look itself needs no slot: Graph's limit for reading is another, ten
+	// times as high. The attempt that may follow needs one.
+	now := time.Now()
+	l, becomes, ok := d.leave(soft, r.Refusal == "" && d.t.policy.LookDecides(r, now) && !d.expired(now))
+	if !ok {
+		return becomes, nil
+	}
+	defer func() { d.end(l) }()
+	sent := time.Now()
+	call := graph.Call{
+		Token:           l.token,
+		ClientRequestID: uuid.NewString(),
+		Deadline:        sent.Add(d.t.policy.RequestTimeout),
+		May:             func() bool { _, closed := d.closed(soft); return !closed },
+	}
+	actions, err := d.t.graph.Actions(hard, r.ManagedDeviceID, call)
+	if errors.Is(err, graph.ErrHeldBack) {
+		until, _ := d.closed(soft)
+		return d.nak(until, true), nil
+	}
+	failure := failureOf(err)
+	if d.trace != nil {
+		d.trace.Verify(traced(sent, r.Attempts, call, actions.Answer, failure))
+	}
+	seen := d.observeLook(hard, l, sent, actions, failure)
+	v := d.t.policy.OfLook(r, seen)
+	if v.Verification != "" {
+		d.t.metrics.Verification(v.Verification)
+	}
+	if v.Do != verdict.DoCall {
+		return d.carryOutLook(hard, r, v)
+	}
+	if l.slot == nil { // that this look would decide was not foreseen
+		if l.slot, becomes, ok = d.slot(soft); !ok {
+			return becomes, nil
+		}
+	}
+	l.looked = seen.Now
+	return d.call(soft, hard, l)
+}
+
+// observeLook tells the pacer and the hold what a look came to, and gathers what
+// its verdict depends on.
+func (d *delivery) observeLook(hard context.Context, l leave, sent time.Time, actions graph.Actions, e *graph.Error) verdict.Look {
+	a := answered(l, actions.Answer, e)
+	seen := verdict.Look{Expires: d.expires(), Expiry: d.expiry(a.Now)}
+	if e != nil {
+		a.Paused = d.t.pause(nil, sent, e)
+	}
+	expired := verdict.Expired(seen.Expires, a.Now)
+	switch a.Kind {
+	case 0:
+		finding := graph.ResetSince(actions.List, d.base().UnknownFrom().Add(actions.Ahead-clockGrace))
+		seen.Sight, a.Detail = finding.Sight, finding.Doubt
+		if seen.Sight == graph.SightReset {
+			d.t.ended(d.t.hold.accepted(0, a.Now))
+		} else {
+			d.t.hold.read(d.m.Sequence)
+		}
+	case graph.Throttled:
+	case graph.Refused:
+		if a.Status == 404 {
+			d.t.hold.read(d.m.Sequence)
+		}
+	case graph.Unauthorized:
+		d.unauthorized(hard, &a, l, sent, e, !expired)
+	case graph.Forbidden:
+		// A token that says that it may read, or one that may not even reset,
+		// is refused for more than this reading, unless others get through.
+		everybody := l.pass.Cause == metrics.CausePermission || mayRead(l.token)
+		if everybody && !expired && !d.t.hold.ownFault(d.m.Sequence, l.token.Generation, a.Now) {
+			d.everybodys(&a, metrics.CausePermission, e, 0)
+		}
+	default:
+		d.outage(&a, e)
+	}
+	seen.Answer = a
+	return seen
+}
+
+// answered is what is known of every answer.
+func answered(l leave, answer graph.Answer, e *graph.Error) verdict.Answer {
+	a := verdict.Answer{Now: time.Now(), Status: answer.Status, RequestID: answer.RequestID, Probe: l.pass.Probe, Row: 1}
+	if e != nil {
+		a.Kind, a.Status, a.RequestID, a.Detail = e.Kind, e.Status, e.RequestID, e.Error()
+	}
+	return a
+}
+
+// unauthorized replaces a rejected token, once per delivery. Where that cannot be,
+// or did not help, everybody may be concerned, which is asked unless ask is false.
+func (d *delivery) unauthorized(hard context.Context, a *verdict.Answer, l leave, sent time.Time, e *graph.Error, ask bool) {
+	var err error
+	if !d.renewed {
+		d.renewed = true
+		_, err = d.t.tokens.Renew(hard, l.token, e.Claims)
+		a.Renewed = err == nil
+	}
+	switch {
+	case a.Renewed:
+	case err != nil:
+		d.everybodys(a, metrics.CauseCredentials, err, tokenWait(err))
+	case ask && !d.t.hold.ownFault(d.m.Sequence, 0, a.Now):
+		d.everybodys(a, metrics.CauseCredentials, e, 0)
+	}
+}
+
+// outage notes a sign that Graph is down.
+func (d *delivery) outage(a *verdict.Answer, e *graph.Error) {
+	if e.Benign {
+		return
+	}
+	row, isOutage := d.t.hold.outageSign(d.m.Sequence, e.Kind != graph.NotSent)
+	a.Row = row
+	if isOutage {
+		d.everybodys(a, metrics.CauseGraphUnavailable, e, e.RetryAfter)
+	}
+}
+
+// everybodys holds the tenant: what failed concerns every request.
+func (d *delivery) everybodys(a *verdict.Answer, cause metrics.Cause, err error, wait time.Duration) {
+	a.Everybody, a.NextProbe = true, d.t.begin(d.m, cause, err, wait)
+}
+
+// failureOf is the failure of a call; nil where there is none.
+func failureOf(err error) *graph.Error {
+	if e := (*graph.Error)(nil); err == nil || errors.As(err, &e) {
+		return e
+	}
+	return &graph.Error{Kind: graph.Unknown, Err: err}
+}
+
+func kindOf(e *graph.Error) graph.Kind {
+	if e == nil {
+		return 0
+	}
+	return e.Kind
+}
+
+// tokenWait is how long the token service has asked to be left alone.
 func tokenWait(err error) time.Duration {
 	if e := (*graph.Error)(nil); errors.As(err, &e) {
 		return e.RetryAfter
@@ -196,146 +345,17 @@ func tokenWait(err error) time.Duration {
 	return 0
 }
 
-// refusalReason names the dead letter of a 4xx.
-func refusalReason(status int) metrics.Reason {
-	switch status {
-	case 404:
-		return metrics.ReasonNotFound
-	case 409:
-		return metrics.ReasonConflict
-	}
-	return metrics.ReasonRejected
+// readPermissions are those under which a device can be read.
+var readPermissions = [...]string{
+	"DeviceManagementManagedDevices.Read.All",
+	"DeviceManagementManagedDevices.ReadWrite.All",
 }
 
-// outage notes a sign that Graph is down. It returns how often in a row this
-// request saw one, and, where the tenant is held for it, when the next probe
-// may go. A failure that is no such sign counts as the first.
-func (j *job) outage(e *graph.Error) (times int, held time.Time) {
-	if e.Benign {
-		return 1, time.Time{}
-	}
-	times, isOutage := j.hold.outageSign(j.m.Sequence, e.Kind != graph.NotSent)
-	if isOutage {
-		held = j.begin(j.m, metrics.CauseGraphUnavailable, e, e.RetryAfter)
-	}
-	return times, held
-}
-
-// atOnce makes another attempt follow in the same delivery.
-func (j *job) atOnce(work context.Context, before record.Record, e *graph.Error) (consume.Disposition, bool) {
-	err := j.settle(work, func(r *record.Record) {
-		takeBack(r, before)
-		r.Status, r.GraphRequestID, r.Detail = e.Status, e.RequestID, e.Error()
-	})
-	if err != nil && !errors.Is(err, record.ErrConflict) {
-		return j.trouble(err), true
-	}
-	return consume.Disposition{}, false
-}
-
-// again gives the request back after a refusal that does not count.
-func (j *job) again(work context.Context, before record.Record, until time.Time, e *graph.Error) consume.Disposition {
-	err := j.settle(work, func(r *record.Record) {
-		takeBack(r, before)
-		r.NextAt = until.UTC()
-		r.Status, r.GraphRequestID, r.Reason, r.Detail = e.Status, e.RequestID, e.Kind.String(), e.Error()
-	})
-	if err != nil && !errors.Is(err, record.ErrConflict) {
-		return j.trouble(err)
-	}
-	j.verdict("retry: "+e.Kind.String(), j.rec)
-	return j.backAt(until, true)
-}
-
-// unknown gives the request back until it can be found out what the call did.
-// held tells that the tenant is held, so that the attempt is not held against
-// the request.
-func (j *job) unknown(work context.Context, held bool, e *graph.Error) consume.Disposition {
-	until := time.Now().Add(j.policy.VerifyAfter)
-	err := j.settle(work, func(r *record.Record) {
-		r.State, r.NextAt = record.Verifying, until.UTC()
-		r.MarkUnknown()
-		r.Status, r.GraphRequestID, r.Reason, r.Detail = e.Status, e.RequestID, e.Kind.String(), e.Error()
-		if held {
-			r.HeldAttempts++
-		}
-	})
-	if err != nil && !errors.Is(err, record.ErrConflict) {
-		return j.trouble(err)
-	}
-	j.verdict("outcome unknown: it will be looked up", j.rec)
-	return j.backAt(until, true)
-}
-
-// refused makes a dead letter of a request that Graph will never take. After an
-// earlier call of unknown outcome the refusal may be that one's doing, so the
-// device is looked at once more before.
-func (j *job) refused(work context.Context, reason metrics.Reason, e *graph.Error) (consume.Disposition, bool) {
-	if !j.rec.UnknownFrom().IsZero() {
-		err := j.settle(work, func(r *record.Record) {
-			r.State, r.NextAt = record.Verifying, time.Time{}
-			r.Status, r.GraphRequestID, r.Refusal, r.Detail = e.Status, e.RequestID, string(reason), e.Error()
-		})
-		if err != nil && !errors.Is(err, record.ErrConflict) {
-			return j.trouble(err), true
-		}
-		return consume.Disposition{}, false
-	}
-	j.rec.Status, j.rec.GraphRequestID = e.Status, e.RequestID
-	return j.bury(work, reason, e.Error())
-}
-
-// panicked gives back a request whose handling panicked, or makes a dead letter
-// of it once that has happened too often.
-func (j *job) panicked(work context.Context, p any, stack []byte) (d consume.Disposition) {
-	d = consume.Back(j.policy.BackoffMax)
-	defer func() {
-		if again := recover(); again != nil {
-			j.log.Error("handling a panic panicked", zap.Any("panic", again))
-		}
-	}()
-	j.hold.end(j.m.Sequence)
-	j.log.Error("panic while a request was handled", zap.Any("panic", p), zap.ByteString("stack", stack),
-		zap.String("request_id", j.req.ID), zap.String("device", j.req.DeviceID))
-	if j.store == nil {
-		return d
-	}
-	if err := j.load(work); err != nil {
-		return j.trouble(err)
-	}
-	if j.garbled {
-		return d
-	}
-	if j.rec.State.InProgress() && !j.rec.Same(j.origin()) || j.rec.State == record.Accepted {
-		return d // another message's business
-	}
-	r := j.base()
-	from := r.State
-	r.Panics++
-	if r.Panics >= j.policy.MaxAttempts {
-		j.rec.Panics = r.Panics
-		if j.rec.State == record.Attempting {
-			j.rec.MarkUnknown() // the call may have been sent
-		}
-		if d, done := j.bury(work, metrics.ReasonUndeliverable, "handling the request panicked too often; the log holds the stacks"); done {
-			return d
-		}
-		return d
-	}
-	at := time.Now().Add(j.policy.backoff(r.Panics, r.ClientRequestID))
-	switch r.State {
-	case record.Attempting:
-		// The call may have been sent.
-		r.State, at = record.Verifying, j.policy.verifyAt(r.AttemptedAt)
-		r.MarkUnknown()
-	case record.None:
-		if r.State = record.Retrying; !r.UnknownFrom().IsZero() {
-			r.State = record.Verifying
+func mayRead(t graph.Token) bool {
+	for _, p := range readPermissions {
+		if t.Has(p) == graph.PermissionGranted {
+			return true
 		}
 	}
-	r.NextAt, r.Detail = at.UTC(), "handling the request panicked"
-	if err := j.put(work, from, r); err != nil && !errors.Is(err, record.ErrConflict) {
-		return j.trouble(err)
-	}
-	return j.backAt(at, true)
+	return false
 }

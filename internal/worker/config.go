@@ -13,6 +13,7 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/trace"
+	"passcode-worker/internal/verdict"
 )
 
 // NATS says how to reach the server and who the worker is there. Everything
@@ -25,17 +26,6 @@ type NATS struct {
 	Token          string
 	CA, Cert, Key  string // PEM files
 }
-
-// OnUnknown says what becomes of a request whose outcome cannot be found out,
-// because the application may not read devices.
-type OnUnknown string
-
-const (
-	// UnknownDeadLetter gives it to a person: no device is reset twice.
-	UnknownDeadLetter OnUnknown = "dead-letter"
-	// UnknownRetry repeats the call: a device may be reset twice.
-	UnknownRetry OnUnknown = "retry"
-)
 
 // Config is everything that [Run] needs. Zero durations and counts are not
 // replaced by defaults: the command line has these.
@@ -61,7 +51,13 @@ type Config struct {
 	// ActionNames are further names of a reset in a device's list of actions.
 	ActionNames []string
 
-	Policy Policy
+	Policy verdict.Policy
+	// Fuse holds a tenant when more distinct devices than that would be reset
+	// in the window, until an operator releases it; zero: off.
+	Fuse pace.Rate
+	// Cooldown is how long after a device was reset another request for it is
+	// refused; 0: off.
+	Cooldown time.Duration
 	// Concurrency is how many requests of one tenant are worked on at a time. A
 	// tenant whose calls hang takes nothing from another.
 	Concurrency int
@@ -89,21 +85,4 @@ type Tenant struct {
 	Credential graph.Credential
 	// Rate is the tenant's quota; the zero Rate has no limit.
 	Rate pace.Rate
-}
-
-// Policy is what the verdicts depend on.
-type Policy struct {
-	RequestTimeout         time.Duration // of one call
-	MaxAttempts            int
-	BackoffMin, BackoffMax time.Duration
-	// MaxAge is how old a request may be to be worked on; 0 means any age.
-	MaxAge      time.Duration
-	VerifyAfter time.Duration
-	OnUnknown   OnUnknown
-	// Fuse holds a tenant when more distinct devices than that would be reset
-	// in the window, until an operator releases it; zero: off.
-	Fuse pace.Rate
-	// Cooldown is how long after a device was reset another request for it is
-	// refused; 0: off.
-	Cooldown time.Duration
 }

@@ -18,6 +18,7 @@ import (
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/verdict"
 )
 
 // orphan publishes a request and leaves its record as a worker leaves it that
@@ -195,7 +196,7 @@ func TestPanic(t *testing.T) {
 		<-time.After(time.Until(rec.NextAt))
 	}
 	rec := r.record("INC1")
-	if rec.State != record.Dead || rec.Reason != string(metrics.ReasonUndeliverable) || rec.Panics != r.cfg.Policy.MaxAttempts {
+	if rec.State != record.Dead || rec.Reason != string(verdict.ReasonUndeliverable) || rec.Panics != r.cfg.Policy.MaxAttempts {
 		t.Errorf("record: %+v", rec)
 	}
 	if len(r.letters()) != 1 {

@@ -18,6 +18,7 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // TestClockOff has a Graph whose clock is five minutes off, either way: what
@@ -112,12 +113,12 @@ func TestSameIDAgain(t *testing.T) {
 	for _, c := range []struct {
 		id, device    string
 		state         record.State
-		reason        metrics.Reason
+		reason        verdict.Reason
 		posts, resets int // after the second message
 	}{
 		{"accepted", graphsim.GoodDevice(1), record.Accepted, "", 1, 1},
-		{"dead", graphsim.FaultDevice(409, 0, 0, 2), record.Dead, metrics.ReasonConflict, 2, 0},
-		{"unknown", graphsim.FaultDevice(500, 1, 1, 3), record.Dead, metrics.ReasonOutcomeUnknown, 1, 1},
+		{"dead", graphsim.FaultDevice(409, 0, 0, 2), record.Dead, verdict.ReasonConflict, 2, 0},
+		{"unknown", graphsim.FaultDevice(500, 1, 1, 3), record.Dead, verdict.ReasonOutcomeUnknown, 1, 1},
 	} {
 		for range 2 {
 			r.publish(reset(c.id, c.device), nil)

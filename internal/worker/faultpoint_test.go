@@ -22,9 +22,9 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // wire is the way from a worker to its NATS server: a proxy that can lose what
@@ -417,7 +417,7 @@ func (r *rig) check(id, device string, want end) {
 	}
 	if want.state == record.Dead {
 		letters = 1
-		r.died(id, metrics.ReasonConflict, want.attempts)
+		r.died(id, verdict.ReasonConflict, want.attempts)
 		if n := r.sim.Resets(device); n > 0 {
 			r.t.Errorf("it is dead, and was reset %d times", n)
 		}
@@ -601,7 +601,7 @@ func testLettersFull(r *rig, _ string) {
 	}
 	r.limit(r.names.DeadStream, false)
 	r.settled()
-	r.died("INC1", metrics.ReasonConflict, 1)
+	r.died("INC1", verdict.ReasonConflict, 1)
 	if letters, posts := len(r.letters()), r.calls(http.MethodPost, device); letters != n || posts != n || r.sim.Resets(device) != 0 {
 		r.t.Errorf("%d letters, %d calls, %d resets", letters, posts, r.sim.Resets(device))
 	}

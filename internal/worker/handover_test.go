@@ -211,7 +211,7 @@ func TestHandedOnWithReplyLost(t *testing.T) {
 // restarts, until it is released; then it counts anew.
 func TestFuse(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 3, W: time.Hour} })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: 3, W: time.Hour} })
 	stop := r.start()
 	publish := func(id string, device int) { r.publish(reset(id, graphsim.GoodDevice(device)), nil) }
 	for i := range 3 {
@@ -281,7 +281,7 @@ func (r *rig) answer(key string, n int) {
 // the worker runs and while it does not.
 func TestFuseStaysBlown(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 2, W: time.Hour} })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: 2, W: time.Hour} })
 	stop := r.start()
 	for i := range 4 {
 		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
@@ -349,7 +349,7 @@ func TestFuseStaysBlown(t *testing.T) {
 // TestFuseCountsOverRestarts counts what a worker before has begun.
 func TestFuseCountsOverRestarts(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 3, W: time.Hour} })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: 3, W: time.Hour} })
 	stop := r.start()
 	for i := range 2 {
 		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
@@ -372,7 +372,7 @@ func TestFuseCountsOverRestarts(t *testing.T) {
 // by a worker before, but not the same request once more.
 func TestCooldown(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Cooldown = time.Hour })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Cooldown = time.Hour })
 	stop := r.start()
 	device := graphsim.GoodDevice(1)
 	r.publish(reset("INC1", device), nil)
@@ -398,7 +398,7 @@ func TestCooldown(t *testing.T) {
 // TestCooldownOfTwoAtOnce has two requests for one device in the same moment.
 func TestCooldownOfTwoAtOnce(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{Latency: 200 * time.Millisecond}, func(c *Config) { c.Policy.Cooldown = time.Hour })
+	r := newRig(t, graphsim.Config{Latency: 200 * time.Millisecond}, func(c *Config) { c.Cooldown = time.Hour })
 	device := graphsim.GoodDevice(1)
 	if _, err := consume.Setup(context.Background(), r.js, r.names, consume.Layout{}); err != nil {
 		t.Fatal(err)
@@ -449,7 +449,7 @@ func TestPausedByAnOperator(t *testing.T) {
 // begins anew, as it does where the fuse has blown.
 func TestFuseCountsAnewAfterResume(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 2, W: time.Hour} })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: 2, W: time.Hour} })
 	r.start()
 	for i := range 2 {
 		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
@@ -493,7 +493,7 @@ func (r *rig) release() {
 // blown: it is made again, says so again, and the fuse can be released.
 func TestFuseOutlivesItsBucket(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.Fuse = pace.Rate{N: 1, W: time.Hour} })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: 1, W: time.Hour} })
 	r.start()
 	for i := range 2 {
 		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)

@@ -25,6 +25,7 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 func TestMain(m *testing.M) {
@@ -106,8 +107,8 @@ func newRig(t *testing.T, sim graphsim.Config, change func(*Config)) *rig {
 		RootCAs:     s.CAs(),
 		Concurrency: 32,
 		MaxPause:    5 * time.Second,
-		Policy: Policy{RequestTimeout: 2 * time.Second, MaxAttempts: 4, BackoffMin: 50 * time.Millisecond,
-			BackoffMax: 500 * time.Millisecond, MaxAge: time.Hour, VerifyAfter: 300 * time.Millisecond, OnUnknown: UnknownDeadLetter},
+		Policy: verdict.Policy{RequestTimeout: 2 * time.Second, MaxAttempts: 4, BackoffMin: 50 * time.Millisecond,
+			BackoffMax: 500 * time.Millisecond, MaxAge: time.Hour, VerifyAfter: 300 * time.Millisecond, OnUnknown: verdict.UnknownDeadLetter},
 		HTTPAddr:     r.addr,
 		DrainTimeout: 10 * time.Second,
 		Build:        metrics.Build{Version: "test"},

@@ -13,8 +13,8 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // TestLookUps: what a look at the device shows, and how often it has to.
@@ -119,7 +119,7 @@ func testGone(r *rig) {
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
-	r.died("INC1", metrics.ReasonNotFound, 1)
+	r.died("INC1", verdict.ReasonNotFound, 1)
 	if n := len(looks()); n != 2 {
 		r.t.Errorf("%d looks", n)
 	}
@@ -138,7 +138,7 @@ func testTwoLooks(r *rig) {
 	if len(at) != 2 {
 		r.t.Fatalf("%d looks", len(at))
 	}
-	if d := at[1].Sub(at[0]); d < r.cfg.Policy.lookAgain() {
+	if d := at[1].Sub(at[0]); d < 2*r.cfg.Policy.VerifyAfter {
 		r.t.Errorf("the looks are %s apart", d)
 	}
 	if rec := r.record("INC1"); rec.AttemptedAt.Sub(at[1]).Abs() > time.Second {
@@ -233,7 +233,7 @@ func testRefusedAfterNone(r *rig) {
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
-	r.died("INC1", metrics.ReasonConflict, 2)
+	r.died("INC1", verdict.ReasonConflict, 2)
 	if rec := r.record("INC1"); gets != 3 || rec.Status != http.StatusConflict || rec.Refusal != "" || !strings.Contains(rec.Detail, "409") {
 		r.t.Errorf("%d looks, record %+v", gets, rec)
 	}
@@ -241,7 +241,7 @@ func testRefusedAfterNone(r *rig) {
 	// answered.
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
-	r.died("INC1", metrics.ReasonConflict, 1)
+	r.died("INC1", verdict.ReasonConflict, 1)
 	if gets != 6 || posts != 3 {
 		r.t.Errorf("%d looks and %d calls in all", gets, posts)
 	}
@@ -276,7 +276,7 @@ func testRefusedThenSilence(r *rig) {
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
-	r.died("INC1", metrics.ReasonRejected, 2)
+	r.died("INC1", verdict.ReasonRejected, 2)
 	if gets != 5 || posts != 2 {
 		r.t.Errorf("%d looks, %d calls", gets, posts)
 	}
@@ -309,7 +309,7 @@ func testFirstUnknown(r *rig) {
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
-	r.died("INC1", metrics.ReasonConflict, 2)
+	r.died("INC1", verdict.ReasonConflict, 2)
 	// The grace for clocks must not be what finds it.
 	<-time.After(clockGrace)
 	mu.Lock()
@@ -332,11 +332,11 @@ func TestLookLasts(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	for ago, want := range map[time.Duration]bool{0: true, lookLasts: true, lookLasts + 1: false, time.Hour: false} {
-		if got := (ready{looked: now.Add(-ago)}).allows(now); got != want {
+		if got := (leave{looked: now.Add(-ago)}).allows(now); got != want {
 			t.Errorf("looked %s ago: %v", ago, got)
 		}
 	}
-	if !(ready{}).allows(now) {
+	if !(leave{}).allows(now) {
 		t.Error("an attempt that needs no look is not allowed")
 	}
 }

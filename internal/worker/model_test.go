@@ -13,8 +13,8 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // visit is one delivery of the request to one of two workers.
@@ -29,7 +29,7 @@ type behaviour struct {
 	name                 string
 	code, times, variant int
 	want                 record.State
-	reason               metrics.Reason
+	reason               verdict.Reason
 	resets               int
 }
 
@@ -41,7 +41,7 @@ var behaviours = []behaviour{
 	{"executed, then silence", 603, 1, 0, record.Accepted, "", 1},
 	{"silence", 604, 1, 0, record.Accepted, "", 1},
 	{"429", 429, 1, 2, record.Accepted, "", 1},
-	{"404", 404, 0, 0, record.Dead, metrics.ReasonNotFound, 0},
+	{"404", 404, 0, 0, record.Dead, verdict.ReasonNotFound, 0},
 	{"409 once", 409, 1, 0, "", "", 0}, // dead, or accepted where the refusal was not written down in time
 }
 
@@ -52,8 +52,8 @@ var behaviours = []behaviour{
 func TestInterleavings(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{Latency: 5 * time.Millisecond}, func(c *Config) {
-		c.Policy = Policy{RequestTimeout: 120 * time.Millisecond, MaxAttempts: 50, BackoffMin: time.Millisecond,
-			BackoffMax: 10 * time.Millisecond, MaxAge: time.Hour, VerifyAfter: 30 * time.Millisecond, OnUnknown: UnknownDeadLetter}
+		c.Policy = verdict.Policy{RequestTimeout: 120 * time.Millisecond, MaxAttempts: 50, BackoffMin: time.Millisecond,
+			BackoffMax: 10 * time.Millisecond, MaxAge: time.Hour, VerifyAfter: 30 * time.Millisecond, OnUnknown: verdict.UnknownDeadLetter}
 	})
 	tries := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -117,7 +117,7 @@ func interleave(t *testing.T, rt *rapid.T, r *rig, n int, b behaviour, visits []
 	case rec.State == record.Accepted && (letters > 0 || resets != 1), rec.State == record.Dead && letters != 1,
 		rec.State != record.Accepted && rec.State != record.Dead:
 		rt.Fatalf("%s: %d letters, %d resets: %+v", b.name, letters, resets, rec)
-	case b.want != "" && (rec.State != b.want || resets != b.resets || metrics.Reason(rec.Reason) != b.reason):
+	case b.want != "" && (rec.State != b.want || resets != b.resets || verdict.Reason(rec.Reason) != b.reason):
 		rt.Fatalf("%s: %d resets: %+v", b.name, resets, rec)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // TestOutages: a fault of the whole system dead-letters nothing, is named, and
@@ -108,7 +109,7 @@ func TestHoldTellsTenantFromDevice(t *testing.T) {
 	r.publish(reset("good", dev), nil)
 	r.awaitState("good", record.Accepted)
 	for i := range 3 {
-		if rec := r.awaitState(fmt.Sprint("bad", i), record.Dead); rec.Reason != string(metrics.ReasonForbidden) {
+		if rec := r.awaitState(fmt.Sprint("bad", i), record.Dead); rec.Reason != string(verdict.ReasonForbidden) {
 			t.Errorf("bad%d: %+v", i, rec)
 		}
 	}
@@ -125,7 +126,7 @@ func TestHoldExpires(t *testing.T) {
 	until := time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339Nano)
 	r.publish(fmt.Sprintf(`{"id":"INC1","managedDeviceId":%q,"notAfter":%q}`, graphsim.GoodDevice(1), until), nil)
 	rec := r.awaitState("INC1", record.Dead)
-	if rec.Reason != string(metrics.ReasonExpired) || !strings.Contains(rec.Detail, "403") || rec.Attempts != 0 {
+	if rec.Reason != string(verdict.ReasonExpired) || !strings.Contains(rec.Detail, "403") || rec.Attempts != 0 {
 		t.Errorf("record: %+v", rec)
 	}
 	if !strings.Contains(rec.Detail, "PrivilegedOperations") {
@@ -201,7 +202,7 @@ func TestNeverServedDevices(t *testing.T) {
 		good(i)
 	}
 	for i := 1; i <= devices; i++ {
-		if rec := r.awaitState(fmt.Sprint("bad", i), record.Dead); rec.Reason != string(metrics.ReasonUnauthorized) {
+		if rec := r.awaitState(fmt.Sprint("bad", i), record.Dead); rec.Reason != string(verdict.ReasonUnauthorized) {
 			t.Errorf("bad%d: %+v", i, rec)
 		}
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // testHardToPassOn: messages that look like a word of the server's, or whose
@@ -383,7 +383,7 @@ func testEightBad(r *rig) {
 		}
 	}
 	for i := range bad {
-		if rec := r.record(fmt.Sprint("bad", i)); rec.State == record.Dead && rec.Reason != string(metrics.ReasonAttemptsExhausted) {
+		if rec := r.record(fmt.Sprint("bad", i)); rec.State == record.Dead && rec.Reason != string(verdict.ReasonAttemptsExhausted) {
 			r.t.Errorf("bad%d: %+v", i, rec)
 		}
 	}
@@ -428,7 +428,7 @@ func testExhaustedInHold(r *rig) {
 			continue
 		}
 		dead++
-		if rec := r.record(id); rec.State != record.Dead || rec.Reason != string(metrics.ReasonAttemptsExhausted) {
+		if rec := r.record(id); rec.State != record.Dead || rec.Reason != string(verdict.ReasonAttemptsExhausted) {
 			r.t.Errorf("%s: %+v", id, rec)
 		}
 	}

@@ -21,9 +21,9 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
 )
 
 // together runs subtests at the same time, more of them than there are
@@ -152,7 +152,7 @@ func (r *rig) accepted(id, device string, attempts int, verified bool) {
 }
 
 // died checks the end of a request that was not.
-func (r *rig) died(id string, reason metrics.Reason, attempts int) {
+func (r *rig) died(id string, reason verdict.Reason, attempts int) {
 	r.t.Helper()
 	rec := r.record(id)
 	if rec.State != record.Dead || rec.Reason != string(reason) || rec.Attempts != attempts {
@@ -290,7 +290,7 @@ func testLookUpRefused(r *rig, status int) {
 	r.awaitState("good", record.Accepted)
 	r.publish(reset("bad", bad), nil)
 	r.settled()
-	r.died("bad", metrics.ReasonOutcomeUnknown, 1)
+	r.died("bad", verdict.ReasonOutcomeUnknown, 1)
 	if r.held() {
 		r.t.Error("the tenant was held")
 	}
@@ -306,7 +306,7 @@ func testOnlyLookUpRefused(r *rig, status int) {
 	until := time.Now().Add(5 * time.Second)
 	r.publish(fmt.Sprintf(`{"id":"bad","managedDeviceId":%q,"notAfter":%q}`, bad, until.UTC().Format(time.RFC3339Nano)), nil)
 	r.settled()
-	r.died("bad", metrics.ReasonOutcomeUnknown, 1)
+	r.died("bad", verdict.ReasonOutcomeUnknown, 1)
 	if over := r.record("bad").FinishedAt.Sub(until); over > 10*time.Second {
 		r.t.Errorf("it ended %s after its deadline", over)
 	}
@@ -323,7 +323,7 @@ func testInvalidUnderDeadID(r *rig) {
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
-	r.died("INC1", metrics.ReasonOutcomeUnknown, 1)
+	r.died("INC1", verdict.ReasonOutcomeUnknown, 1)
 	before := r.record("INC1")
 	bad := r.publish(`{"id":"INC1","managedDeviceId":"oops"}`, nil)
 	r.settled()
@@ -331,7 +331,7 @@ func testInvalidUnderDeadID(r *rig) {
 		r.t.Errorf("the record was %+v and is %+v", before, after)
 	}
 	letter := r.letters()[strconv.FormatUint(bad, 10)]
-	if letter == nil || letter.Header.Get(consume.HeaderReason) != string(metrics.ReasonInvalidRequest) {
+	if letter == nil || letter.Header.Get(consume.HeaderReason) != string(verdict.ReasonInvalidRequest) {
 		r.t.Errorf("the letter of the invalid message: %+v", letter)
 	}
 	gets := r.calls(http.MethodGet, dev)
@@ -341,7 +341,7 @@ func testInvalidUnderDeadID(r *rig) {
 		r.t.Errorf("calls: %+v", r.sim.Calls())
 	}
 	// The instant is turned into this machine's time and back.
-	if rec := r.record("INC1"); rec.Reason != string(metrics.ReasonOutcomeUnknown) || rec.AttemptedAt.Sub(before.AttemptedAt).Abs() > time.Second {
+	if rec := r.record("INC1"); rec.Reason != string(verdict.ReasonOutcomeUnknown) || rec.AttemptedAt.Sub(before.AttemptedAt).Abs() > time.Second {
 		r.t.Errorf("record: %+v", rec)
 	}
 }
@@ -367,7 +367,7 @@ func testLetterKeepsReason(r *rig) {
 		r.t.Fatal(err)
 	}
 	r.settled()
-	r.died("INC1", metrics.ReasonConflict, 1)
+	r.died("INC1", verdict.ReasonConflict, 1)
 	if calls := r.sim.Calls(); len(calls) != 1 {
 		r.t.Errorf("%d calls", len(calls))
 	}

@@ -5,20 +5,22 @@ import (
 
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/trace"
+	"passcode-worker/internal/verdict"
 )
 
-// verdict logs one line about the request as its record now stands, and tells
+// report logs one line about the request as its record now stands, and tells
 // the status page and the trace.
-func (j *job) verdict(what string, r record.Record) {
-	j.metrics.Verdict(metrics.Verdict{
-		ID: j.req.ID, Device: j.req.DeviceID, Outcome: what, State: string(r.State),
+func (d *delivery) report(what string, r record.Record) {
+	d.t.metrics.Verdict(metrics.Verdict{
+		ID: d.req.ID, Device: d.req.DeviceID, Outcome: what, State: string(r.State),
 		Reason: r.Reason, Detail: r.Detail, Attempt: r.Attempts, Status: r.Status,
 	})
-	j.trace.Verdict(trace.Verdict{
+	d.trace.Verdict(trace.Verdict{
 		Outcome: what, Reason: r.Reason, Detail: r.Detail, Attempts: r.Attempts,
 		Verified: r.Verified, Dead: r.State == record.Dead,
 	})
@@ -26,25 +28,25 @@ func (j *job) verdict(what string, r record.Record) {
 	if r.State == record.Dead {
 		level = zap.WarnLevel
 	}
-	line := j.log.Check(level, what)
+	line := d.t.log.Check(level, what)
 	if line == nil {
 		return
 	}
 	fields := append(make([]zap.Field, 0, 13),
-		zap.String("request_id", j.req.ID),
-		zap.String("device", j.req.DeviceID),
+		zap.String("request_id", d.req.ID),
+		zap.String("device", d.req.DeviceID),
 		zap.Int("attempt", r.Attempts),
 		zap.Int("status", r.Status),
 		zap.String("reason", r.Reason),
 		zap.String("graph_request_id", r.GraphRequestID),
 		zap.String("client_request_id", r.ClientRequestID),
-		zap.Duration("duration", time.Since(j.started)),
+		zap.Duration("duration", time.Since(d.started)),
 	)
 	if r.Verified {
 		fields = append(fields, zap.Bool("verified", true))
 	}
 	for _, text := range [...]struct{ name, value string }{
-		{"detail", r.Detail}, {"requested_by", j.req.RequestedBy}, {"request_reason", j.req.Reason}, {"traceparent", j.req.Traceparent},
+		{"detail", r.Detail}, {"requested_by", d.req.RequestedBy}, {"request_reason", d.req.Reason}, {"traceparent", d.req.Traceparent},
 	} {
 		if text.value != "" {
 			fields = append(fields, zap.String(text.name, text.value))
@@ -54,10 +56,10 @@ func (j *job) verdict(what string, r record.Record) {
 }
 
 // message is what a trace says of this delivery.
-func (j *job) message() trace.Message {
+func (d *delivery) message() trace.Message {
 	return trace.Message{
-		Traceparent: j.req.Traceparent, Tenant: j.name, RequestID: j.req.ID, Device: j.req.DeviceID,
-		Stream: j.m.Stream, Sequence: j.m.Sequence, Delivery: int(j.m.Delivered), Received: j.started,
+		Traceparent: d.req.Traceparent, Tenant: d.t.name, RequestID: d.req.ID, Device: d.req.DeviceID,
+		Stream: d.m.Stream, Sequence: d.m.Sequence, Delivery: int(d.m.Delivered), Received: d.started,
 	}
 }
 
@@ -71,4 +73,40 @@ func traced(began time.Time, attempt int, call graph.Call, answer graph.Answer, 
 		c.GraphRequestID, c.Status, c.Failure, c.Detail = e.RequestID, e.Status, e.Kind.String(), e.Error()
 	}
 	return c
+}
+
+// duplicate acknowledges a message whose request was accepted by another one.
+func (d *delivery) duplicate() consume.Disposition {
+	d.t.metrics.Request(metrics.OutcomeDuplicate, time.Since(d.published()))
+	d.report("duplicate: the request was accepted before", d.rec)
+	return consume.Ack()
+}
+
+// letterOf is what the dead letter of a request says of it.
+func letterOf(r record.Record, requestID string) consume.Letter {
+	return consume.Letter{
+		Reason:          r.Reason,
+		Detail:          r.Detail,
+		Attempts:        r.Attempts,
+		Status:          r.Status,
+		RequestID:       requestID,
+		GraphRequestID:  r.GraphRequestID,
+		ClientRequestID: r.ClientRequestID,
+		Redrives:        r.Redrives,
+	}
+}
+
+// buried acknowledges a message whose dead letter is stored.
+func (d *delivery) buried(r record.Record) consume.Disposition {
+	d.t.metrics.DeadLetter(verdict.Reason(r.Reason))
+	d.t.metrics.Request(metrics.OutcomeDead, time.Since(d.published()))
+	d.report("dead letter", r)
+	return consume.Ack()
+}
+
+// unburied gives a message back whose dead letter could not be published.
+func (d *delivery) unburied(r record.Record, err error) consume.Disposition {
+	d.t.log.Error("the dead letter could not be published; the request stays in the queue",
+		zap.String("request_id", d.req.ID), zap.String("reason", r.Reason), zap.Error(err))
+	return d.nak(time.Now().Add(d.t.policy.Backoff(int(min(d.m.Delivered, 16)), d.key)), true)
 }

@@ -62,7 +62,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 
 		maxPause: f.cfg.MaxPause,
 		hold:     newHold(),
-		fuse:     newFuse(f.cfg.Policy.Fuse, f.cfg.Policy.Cooldown),
+		fuse:     newFuse(f.cfg.Fuse, f.cfg.Cooldown),
 		news:     make(chan struct{}, 1),
 		exists: func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error) {
 			return consume.Exists(ctx, f.js, stream, sequence, published)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -20,13 +21,14 @@ import (
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/state"
 	"passcode-worker/internal/trace"
+	"passcode-worker/internal/verdict"
 )
 
 // tenant is what the requests of one tenant share.
 type tenant struct {
 	name    string
 	host    string // this worker's name in the records
-	policy  Policy
+	policy  verdict.Policy
 	clock   *clock
 	log     *zap.Logger
 	metrics *metrics.Tenant
@@ -208,27 +210,39 @@ func (t *tenant) forget(now time.Time) {
 	t.metrics.SetWaitingRetry(len(t.waiting))
 }
 
-// handle works on one message. intake ends when no further call is to be
-// begun, work when the process must end.
-func (t *tenant) handle(intake, work context.Context, m consume.Message) (d consume.Disposition) {
+// handle works on one message. soft ends when no further call is to be
+// begun, hard when the process must end.
+func (t *tenant) handle(soft, hard context.Context, m consume.Message) (becomes consume.Disposition) {
 	t.metrics.InFlight(1)
 	defer t.metrics.InFlight(-1)
 	t.wait(m.Sequence, time.Time{})
 
-	j := &job{tenant: t, m: m, started: time.Now()}
+	d := &delivery{t: t, m: m, started: time.Now()}
 	defer func() {
 		if p := recover(); p != nil {
-			d = j.panicked(work, p, debug.Stack())
+			becomes = d.panicked(hard, p, debug.Stack())
 		}
 	}()
 	req, err := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
-	j.req, j.key = req, record.Key(t.name, req.Key())
-	if !t.claim(j.key, req.DeviceID) {
+	d.req, d.key = req, record.Key(t.name, req.Key())
+	if !t.claim(d.key, req.DeviceID) {
 		return consume.Back(otherBusy())
 	}
-	defer t.unclaim(j.key, req.DeviceID)
-	j.store, _ = t.stores()
-	return j.run(intake, work, err)
+	defer t.unclaim(d.key, req.DeviceID)
+	d.store, _ = t.stores()
+	return d.run(soft, hard, err)
+}
+
+// otherBusy is how long a message stays away whose request, or device, is at work
+// under another message: about a second. Copies that were published together come
+// together; they are spread, or all but one would have to be sent away each time.
+func otherBusy() time.Duration { return time.Second/2 + rand.N(time.Second) }
+
+// fuseBlew is told that the fuse has blown.
+func (t *tenant) fuseBlew() {
+	t.log.Error("hold: the fuse has blown: one more device would be too many; worker resume releases it",
+		zap.String("cause", string(metrics.CauseFuse)), zap.Int("devices", t.fuse.limit.N), zap.Duration("within", t.fuse.limit.W))
+	t.showHold()
 }
 
 // begin starts a hold, or makes the next probe wait longer, and returns when

@@ -13,10 +13,10 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/request/requesttest"
+	"passcode-worker/internal/verdict"
 )
 
 // TestVerdicts sends one request per row of the verdict table.
@@ -24,7 +24,7 @@ func TestVerdicts(t *testing.T) {
 	t.Parallel()
 	type want struct {
 		state    record.State
-		reason   metrics.Reason
+		reason   verdict.Reason
 		resets   int
 		attempts int
 		verified bool
@@ -32,21 +32,21 @@ func TestVerdicts(t *testing.T) {
 	accepted := want{state: record.Accepted, resets: 1, attempts: 1}
 	verified := want{state: record.Accepted, resets: 1, attempts: 1, verified: true}
 	second := want{state: record.Accepted, resets: 1, attempts: 2}
-	dead := func(r metrics.Reason) want { return want{state: record.Dead, reason: r, attempts: 1} }
+	dead := func(r verdict.Reason) want { return want{state: record.Dead, reason: r, attempts: 1} }
 	rows := []struct {
 		name                 string
 		code, times, variant int
 		want                 want
 	}{
-		{"400", 400, 0, 0, dead(metrics.ReasonRejected)},
-		{"401 that no token cures", 401, 0, 0, dead(metrics.ReasonUnauthorized)},
+		{"400", 400, 0, 0, dead(verdict.ReasonRejected)},
+		{"401 that no token cures", 401, 0, 0, dead(verdict.ReasonUnauthorized)},
 		{"401 with a challenge, once", 401, 1, 1, accepted},
-		{"403", 403, 0, 0, dead(metrics.ReasonForbidden)},
-		{"404", 404, 0, 0, dead(metrics.ReasonNotFound)},
-		{"405", 405, 0, 0, dead(metrics.ReasonRejected)},
-		{"409", 409, 0, 0, dead(metrics.ReasonConflict)},
-		{"410 page", 410, 0, 9, dead(metrics.ReasonRejected)},
-		{"422 empty", 422, 0, 8, dead(metrics.ReasonRejected)},
+		{"403", 403, 0, 0, dead(verdict.ReasonForbidden)},
+		{"404", 404, 0, 0, dead(verdict.ReasonNotFound)},
+		{"405", 405, 0, 0, dead(verdict.ReasonRejected)},
+		{"409", 409, 0, 0, dead(verdict.ReasonConflict)},
+		{"410 page", 410, 0, 9, dead(verdict.ReasonRejected)},
+		{"422 empty", 422, 0, 8, dead(verdict.ReasonRejected)},
 		{"429 seconds", 429, 1, 1, accepted},
 		{"429 decimals, twice", 429, 2, 2, accepted},
 		{"429 date", 429, 1, 3, accepted},
@@ -61,7 +61,7 @@ func TestVerdicts(t *testing.T) {
 		{"507", 507, 1, 0, second},
 		{"200 instead of 204, executed", 200, 1, 1, verified},
 		{"307", 307, 1, 0, second},
-		{"500 for ever", 500, 0, 0, want{state: record.Dead, reason: metrics.ReasonAttemptsExhausted, attempts: 4}},
+		{"500 for ever", 500, 0, 0, want{state: record.Dead, reason: verdict.ReasonAttemptsExhausted, attempts: 4}},
 		{"reply lost", 602, 1, 1, verified},
 		{"silence after execution", 603, 1, 0, verified},
 		{"silence", 604, 1, 0, second},
@@ -82,8 +82,8 @@ func TestVerdicts(t *testing.T) {
 	letters := r.letters()
 	for i, row := range rows {
 		rec := r.record(fmt.Sprintf("r%d", i))
-		got := want{rec.State, metrics.Reason(rec.Reason), r.sim.Resets(devices[row.name]), rec.Attempts, rec.Verified}
-		if row.want.reason == metrics.ReasonAttemptsExhausted {
+		got := want{rec.State, verdict.Reason(rec.Reason), r.sim.Resets(devices[row.name]), rec.Attempts, rec.Verified}
+		if row.want.reason == verdict.ReasonAttemptsExhausted {
 			// So many unknown outcomes in a row are taken for an outage.
 			got.attempts -= rec.HeldAttempts
 		}
@@ -124,7 +124,7 @@ func TestExpired(t *testing.T) {
 	r.publish(fmt.Sprintf(`{"id":"past","managedDeviceId":%q,"notAfter":"2020-01-01T00:00:00Z"}`, past), nil)
 	for _, id := range []string{"old", "past"} {
 		rec := r.awaitState(id, record.Dead)
-		if rec.Reason != string(metrics.ReasonExpired) || rec.Attempts != 0 || !rec.AttemptedAt.IsZero() {
+		if rec.Reason != string(verdict.ReasonExpired) || rec.Attempts != 0 || !rec.AttemptedAt.IsZero() {
 			t.Errorf("%s: %+v", id, rec)
 		}
 	}
@@ -167,7 +167,7 @@ func TestHostile(t *testing.T) {
 			t.Errorf("%s: the dead letter is not what was published", p.Name)
 		}
 		detail := letter.Header.Get(consume.HeaderDetail)
-		if letter.Header.Get(consume.HeaderReason) != string(metrics.ReasonInvalidRequest) || !strings.HasPrefix(detail, p.Field+":") {
+		if letter.Header.Get(consume.HeaderReason) != string(verdict.ReasonInvalidRequest) || !strings.HasPrefix(detail, p.Field+":") {
 			t.Errorf("%s: %v", p.Name, letter.Header)
 		}
 	}
@@ -282,7 +282,7 @@ func TestOutcomeUnknown(t *testing.T) {
 	dev := graphsim.FaultDevice(602, 1, 0, 1) // executed, reply lost
 	r.publish(reset("INC1", dev), nil)
 	rec := r.awaitState("INC1", record.Dead)
-	if rec.Reason != string(metrics.ReasonOutcomeUnknown) || rec.AttemptedAt.IsZero() {
+	if rec.Reason != string(verdict.ReasonOutcomeUnknown) || rec.AttemptedAt.IsZero() {
 		t.Errorf("record: %+v", rec)
 	}
 	r.awaitEmpty()
@@ -293,7 +293,7 @@ func TestOutcomeUnknown(t *testing.T) {
 	if got := r.sim.Resets(dev); got != 1 {
 		t.Errorf("reset %d times", got)
 	}
-	if rec := r.record("INC1"); rec.Reason != string(metrics.ReasonOutcomeUnknown) || rec.AttemptedAt.IsZero() {
+	if rec := r.record("INC1"); rec.Reason != string(verdict.ReasonOutcomeUnknown) || rec.AttemptedAt.IsZero() {
 		t.Errorf("record: %+v", rec)
 	}
 	if len(r.letters()) != 3 {
@@ -304,7 +304,7 @@ func TestOutcomeUnknown(t *testing.T) {
 // TestOutcomeUnknownRetry: the operator may choose otherwise.
 func TestOutcomeUnknownRetry(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{Roles: []string{graphsim.RoleReset}}, func(c *Config) { c.Policy.OnUnknown = UnknownRetry })
+	r := newRig(t, graphsim.Config{Roles: []string{graphsim.RoleReset}}, func(c *Config) { c.Policy.OnUnknown = verdict.UnknownRetry })
 	r.start()
 	dev := graphsim.FaultDevice(601, 1, 0, 1)
 	r.publish(reset("INC1", dev), nil)
