@@ -424,13 +424,13 @@ func TestRenewAgain(t *testing.T) {
 			return token
 		}
 		first := get(t, tokens)
-		tokens.Accepted(first)
-		second := renew(first, "") // it replaced none
-		third := renew(second, "") // Graph has not accepted it
-		tokens.Accepted(second)    // late
-		fourth := renew(third, "{}")
-		tokens.Accepted(fourth)
-		tokens.Accepted(first)
+		tokens.Accepted()
+		second := renew(first, "") // it had replaced none
+		wait(renewPause)
+		third := renew(second, "") // that was long ago
+		wait(time.Second)
+		fourth := renew(third, "{}") // Graph has accepted nothing for a while
+		tokens.Accepted()
 		before := s.requests()
 		wait(time.Second)
 		for _, claims := range []string{"", "{}"} {
@@ -446,6 +446,7 @@ func TestRenewAgain(t *testing.T) {
 			t.Errorf("%d requests", s.requests()-before)
 		}
 		wait(renewPause - time.Second)
+		tokens.Accepted()
 		renew(fourth, "")
 	})
 }

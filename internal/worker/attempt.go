@@ -94,7 +94,7 @@ func takeBack(r *record.Record, before record.Record) {
 // accept ends the request: Graph has taken the reset.
 func (j *job) accept(work context.Context, token graph.Token, answer graph.Answer) consume.Disposition {
 	j.metrics.Attempt(metrics.ResultAccepted)
-	j.tokens.Accepted(token)
+	j.tokens.Accepted()
 	j.ended(j.hold.accepted(token.Generation, time.Now()))
 	return j.accepted(work, func(r *record.Record) {
 		r.Status, r.GraphRequestID = answer.Status, answer.RequestID
