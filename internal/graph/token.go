@@ -126,6 +126,7 @@ type Tokens struct {
 	renewed  time.Time // when the current token was got, if it replaced a rejected one; else zero
 	accepted time.Time // when Graph last accepted any token
 	claims   string    // challenge to be met by the next token
+	plain    bool      // the last request's claims were refused: the next one has none
 	fetch    *fetch    // under way, or nil
 	lastErr  error     // why there is no good token until notUntil
 	notUntil time.Time // no request before this
@@ -191,7 +192,7 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 			defer t.mu.Unlock()
 			return t.current, nil
 		}
-		if claims != "" && t.current.Generation == rejected {
+		if claims != "" && t.current.Generation == rejected && !t.plain {
 			t.claims = claims
 		}
 		if t.fetch == nil && !now.Before(t.notUntil) {
@@ -245,6 +246,11 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
+	e := (*Error)(nil)
+	refused := errors.As(err, &e) && e.Kind == TokenRefused
+	// It may be the claims that are refused, not the application. Graph goes on
+	// to challenge the old token, so that each request would have them.
+	t.plain = refused && claims != ""
 	if err == nil {
 		if refreshOn.IsZero() || refreshOn.After(expires) {
 			// A life shorter than the usual hour is used for its larger part.
@@ -263,10 +269,7 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead,
 			t.notUntil = now.Add(refreshPause) // a cache beneath gave the old one again
 		}
 	} else {
-		e := (*Error)(nil)
-		if errors.As(err, &e) && e.Kind == TokenRefused && t.claims == claims {
-			// It may be these claims that are refused. Where Graph insists on
-			// them, it will say so again.
+		if t.plain {
 			t.claims = ""
 		}
 		t.lastErr = err

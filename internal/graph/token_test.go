@@ -360,7 +360,7 @@ func TestRefusedClaims(t *testing.T) {
 		_, err := tokens.Renew(t.Context(), first, "{}")
 		wantKind(t, err, TokenRefused)
 		wait(refusalPause)
-		second, err := tokens.Renew(t.Context(), first, "")
+		second, err := tokens.Renew(t.Context(), first, `{"again":1}`) // Graph challenges the old one again
 		if err != nil || second.Generation != 2 {
 			t.Error(second.Generation, err)
 		}
@@ -395,7 +395,7 @@ func TestRefusedClaimsOfSimulator(t *testing.T) {
 	wantKind(t, err, TokenRefused)
 	var next Token
 	eventually(t, "a token without the claims", func() bool {
-		next, err = tokens.Renew(t.Context(), call.Token, "")
+		next, err = tokens.Renew(t.Context(), call.Token, e.Claims)
 		return err == nil
 	})
 	call = within(longEnough)

@@ -160,6 +160,24 @@ func TestRevoked(t *testing.T) {
 	}
 }
 
+// TestRefusedChallenge: tokens are revoked with a challenge that the token
+// service refuses. The next request for a token goes without it.
+func TestRefusedChallenge(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{RefuseClaims: true}, nil)
+	r.start()
+	r.publish(reset("before", graphsim.GoodDevice(0)), nil)
+	r.awaitState("before", record.Accepted)
+	r.sim.RevokeTokensWithChallenge()
+	r.publish(reset("after", graphsim.GoodDevice(1)), nil)
+	if rec := r.awaitState("after", record.Accepted); rec.Attempts != 1 || r.sim.Resets(graphsim.GoodDevice(1)) != 1 {
+		t.Errorf("record: %+v", rec)
+	}
+	if calls := r.sim.TokenCalls(); len(calls) != 3 || calls[1].Status != 400 || calls[2].Status != 200 {
+		t.Errorf("token calls: %+v", calls)
+	}
+}
+
 // TestStopIsNoOutage: calls that the worker itself cuts short at its hard stop
 // are no sign of an outage.
 func TestStopIsNoOutage(t *testing.T) {
