@@ -123,16 +123,19 @@ func claimsChallenge(headers []string) string {
 const (
 	goAwayText      = "http2: Transport received Server's graceful shutdown GOAWAY"
 	goAwayErrorText = "http2: Transport received GOAWAY from server ErrCode:" // for the first stream
+	// unusableText is for a call that found its connection at its end, mostly
+	// because of a GOAWAY, before anything of it was written.
+	unusableText = "http2: client conn not usable"
 )
 
 // refusedUnprocessed tells whether the server said that it did not process a
-// request whose headers were written.
+// request whose headers were written, or that it takes no more of them.
 func refusedUnprocessed(err error) bool {
 	if code, ok := streamError(err); ok {
 		const refusedStream = 0x7 // RFC 9113 section 8.7
 		return code == refusedStream
 	}
-	return err.Error() == goAwayText || strings.HasPrefix(err.Error(), goAwayErrorText)
+	return err.Error() == goAwayText || err.Error() == unusableText || strings.HasPrefix(err.Error(), goAwayErrorText)
 }
 
 // streamError is the code with which an HTTP/2 stream was ended.

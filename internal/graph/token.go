@@ -105,8 +105,8 @@ const (
 	// together from asking again at once.
 	refusalPause = 500 * time.Millisecond
 	// renewPause is the least time between a token that took the place of a
-	// rejected one and the next, where Graph has accepted the former: then the
-	// rejection is most likely the device's, and no token would cure it.
+	// rejected one and the next, where Graph has accepted tokens within that
+	// time: then the rejection is most likely the device's, and none would cure it.
 	renewPause = 5 * time.Second
 )
 
@@ -124,8 +124,9 @@ type Tokens struct {
 	mu       sync.Mutex
 	current  Token
 	renewed  time.Time // when the current token was got, if it replaced a rejected one; else zero
-	accepted int       // generation of the last token that Graph has accepted
+	accepted time.Time // when Graph last accepted any token
 	claims   string    // challenge to be met by the next token
+	plain    bool      // the last request's claims were refused: the next one has none
 	fetch    *fetch    // under way, or nil
 	lastErr  error     // why there is no good token until notUntil
 	notUntil time.Time // no request before this
@@ -155,9 +156,9 @@ func (t *Tokens) Get(ctx context.Context) (Token, error) {
 // challenge that came with the rejection, or empty.
 //
 // Where the rejected token itself has only just taken the place of another, and
-// Graph has accepted it since, Renew fails and says how long to wait: devices
-// that Graph always answers with 401 must not use up what the token endpoint
-// grants. That failure is benign.
+// Graph accepts tokens, Renew fails and says how long to wait: devices that
+// Graph always answers with 401 must not use up what the token endpoint grants.
+// That failure is benign.
 func (t *Tokens) Renew(ctx context.Context, rejected Token, claims string) (Token, error) {
 	if wait := t.pointless(rejected.Generation); wait > 0 {
 		return Token{}, &Error{Kind: TokenUnavailable, RetryAfter: wait, Benign: true, Err: errJustRenewed}
@@ -165,18 +166,18 @@ func (t *Tokens) Renew(ctx context.Context, rejected Token, claims string) (Toke
 	return t.get(ctx, rejected.Generation, claims)
 }
 
-// Accepted records that Graph has accepted a token for a call with an effect.
-func (t *Tokens) Accepted(token Token) {
+// Accepted records that Graph has just accepted a token.
+func (t *Tokens) Accepted() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.accepted = max(t.accepted, token.Generation)
+	t.accepted = time.Now()
 }
 
 // pointless is how long no token is got in place of a rejected one.
 func (t *Tokens) pointless(rejected int) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.renewed.IsZero() || t.current.Generation != rejected || t.accepted != rejected || t.fetch != nil {
+	if t.renewed.IsZero() || t.current.Generation != rejected || t.fetch != nil || time.Since(t.accepted) >= renewPause {
 		return 0
 	}
 	return time.Until(t.renewed.Add(renewPause))
@@ -191,7 +192,7 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 			defer t.mu.Unlock()
 			return t.current, nil
 		}
-		if claims != "" && t.current.Generation == rejected {
+		if claims != "" && t.current.Generation == rejected && !t.plain {
 			t.claims = claims
 		}
 		if t.fetch == nil && !now.Before(t.notUntil) {
@@ -220,7 +221,7 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 	}
 }
 
-var errJustRenewed = errors.New("the token was replaced only just now, and Graph accepts the new one")
+var errJustRenewed = errors.New("the token was replaced only just now, and Graph accepts those of others")
 
 var errEnding = errors.New("the token service gave a token that has ended, or is about to")
 
@@ -245,6 +246,11 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
+	e := (*Error)(nil)
+	refused := errors.As(err, &e) && e.Kind == TokenRefused
+	// It may be the claims that are refused, not the application. Graph goes on
+	// to challenge the old token, so that each request would have them.
+	t.plain = refused && claims != ""
 	if err == nil {
 		if refreshOn.IsZero() || refreshOn.After(expires) {
 			// A life shorter than the usual hour is used for its larger part.
@@ -263,10 +269,7 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead,
 			t.notUntil = now.Add(refreshPause) // a cache beneath gave the old one again
 		}
 	} else {
-		e := (*Error)(nil)
-		if errors.As(err, &e) && e.Kind == TokenRefused && t.claims == claims {
-			// It may be these claims that are refused. Where Graph insists on
-			// them, it will say so again.
+		if t.plain {
 			t.claims = ""
 		}
 		t.lastErr = err

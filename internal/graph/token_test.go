@@ -360,7 +360,7 @@ func TestRefusedClaims(t *testing.T) {
 		_, err := tokens.Renew(t.Context(), first, "{}")
 		wantKind(t, err, TokenRefused)
 		wait(refusalPause)
-		second, err := tokens.Renew(t.Context(), first, "")
+		second, err := tokens.Renew(t.Context(), first, `{"again":1}`) // Graph challenges the old one again
 		if err != nil || second.Generation != 2 {
 			t.Error(second.Generation, err)
 		}
@@ -395,7 +395,7 @@ func TestRefusedClaimsOfSimulator(t *testing.T) {
 	wantKind(t, err, TokenRefused)
 	var next Token
 	eventually(t, "a token without the claims", func() bool {
-		next, err = tokens.Renew(t.Context(), call.Token, "")
+		next, err = tokens.Renew(t.Context(), call.Token, e.Claims)
 		return err == nil
 	})
 	call = within(longEnough)
@@ -424,13 +424,13 @@ func TestRenewAgain(t *testing.T) {
 			return token
 		}
 		first := get(t, tokens)
-		tokens.Accepted(first)
-		second := renew(first, "") // it replaced none
-		third := renew(second, "") // Graph has not accepted it
-		tokens.Accepted(second)    // late
-		fourth := renew(third, "{}")
-		tokens.Accepted(fourth)
-		tokens.Accepted(first)
+		tokens.Accepted()
+		second := renew(first, "") // it had replaced none
+		wait(renewPause)
+		third := renew(second, "") // that was long ago
+		wait(time.Second)
+		fourth := renew(third, "{}") // Graph has accepted nothing for a while
+		tokens.Accepted()
 		before := s.requests()
 		wait(time.Second)
 		for _, claims := range []string{"", "{}"} {
@@ -446,6 +446,7 @@ func TestRenewAgain(t *testing.T) {
 			t.Errorf("%d requests", s.requests()-before)
 		}
 		wait(renewPause - time.Second)
+		tokens.Accepted()
 		renew(fourth, "")
 	})
 }

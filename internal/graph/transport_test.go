@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -332,5 +333,40 @@ func TestHTTP1Cut(t *testing.T) {
 		if n := s.requests.Load(); n != 1 {
 			t.Errorf("%q: %d requests", text, n)
 		}
+	}
+}
+
+// TestGoAwayUnderLoad lets a server end its connections again and again while
+// many call. Each call that it has not begun with is known as such, and as no
+// sign of an outage, and each other one is answered.
+func TestGoAwayUnderLoad(t *testing.T) {
+	t.Parallel()
+	const callers, each = 32, 40
+	var begun atomic.Int32
+	_, c := serve(t, true, func(w http.ResponseWriter, _ *http.Request) {
+		if begun.Add(1)%25 == 0 {
+			w.Header().Set("Connection", "close") // over HTTP/2: a graceful GOAWAY
+		}
+		w.WriteHeader(204)
+	})
+	var group sync.WaitGroup
+	var answered, refused atomic.Int32
+	for range callers {
+		group.Go(func() {
+			for range each {
+				_, err := c.Reset(t.Context(), Target{Device: testDevice}, within(longEnough))
+				if err == nil {
+					answered.Add(1)
+				} else if e := asError(t, err); e.Kind != NotSent || !e.Benign {
+					t.Errorf("%v: %#v", err, e)
+				} else {
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if answered.Load() != begun.Load() || refused.Load() == 0 {
+		t.Errorf("%d begun, %d answered, %d refused", begun.Load(), answered.Load(), refused.Load())
 	}
 }

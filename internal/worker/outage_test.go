@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
@@ -158,6 +160,24 @@ func TestRevoked(t *testing.T) {
 	}
 	if n := len(r.letters()); n > 0 {
 		t.Errorf("%d dead letters", n)
+	}
+}
+
+// TestRefusedChallenge: tokens are revoked with a challenge that the token
+// service refuses. The next request for a token goes without it.
+func TestRefusedChallenge(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{RefuseClaims: true}, nil)
+	r.start()
+	r.publish(reset("before", graphsim.GoodDevice(0)), nil)
+	r.awaitState("before", record.Accepted)
+	r.sim.RevokeTokensWithChallenge()
+	r.publish(reset("after", graphsim.GoodDevice(1)), nil)
+	if rec := r.awaitState("after", record.Accepted); rec.Attempts != 1 || r.sim.Resets(graphsim.GoodDevice(1)) != 1 {
+		t.Errorf("record: %+v", rec)
+	}
+	if calls := r.sim.TokenCalls(); len(calls) != 3 || calls[1].Status != 400 || calls[2].Status != 200 {
+		t.Errorf("token calls: %+v", calls)
 	}
 }
 
@@ -336,5 +356,29 @@ func (s *framed) serve(c net.Conn, burst int, ended *atomic.Bool, end func(f *ht
 				err = errors.Join(end(f, streams), noContent(streams[0]))
 			}
 		}
+	}
+}
+
+// TestProbeWithoutToken: a probe for which no other token is to be had just now
+// has found nothing out, and lets the next one go.
+func TestProbeWithoutToken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	ten := bare(t, r)
+	m := consume.Message{Sequence: 7}
+	ten.hold.fail(1, metrics.CausePermission, "why", 0, time.Now().Add(-time.Hour))
+	if p, _ := ten.hold.admit(m.Sequence, time.Now()); !p.Probe {
+		t.Fatal("it is no probe")
+	}
+	before := time.Now()
+	at := ten.begin(m, metrics.CauseCredentials, &graph.Error{Kind: graph.TokenUnavailable, Benign: true}, time.Minute)
+	if at.Before(before.Add(time.Minute)) || at.After(time.Now().Add(time.Minute)) {
+		t.Errorf("it comes again in %s", at.Sub(before))
+	}
+	if cause, detail, _, _ := ten.hold.state(); cause != metrics.CausePermission || detail != "why" {
+		t.Errorf("the hold is %q, %q", cause, detail)
+	}
+	if p, until := ten.hold.admit(8, time.Now()); !p.Probe {
+		t.Errorf("no other may go until %s", until)
 	}
 }

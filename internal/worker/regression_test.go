@@ -225,7 +225,7 @@ func testOddLookUps(r *rig) {
 		`{"id":"00000000-0000-0000-0000-000000000000","deviceActionResults":[]}`,
 		`{"deviceActionResults":null}`,
 		`{"deviceActionResults":[{"actionName":"resetPasscode"}]}`,
-		`{"deviceActionResults":[{"startDateTime":"2020-01-01T00:00:00Z"}]}`,
+		`{"deviceActionResults":[{"startDateTime":"` + time.Now().Add(time.Minute).UTC().Format(time.RFC3339) + `"}]}`,
 		`{"deviceActionResults":[`,
 	} {
 		odd[graphsim.FaultDevice(500, 1, 1, 0x100+i)] = body // executed

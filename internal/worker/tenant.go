@@ -250,6 +250,7 @@ func (t *tenant) fuseBlew() {
 // request wait.
 func (t *tenant) begin(m consume.Message, cause metrics.Cause, err error, wait time.Duration) time.Time {
 	if e := (*graph.Error)(nil); errors.As(err, &e) && e.Benign {
+		t.hold.end(m.Sequence) // a probe that found nothing out
 		return time.Now().Add(wait)
 	}
 	before, _, _, _ := t.hold.state()
