@@ -136,7 +136,7 @@ func TestWeaknesses(t *testing.T) {
 	r.setup(Layout{})
 	// One server is all that there is to say about what Setup makes on it.
 	got := q.Weaknesses(r.ctx)
-	if len(got) != 3 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "KV_passcode-resets has 1 replica") }) {
+	if len(got) != 4 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "KV_passcode-resets has 1 replica") }) {
 		t.Errorf("%q", got)
 	}
 	for _, w := range got {
@@ -154,6 +154,32 @@ func TestWeaknesses(t *testing.T) {
 		}
 	}
 	m.worker.MaxDeliver, m.worker.BackOff = 5, []time.Duration{time.Second}
+	if _, err := r.admin.UpdateConsumer(r.ctx, spec.Stream, m.worker); err != nil {
+		t.Fatal(err)
+	}
+	for _, bucket := range []string{spec.Bucket, spec.StateBucket()} {
+		s, err := r.admin.Stream(r.ctx, "KV_"+bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := s.CachedInfo().Config
+		cfg.MaxMsgsPerSubject = 1 // as an earlier version made that of the state
+		if _, err := r.admin.UpdateStream(r.ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	containsAll(t, q.Weaknesses(r.ctx), "KV_passcode-resets keeps only 1 revision", "KV_passcode-resets-state keeps only 1 revision")
+	r.setup(Layout{Update: true})
+	for _, w := range q.Weaknesses(r.ctx) {
+		if strings.Contains(w, "revision") {
+			t.Errorf("after the update: %q", w)
+		}
+	}
+	for _, cfg := range []jetstream.StreamConfig{m.requests, m.letters} { // the update has undone this, too
+		if _, err := r.admin.UpdateStream(r.ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := r.admin.UpdateConsumer(r.ctx, spec.Stream, m.worker); err != nil {
 		t.Fatal(err)
 	}

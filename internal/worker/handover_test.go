@@ -281,7 +281,8 @@ func (r *rig) answer(key string, n int) {
 // the worker runs and while it does not.
 func TestFuseStaysBlown(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: 2, W: time.Hour} })
+	const window = 10 * time.Second
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: 2, W: window} })
 	stop := r.start()
 	for i := range 4 {
 		r.publish(reset(fmt.Sprint("INC", i), graphsim.GoodDevice(i)), nil)
@@ -316,6 +317,8 @@ func TestFuseStaysBlown(t *testing.T) {
 		}
 	}
 	check(r)
+	// From here on it would not blow again: the records say nothing of it.
+	r.await("the window to pass", func() bool { return time.Since(r.handedOn().FuseBlownAt) > window })
 	stop()
 	r.answer("default.worker", 5) // it lies below them
 	run := func(f func(*rig)) {
