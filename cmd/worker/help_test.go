@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/verdict"
 )
 
@@ -153,7 +153,7 @@ func TestReadmeNamesEveryOption(t *testing.T) {
 			t.Errorf("%s has no row", name)
 		}
 	}
-	for _, list := range [][]string{texts(verdict.Reasons()), texts(metrics.Causes())} {
+	for _, list := range [][]string{texts(verdict.Reasons()), texts(hold.Causes())} {
 		for _, word := range list {
 			if !strings.Contains(string(readme), "\n| `"+word+"` | ") {
 				t.Errorf("%s has no row", word)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"passcode-worker/internal/hold"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -77,7 +78,7 @@ func hostile() (*Metrics, State) {
 		for range 2 {
 			a.Verdict(Verdict{ID: attack, Device: attack, Outcome: attack, State: "dead", Reason: attack, Detail: attacks[len(attacks)-1-i]})
 		}
-		h := held(name, Cause(attack))
+		h := held(name, hold.Cause(attack))
 		h.Holds[0].Detail, h.Error = attack, attack
 		s.Tenants = append(s.Tenants, h)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/verdict"
 	"path/filepath"
 	"slices"
@@ -119,7 +120,7 @@ func TestClosedListsArePresentFromTheStart(t *testing.T) {
 	for _, v := range TokenResults() {
 		add(`token_requests_total{result="%s",tenant="a"} 0`, v)
 	}
-	for _, v := range Causes() {
+	for _, v := range hold.Causes() {
 		add(`hold{cause="%s",tenant="a"} 0`, v)
 	}
 	for _, v := range []Outcome{OutcomeAccepted, OutcomeDead} {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"passcode-worker/internal/hold"
 	"slices"
 	"time"
 
@@ -47,10 +48,10 @@ type TenantState struct {
 
 // Hold is one cause for which a tenant's queue stands still.
 type Hold struct {
-	Cause     Cause     `json:"cause"`
-	Since     time.Time `json:"since,omitzero"`
-	Detail    string    `json:"detail,omitempty"`
-	NextProbe time.Time `json:"nextProbe,omitzero"` // zero = ends without a probe
+	Cause     hold.Cause `json:"cause"`
+	Since     time.Time  `json:"since,omitzero"`
+	Detail    string     `json:"detail,omitempty"`
+	NextProbe time.Time  `json:"nextProbe,omitzero"` // zero = ends without a probe
 }
 
 // Ready tells whether the worker can do its job, now or as a standby: NATS is
@@ -61,7 +62,7 @@ func Ready(s State) bool {
 }
 
 func usable(t TenantState) bool {
-	return t.Bound && !slices.ContainsFunc(t.Holds, func(h Hold) bool { return h.Cause != CausePaused })
+	return t.Bound && !slices.ContainsFunc(t.Holds, func(h Hold) bool { return h.Cause != hold.Paused })
 }
 
 // Handler serves /metrics, /livez, /readyz and, at /, a status page for people.

@@ -5,12 +5,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"passcode-worker/internal/hold"
 	"strings"
 	"testing"
 	"time"
 )
 
-func tenant(bound bool, causes ...Cause) TenantState {
+func tenant(bound bool, causes ...hold.Cause) TenantState {
 	t := TenantState{Tenant: "t", Bound: bound}
 	for _, c := range causes {
 		t.Holds = append(t.Holds, Hold{Cause: c})
@@ -40,16 +41,16 @@ func TestReady(t *testing.T) {
 		"throttled":                      {State{NATS: up, Tenants: []TenantState{throttled}}, true},
 		"bound, with an error":           {State{NATS: up, Tenants: []TenantState{failing}}, true},
 		"unbound":                        {State{NATS: up, Tenants: []TenantState{tenant(false)}}, false},
-		"paused":                         {State{NATS: up, Tenants: []TenantState{tenant(true, CausePaused)}}, true},
-		"unbound and paused":             {State{NATS: up, Tenants: []TenantState{tenant(false, CausePaused)}}, false},
-		"held: credentials":              {State{NATS: up, Tenants: []TenantState{tenant(true, CauseCredentials)}}, false},
-		"held: permission":               {State{NATS: up, Tenants: []TenantState{tenant(true, CausePermission)}}, false},
-		"held: Graph":                    {State{NATS: up, Tenants: []TenantState{tenant(true, CauseGraphUnavailable)}}, false},
-		"held: fuse":                     {State{NATS: up, Tenants: []TenantState{tenant(true, CauseFuse)}}, false},
-		"paused and held":                {State{NATS: up, Tenants: []TenantState{tenant(true, CausePaused, CauseFuse)}}, false},
-		"one held, one not":              {State{NATS: up, Tenants: []TenantState{tenant(true, CauseFuse), tenant(true)}}, true},
-		"one held, one paused":           {State{NATS: up, Tenants: []TenantState{tenant(true, CauseFuse), tenant(true, CausePaused)}}, true},
-		"one held, one unbound":          {State{NATS: up, Tenants: []TenantState{tenant(true, CauseFuse), tenant(false)}}, false},
+		"paused":                         {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Paused)}}, true},
+		"unbound and paused":             {State{NATS: up, Tenants: []TenantState{tenant(false, hold.Paused)}}, false},
+		"held: credentials":              {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Credentials)}}, false},
+		"held: permission":               {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Permission)}}, false},
+		"held: Graph":                    {State{NATS: up, Tenants: []TenantState{tenant(true, hold.GraphUnavailable)}}, false},
+		"held: fuse":                     {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Fuse)}}, false},
+		"paused and held":                {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Paused, hold.Fuse)}}, false},
+		"one held, one not":              {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Fuse), tenant(true)}}, true},
+		"one held, one paused":           {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Fuse), tenant(true, hold.Paused)}}, true},
+		"one held, one unbound":          {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Fuse), tenant(false)}}, false},
 		"claims to be ready, but is not": {State{Ready: true, Tenants: []TenantState{active}}, false},
 	} {
 		if got := Ready(c.state); got != c.want {
@@ -80,8 +81,8 @@ func TestReadyzJSON(t *testing.T) {
 		Tenants: []TenantState{
 			{Tenant: "a", Active: true, Bound: true, PausedUntil: &until},
 			{Tenant: "b", Error: "no stream", Holds: []Hold{
-				{Cause: CauseCredentials, Since: at, Detail: "secret expired", NextProbe: until},
-				{Cause: CausePaused},
+				{Cause: hold.Credentials, Since: at, Detail: "secret expired", NextProbe: until},
+				{Cause: hold.Paused},
 			}},
 		},
 	}

@@ -35,24 +35,6 @@ func TokenResults() []TokenResult {
 	return []TokenResult{TokenOK, TokenRefused, TokenUnavailable}
 }
 
-// Cause is why a tenant's queue stands still.
-type Cause string
-
-// The causes of a hold. CausePaused is the only one that an operator chose,
-// and the only one that leaves the worker ready.
-const (
-	CauseCredentials      Cause = "credentials"
-	CausePermission       Cause = "permission"
-	CauseGraphUnavailable Cause = "graph_unavailable"
-	CausePaused           Cause = "paused"
-	CauseFuse             Cause = "fuse"
-)
-
-// Causes lists every Cause.
-func Causes() []Cause {
-	return []Cause{CauseCredentials, CausePermission, CauseGraphUnavailable, CausePaused, CauseFuse}
-}
-
 // noCode is the code label of a call that brought no usable status.
 const noCode = "none"
 

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/verdict"
 	"strings"
 	"sync"
@@ -52,7 +53,7 @@ func TestTenant(t *testing.T) {
 	a.SetPausedUntil(time.UnixMilli(1_500_000_000_250))
 	a.AddPause(1500 * time.Millisecond)
 	a.AddPause(-time.Second)
-	a.SetHold(CauseFuse, true)
+	a.SetHold(hold.Fuse, true)
 	a.InFlight(3)
 	a.InFlight(-1)
 	a.SetWaitingRetry(7)
@@ -92,7 +93,7 @@ func TestTenant(t *testing.T) {
 
 	m.SetConnected(false)
 	a.SetPausedUntil(time.Time{})
-	a.SetHold(CauseFuse, false)
+	a.SetHold(hold.Fuse, false)
 	a.SetActive(false)
 	a.SetQueue(Queue{Oldest: -time.Second, Drain: -1})
 	wantLines(t, m,
@@ -170,7 +171,7 @@ func TestConcurrent(t *testing.T) {
 				a.Request(OutcomeAccepted, time.Second)
 				a.InFlight(1)
 				a.SetQueue(Queue{Messages: n})
-				a.SetHold(CausePaused, n%2 == 0)
+				a.SetHold(hold.Paused, n%2 == 0)
 				a.InFlight(-1)
 				m.GraphRequest("POST", 100+n, time.Second)
 				m.Tenant("b").AddPause(time.Second)

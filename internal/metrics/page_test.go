@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/verdict"
 	"regexp"
 	"strings"
@@ -46,7 +47,7 @@ func up(tenants ...TenantState) State {
 
 func working(name string) TenantState { return TenantState{Tenant: name, Active: true, Bound: true} }
 
-func held(name string, causes ...Cause) TenantState {
+func held(name string, causes ...hold.Cause) TenantState {
 	t := working(name)
 	for _, c := range causes {
 		t.Holds = append(t.Holds, Hold{Cause: c})
@@ -78,24 +79,24 @@ func TestHeadline(t *testing.T) {
 		{"pausing", up(pausing), toneWarn, "Working, but Graph asked for a pause"},
 		{"standby", up(standby), toneCalm, "Standing by"},
 		{"unbound", up(unbound), toneBad, "The queue was not found"},
-		{"credentials", up(held("a", CauseCredentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
-		{"permission", up(held("a", CausePermission)), toneBad, "Held because Graph refuses everything: a permission is missing"},
-		{"outage", up(held("a", CauseGraphUnavailable)), toneBad, "Held because Graph is down, or cannot be reached"},
-		{"fuse", up(held("a", CauseFuse)), toneBad, "Held because the fuse has blown: too many devices"},
-		{"operator", up(held("a", CausePaused)), toneWarn, "Paused by an operator"},
-		{"operator and fault", up(held("a", CausePaused, CauseCredentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
+		{"credentials", up(held("a", hold.Credentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
+		{"permission", up(held("a", hold.Permission)), toneBad, "Held because Graph refuses everything: a permission is missing"},
+		{"outage", up(held("a", hold.GraphUnavailable)), toneBad, "Held because Graph is down, or cannot be reached"},
+		{"fuse", up(held("a", hold.Fuse)), toneBad, "Held because the fuse has blown: too many devices"},
+		{"operator", up(held("a", hold.Paused)), toneWarn, "Paused by an operator"},
+		{"operator and fault", up(held("a", hold.Paused, hold.Credentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
 		{"many working", up(working("a"), working("b")), toneGood, "Working"},
 		{"working and standby", up(working("a"), standby), toneGood, "Working"},
-		{"working and paused", up(working("a"), held("b", CausePaused)), toneGood, "Working"},
+		{"working and paused", up(working("a"), held("b", hold.Paused)), toneGood, "Working"},
 		{"one of many pausing", up(working("a"), pausing), toneGood, "Working"},
 		{"all standing by", up(standby, standby), toneCalm, "Standing by"},
 		{"standby that was pausing", up(was), toneCalm, "Standing by"},
 		{"fresh", up(fresh), toneCalm, "Ready"},
 		{"all fresh", up(fresh, fresh), toneCalm, "Ready"},
-		{"none works here", up(standby, held("b", CausePaused), fresh), toneCalm, "Standing by"},
-		{"held, and none works here", up(standby, held("b", CauseFuse)), toneWarn, "1 of 2 tenants held"},
-		{"one of many held", up(working("a"), held("b", CauseFuse), unbound), toneWarn, "Working, but 2 of 3 tenants held"},
-		{"all held", up(held("a", CauseFuse), unbound), toneBad, "Held: every tenant"},
+		{"none works here", up(standby, held("b", hold.Paused), fresh), toneCalm, "Standing by"},
+		{"held, and none works here", up(standby, held("b", hold.Fuse)), toneWarn, "1 of 2 tenants held"},
+		{"one of many held", up(working("a"), held("b", hold.Fuse), unbound), toneWarn, "Working, but 2 of 3 tenants held"},
+		{"all held", up(held("a", hold.Fuse), unbound), toneBad, "Held: every tenant"},
 	} {
 		gotTone, got, _ := overall(c.state, at)
 		if got != c.want || gotTone != c.tone {
@@ -105,7 +106,7 @@ func TestHeadline(t *testing.T) {
 			t.Errorf("%s: the page looks %s, but ready is %t", c.name, gotTone, !bad)
 		}
 	}
-	_, _, why := overall(up(standby, held("b", CausePaused), fresh), at)
+	_, _, why := overall(up(standby, held("b", hold.Paused), fresh), at)
 	if want := "Tenants: 1 in the hands of another replica, 1 without a request so far, 1 paused by an operator."; why != want {
 		t.Errorf("%q, want %q", why, want)
 	}
@@ -131,9 +132,9 @@ func TestPageOfOneTenant(t *testing.T) {
 		a.Verdict(Verdict{ID: "INC8", Device: "d-2", Outcome: "dead letter", State: "dead", Reason: "not_found", Detail: "refused: HTTP 404", Attempt: 1, Status: 404})
 		time.Sleep(15 * time.Second) // fake time
 
-		s := up(held("acme", CauseGraphUnavailable))
+		s := up(held("acme", hold.GraphUnavailable))
 		s.NATS.Since = time.Now().Add(-time.Hour)
-		s.Tenants[0].Holds[0] = Hold{Cause: CauseGraphUnavailable, Since: time.Now().Add(-5 * time.Minute),
+		s.Tenants[0].Holds[0] = Hold{Cause: hold.GraphUnavailable, Since: time.Now().Add(-5 * time.Minute),
 			Detail: "no answer", NextProbe: time.Now().Add(8 * time.Second)}
 		html := get(t, m, s, "/").Body.String()
 		wantWords(t, html,
@@ -182,7 +183,7 @@ func manyTenants(n int) (*Metrics, State) {
 		}
 		s.Tenants = append(s.Tenants, working(name))
 	}
-	s.Tenants[100] = held("tenant-100", CauseCredentials)
+	s.Tenants[100] = held("tenant-100", hold.Credentials)
 	s.Tenants[300].Bound, s.Tenants[300].Error = false, "consumer is gone"
 	return m, s
 }

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"math"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/verdict"
 	"time"
 
@@ -19,7 +20,7 @@ type Tenant struct {
 	attempts      map[verdict.Result]prometheus.Counter
 	verifications map[verdict.Verification]prometheus.Counter
 	tokens        map[TokenResult]prometheus.Counter
-	holds         map[Cause]prometheus.Gauge
+	holds         map[hold.Cause]prometheus.Gauge
 
 	rate, rateConfigured, pausedUntil prometheus.Gauge
 	pause                             prometheus.Counter
@@ -100,7 +101,9 @@ func (t *Tenant) SetPausedUntil(until time.Time) {
 func (t *Tenant) AddPause(d time.Duration) { t.pause.Add(seconds(d)) }
 
 // SetHold says whether the queue stands still for this cause.
-func (t *Tenant) SetHold(c Cause, held bool) { pick(t.holds, c, "cause of a hold").Set(oneIf(held)) }
+func (t *Tenant) SetHold(c hold.Cause, held bool) {
+	pick(t.holds, c, "cause of a hold").Set(oneIf(held))
+}
 
 // InFlight changes the number of requests being worked on: +1 at the start of
 // one, -1 at its end.
@@ -198,7 +201,7 @@ func (c *tenantCollectors) tenant(name string) *Tenant {
 		attempts:       children(c.attempts.WithLabelValues, name, verdict.Results()),
 		verifications:  children(c.verifications.WithLabelValues, name, verdict.Verifications()),
 		tokens:         children(c.tokens.WithLabelValues, name, TokenResults()),
-		holds:          children(c.hold.WithLabelValues, name, Causes()),
+		holds:          children(c.hold.WithLabelValues, name, hold.Causes()),
 		rate:           c.rate.WithLabelValues(name),
 		rateConfigured: c.rateConfigured.WithLabelValues(name),
 		pausedUntil:    c.pausedUntil.WithLabelValues(name),

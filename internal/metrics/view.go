@@ -3,6 +3,7 @@ package metrics
 import (
 	"cmp"
 	"fmt"
+	"passcode-worker/internal/hold"
 	"slices"
 	"strings"
 	"time"
@@ -166,7 +167,7 @@ const (
 )
 
 func rankOf(t TenantState, at time.Time) int {
-	paused := slices.ContainsFunc(t.Holds, func(h Hold) bool { return h.Cause == CausePaused })
+	paused := slices.ContainsFunc(t.Holds, func(h Hold) bool { return h.Cause == hold.Paused })
 	switch {
 	case !t.Bound:
 		return rankUnbound
@@ -250,17 +251,17 @@ func holdNote(h Hold, at time.Time) note {
 }
 
 // inWords is a cause for somebody who has not read the manual.
-func inWords(c Cause) string {
+func inWords(c hold.Cause) string {
 	switch c {
-	case CauseCredentials:
+	case hold.Credentials:
 		return "the credentials are not accepted, or no token can be had"
-	case CausePermission:
+	case hold.Permission:
 		return "Graph refuses everything: a permission is missing"
-	case CauseGraphUnavailable:
+	case hold.GraphUnavailable:
 		return "Graph is down, or cannot be reached"
-	case CausePaused:
+	case hold.Paused:
 		return "an operator paused it"
-	case CauseFuse:
+	case hold.Fuse:
 		return "the fuse has blown: too many devices"
 	}
 	return visible(string(c)) // from no list of ours
@@ -363,7 +364,7 @@ func standing(ranks map[int]int) string {
 
 // heldBy names the first cause that nobody chose.
 func heldBy(holds []Hold) string {
-	i := slices.IndexFunc(holds, func(h Hold) bool { return h.Cause != CausePaused })
+	i := slices.IndexFunc(holds, func(h Hold) bool { return h.Cause != hold.Paused })
 	return inWords(holds[max(i, 0)].Cause)
 }
 

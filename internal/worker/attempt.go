@@ -9,7 +9,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
-	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/verdict"
 )
@@ -25,7 +25,7 @@ const (
 // leave is what a call needs: leave of the hold, a token and, unless it can only
 // be a look, a slot of the pacer.
 type leave struct {
-	pass  pass
+	pass  hold.Pass
 	token graph.Token
 	slot  *pace.Slot // nil for a look that decides nothing
 	// looked is when the look was answered that allows this attempt; zero where
@@ -41,13 +41,13 @@ func (l leave) allows(now time.Time) bool {
 // leave brings together what a call needs. If ok is false, becomes is what
 // becomes of the message; else end has to be called when the call is over.
 func (d *delivery) leave(soft context.Context, mayCall bool) (l leave, becomes consume.Disposition, ok bool) {
-	p, until := d.t.hold.admit(d.m.Sequence, time.Now())
+	p, until := d.t.hold.Admit(d.m.Sequence, time.Now())
 	if !until.IsZero() {
 		return l, d.nak(until, false), false
 	}
 	l.pass = p
 	token, err := d.t.tokens.Get(soft)
-	if err == nil && p.Probe && p.Cause == metrics.CausePermission {
+	if err == nil && p.Probe && p.Cause == hold.Permission {
 		// A permission granted since is only in a token issued since.
 		token, err = d.t.tokens.Renew(soft, token, "")
 	}
@@ -56,7 +56,9 @@ func (d *delivery) leave(soft context.Context, mayCall bool) (l leave, becomes c
 		d.end(l)
 		return l, consume.Back(0), false
 	case err != nil: // without a token nothing can be called
-		return l, d.nak(d.t.begin(d.m, metrics.CauseCredentials, err, tokenWait(err)), false), false
+		back := d.noToken(err)
+		d.end(l)
+		return l, d.nak(back, false), false
 	}
 	l.token = token
 	if mayCall {
@@ -73,7 +75,7 @@ func (d *delivery) end(l leave) {
 	if l.slot != nil {
 		l.slot.Release()
 	}
-	d.t.hold.end(d.m.Sequence)
+	d.t.hold.Done(d.m.Sequence)
 }
 
 // slot is a place in the quota of calls. If there is none, becomes is what becomes
@@ -95,7 +97,7 @@ func (d *delivery) closed(soft context.Context) (until time.Time, closed bool) {
 	if until := d.t.pacer.Paused(); !until.IsZero() {
 		return until, true
 	}
-	if open, until := d.t.hold.open(d.m.Sequence); !open {
+	if open, until := d.t.hold.Allows(d.m.Sequence); !open {
 		return until, true
 	}
 	return time.Time{}, false
@@ -169,26 +171,22 @@ func (d *delivery) observeCall(hard context.Context, l leave, sent time.Time, an
 	switch a.Kind {
 	case 0:
 		d.t.tokens.Accepted()
-		d.t.ended(d.t.hold.accepted(l.token.Generation, a.Now))
+		d.signal(&a, hold.Signal{Kind: hold.Accepted, Token: l.token.Generation})
 	case graph.Throttled:
-		d.t.ended(d.t.hold.answered(false))
+		d.signal(&a, hold.Signal{Kind: hold.Answered})
 	case graph.Refused:
-		d.t.ended(d.t.hold.answered(true))
+		d.signal(&a, hold.Signal{Kind: hold.Served})
 	case graph.Forbidden:
-		d.t.ended(d.t.hold.answered(true))
-		if d.t.hold.ownFault(d.m.Sequence, l.token.Generation, a.Now) {
-			break
-		}
 		if l.token.Has(graph.ResetPermission) == graph.PermissionMissing {
 			e.Message = "the token lacks the permission " + graph.ResetPermission +
 				": grant it to the application and give admin consent; " + e.Message
 			a.Detail = e.Error()
 		}
-		d.everybodys(&a, metrics.CausePermission, e, 0)
+		d.signal(&a, hold.Signal{Kind: hold.Forbidden, Token: l.token.Generation, Detail: a.Detail})
 	case graph.Unauthorized:
-		d.unauthorized(hard, &a, l, sent, e, true)
+		d.unauthorized(hard, &a, l, e, true)
 	default:
-		d.outage(&a, e)
+		d.failing(&a, e)
 	}
 	return a
 }
@@ -253,26 +251,20 @@ func (d *delivery) observeLook(hard context.Context, l leave, sent time.Time, ac
 		finding := graph.ResetSince(actions.List, d.base().UnknownFrom().Add(actions.Ahead-clockGrace))
 		seen.Sight, a.Detail = finding.Sight, finding.Doubt
 		if seen.Sight == graph.SightReset {
-			d.t.ended(d.t.hold.accepted(0, a.Now))
-		} else {
-			d.t.hold.read(d.m.Sequence)
+			d.signal(&a, hold.Signal{Kind: hold.Found})
 		}
-	case graph.Throttled:
-	case graph.Refused:
-		if a.Status == 404 {
-			d.t.hold.read(d.m.Sequence)
-		}
+	case graph.Throttled, graph.Refused:
 	case graph.Unauthorized:
-		d.unauthorized(hard, &a, l, sent, e, !expired)
+		d.unauthorized(hard, &a, l, e, !expired)
 	case graph.Forbidden:
 		// A token that says that it may read, or one that may not even reset,
 		// is refused for more than this reading, unless others get through.
-		everybody := l.pass.Cause == metrics.CausePermission || mayRead(l.token)
-		if everybody && !expired && !d.t.hold.ownFault(d.m.Sequence, l.token.Generation, a.Now) {
-			d.everybodys(&a, metrics.CausePermission, e, 0)
+		everybody := l.pass.Cause == hold.Permission || mayRead(l.token)
+		if everybody && !expired {
+			d.signal(&a, hold.Signal{Kind: hold.LookForbidden, Token: l.token.Generation, Detail: a.Detail})
 		}
 	default:
-		d.outage(&a, e)
+		d.failing(&a, e)
 	}
 	seen.Answer = a
 	return seen
@@ -289,7 +281,7 @@ func answered(l leave, answer graph.Answer, e *graph.Error) verdict.Answer {
 
 // unauthorized replaces a rejected token, once per delivery. Where that cannot be,
 // or did not help, everybody may be concerned, which is asked unless ask is false.
-func (d *delivery) unauthorized(hard context.Context, a *verdict.Answer, l leave, sent time.Time, e *graph.Error, ask bool) {
+func (d *delivery) unauthorized(hard context.Context, a *verdict.Answer, l leave, e *graph.Error, ask bool) {
 	var err error
 	if !d.renewed {
 		d.renewed = true
@@ -299,27 +291,34 @@ func (d *delivery) unauthorized(hard context.Context, a *verdict.Answer, l leave
 	switch {
 	case a.Renewed:
 	case err != nil:
-		d.everybodys(a, metrics.CauseCredentials, err, tokenWait(err))
-	case ask && !d.t.hold.ownFault(d.m.Sequence, 0, a.Now):
-		d.everybodys(a, metrics.CauseCredentials, e, 0)
+		a.Everybody, a.NextProbe = true, d.noToken(err)
+	case ask:
+		d.signal(a, hold.Signal{Kind: hold.Unauthorized, Detail: a.Detail})
 	}
 }
 
-// outage notes a sign that Graph is down.
-func (d *delivery) outage(a *verdict.Answer, e *graph.Error) {
-	if e.Benign {
-		return
+// noToken says when a request may come again that could get no token.
+func (d *delivery) noToken(err error) time.Time {
+	var wait time.Duration
+	if e := (*graph.Error)(nil); errors.As(err, &e) {
+		if wait = e.RetryAfter; e.Benign {
+			return time.Now().Add(wait)
+		}
 	}
-	row, isOutage := d.t.hold.outageSign(d.m.Sequence, e.Kind != graph.NotSent)
-	a.Row = row
-	if isOutage {
-		d.everybodys(a, metrics.CauseGraphUnavailable, e, e.RetryAfter)
+	return d.t.observe(d.m.Sequence, hold.Signal{Kind: hold.NoToken, Detail: err.Error(), Wait: wait}).Back
+}
+
+// failing notes a sign that Graph is down.
+func (d *delivery) failing(a *verdict.Answer, e *graph.Error) {
+	if !e.Benign {
+		d.signal(a, hold.Signal{Kind: hold.Failing, Detail: a.Detail, Wait: e.RetryAfter})
 	}
 }
 
-// everybodys holds the tenant: what failed concerns every request.
-func (d *delivery) everybodys(a *verdict.Answer, cause metrics.Cause, err error, wait time.Duration) {
-	a.Everybody, a.NextProbe = true, d.t.begin(d.m, cause, err, wait)
+// signal tells the hold what was found out.
+func (d *delivery) signal(a *verdict.Answer, s hold.Signal) {
+	st := d.t.observe(d.m.Sequence, s)
+	a.Everybody, a.NextProbe, a.Row = st.Everybody, st.Back, max(st.Row, a.Row)
 }
 
 // failureOf is the failure of a call; nil where there is none.
@@ -335,14 +334,6 @@ func kindOf(e *graph.Error) graph.Kind {
 		return 0
 	}
 	return e.Kind
-}
-
-// tokenWait is how long the token service has asked to be left alone.
-func tokenWait(err error) time.Duration {
-	if e := (*graph.Error)(nil); errors.As(err, &e) {
-		return e.RetryAfter
-	}
-	return 0
 }
 
 // readPermissions are those under which a device can be read.

@@ -134,7 +134,7 @@ func (d *delivery) panicked(ctx context.Context, p any, stack []byte) (becomes c
 			d.t.log.Error("handling a panic panicked", zap.Any("panic", again))
 		}
 	}()
-	d.t.hold.end(d.m.Sequence)
+	d.t.hold.Done(d.m.Sequence)
 	d.t.log.Error("panic while a request was handled", zap.Any("panic", p), zap.ByteString("stack", stack),
 		zap.String("request_id", d.req.ID), zap.String("device", d.req.DeviceID))
 	if d.store == nil {

@@ -14,6 +14,7 @@ import (
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
@@ -130,7 +131,7 @@ func bare(t *testing.T, r *rig) *tenant {
 	t.Cleanup(client.Close)
 	return &tenant{name: "default", host: "test", policy: r.cfg.Policy, log: r.cfg.Log,
 		metrics: metrics.New(metrics.Build{}).Tenant("default"), letters: consume.NewLetters(r.js, r.names),
-		graph: client, tokens: graph.NewTokens(acquire, nil), pacer: pace.New(pace.Rate{}, 0), hold: newHold(),
+		graph: client, tokens: graph.NewTokens(acquire, nil), pacer: pace.New(pace.Rate{}, 0), hold: hold.New(),
 		exists: func(ctx context.Context, stream string, seq uint64, at time.Time) (bool, error) {
 			return consume.Exists(ctx, r.js, stream, seq, at)
 		},

@@ -15,7 +15,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/verdict"
@@ -170,7 +170,7 @@ func TestGivenBackTenThousandTimes(t *testing.T) {
 	device := graphsim.GoodDevice(1)
 	r.publish(reset("INC1", device), nil)
 	m, _ := next(t, r)
-	ten.begin(consume.Message{Sequence: 999}, metrics.CauseGraphUnavailable, context.DeadlineExceeded, time.Hour)
+	ten.observe(999, hold.Signal{Kind: hold.NoToken, Detail: "away", Wait: time.Hour})
 	draining, drain := context.WithCancel(t.Context())
 	drain()
 	for i := range 10_000 {
@@ -186,7 +186,7 @@ func TestGivenBackTenThousandTimes(t *testing.T) {
 	if calls := len(r.sim.Calls()); calls != 0 {
 		t.Errorf("%d calls", calls)
 	}
-	ten.hold.accepted(1, time.Now())
+	ten.hold.Reset()
 	if d := ten.handle(t.Context(), t.Context(), m); d != consume.Ack() {
 		t.Errorf("disposition %+v", d)
 	}

@@ -6,7 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
 )
@@ -116,8 +116,8 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 		return err
 	}
 	t.pacer.Restore(w.Granted, t.clock.local(w.PausedUntil))
-	t.hold.stand() // of an earlier term
-	if w.Hold != nil && t.hold.restore(metrics.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
+	t.hold.Reset() // of an earlier term
+	if w.Hold != nil && t.hold.Restore(hold.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
 	}
 	t.fuse.settle(t.clock.local(w.FuseBlownAt), t.clock.local(o.ReleasedAt))
@@ -210,8 +210,8 @@ func (t *tenant) standing() state.Worker {
 		FuseBlownAt: t.clock.remote(t.fuse.blown()),
 		Worker:      t.host,
 	}
-	if cause, detail, since, _ := t.hold.state(); cause != "" {
-		w.Hold = &state.Hold{Cause: string(cause), Since: t.clock.remote(since), Detail: detail}
+	if h := t.hold.State(); h.Cause != "" {
+		w.Hold = &state.Hold{Cause: string(h.Cause), Since: t.clock.remote(h.Since), Detail: h.Detail}
 	}
 	return w
 }
@@ -249,7 +249,7 @@ func (t *tenant) look(ctx context.Context) {
 		return
 	}
 	if t.fuse.settle(time.Time{}, t.clock.local(o.ReleasedAt)) {
-		t.log.Info("hold: over", zap.String("cause", string(metrics.CauseFuse)))
+		t.log.Info("hold: over", zap.String("cause", string(hold.Fuse)))
 		t.showHold()
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/verdict"
 )
@@ -32,17 +32,17 @@ func TestOutages(t *testing.T) {
 	const requests = 60
 	for _, row := range []struct {
 		outage graphsim.Outage
-		cause  metrics.Cause
+		cause  hold.Cause
 		hold   time.Duration // how long the outage lasts once it is noticed
 	}{
-		{graphsim.OutageSecretExpired, metrics.CauseCredentials, 2 * time.Second},
-		{graphsim.OutageTokenDown, metrics.CauseCredentials, 2 * time.Second},
-		{graphsim.OutagePermission, metrics.CausePermission, 2 * time.Second},
-		{graphsim.Outage503, metrics.CauseGraphUnavailable, 2 * time.Second},
-		{graphsim.Outage503RetryAfter, metrics.CauseGraphUnavailable, 2 * time.Second},
-		{graphsim.Outage500, metrics.CauseGraphUnavailable, 2 * time.Second},
-		{graphsim.OutageRefuse, metrics.CauseGraphUnavailable, 2 * time.Second},
-		{graphsim.OutageSilence, metrics.CauseGraphUnavailable, 2 * time.Second},
+		{graphsim.OutageSecretExpired, hold.Credentials, 2 * time.Second},
+		{graphsim.OutageTokenDown, hold.Credentials, 2 * time.Second},
+		{graphsim.OutagePermission, hold.Permission, 2 * time.Second},
+		{graphsim.Outage503, hold.GraphUnavailable, 2 * time.Second},
+		{graphsim.Outage503RetryAfter, hold.GraphUnavailable, 2 * time.Second},
+		{graphsim.Outage500, hold.GraphUnavailable, 2 * time.Second},
+		{graphsim.OutageRefuse, hold.GraphUnavailable, 2 * time.Second},
+		{graphsim.OutageSilence, hold.GraphUnavailable, 2 * time.Second},
 	} {
 		t.Run(row.outage.String(), func(t *testing.T) {
 			t.Parallel()
@@ -190,7 +190,7 @@ func TestStopIsNoOutage(t *testing.T) {
 		c.Policy.RequestTimeout = 20 * time.Second
 	})
 	stop := r.start()
-	const requests = 2 * outageRow
+	const requests = 10
 	for i := range requests {
 		r.publish(reset(fmt.Sprint("r", i), graphsim.FaultDevice(604, 0, 0, i)), nil)
 	}
@@ -365,20 +365,21 @@ func TestProbeWithoutToken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{}, nil)
 	ten := bare(t, r)
-	m := consume.Message{Sequence: 7}
-	ten.hold.fail(1, metrics.CausePermission, "why", 0, time.Now().Add(-time.Hour))
-	if p, _ := ten.hold.admit(m.Sequence, time.Now()); !p.Probe {
+	d := &delivery{t: ten, m: consume.Message{Sequence: 7}}
+	ten.hold.Restore(hold.Permission, "why", time.Now(), time.Now())
+	if p, _ := ten.hold.Admit(d.m.Sequence, time.Now()); !p.Probe {
 		t.Fatal("it is no probe")
 	}
 	before := time.Now()
-	at := ten.begin(m, metrics.CauseCredentials, &graph.Error{Kind: graph.TokenUnavailable, Benign: true}, time.Minute)
+	at := d.noToken(&graph.Error{Kind: graph.TokenUnavailable, Benign: true, RetryAfter: time.Minute})
+	d.end(leave{})
 	if at.Before(before.Add(time.Minute)) || at.After(time.Now().Add(time.Minute)) {
 		t.Errorf("it comes again in %s", at.Sub(before))
 	}
-	if cause, detail, _, _ := ten.hold.state(); cause != metrics.CausePermission || detail != "why" {
-		t.Errorf("the hold is %q, %q", cause, detail)
+	if h := ten.hold.State(); h.Cause != hold.Permission || h.Detail != "why" {
+		t.Errorf("the hold is %+v", h)
 	}
-	if p, until := ten.hold.admit(8, time.Now()); !p.Probe {
+	if p, until := ten.hold.Admit(8, time.Now()); !p.Probe {
 		t.Errorf("no other may go until %s", until)
 	}
 }

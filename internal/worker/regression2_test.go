@@ -178,7 +178,7 @@ func row() func(q *http.Request) {
 	var calls atomic.Int64
 	full := make(chan struct{})
 	return func(q *http.Request) {
-		if calls.Add(1) == outageRow {
+		if calls.Add(1) == 5 {
 			close(full)
 		}
 		select {
@@ -196,7 +196,7 @@ func testPauseIsCapped(r *rig) {
 	var calls atomic.Int64
 	wait := row()
 	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if calls.Add(1) > outageRow {
+		if calls.Add(1) > 5 {
 			return false
 		}
 		wait(q)
@@ -205,7 +205,7 @@ func testPauseIsCapped(r *rig) {
 		return true
 	})
 	r.start()
-	for i := range outageRow {
+	for i := range 5 {
 		r.publish(reset(fmt.Sprint("r", i), graphsim.GoodDevice(0x7000+i)), nil)
 	}
 	r.eventually("the hold", r.held)
@@ -214,7 +214,7 @@ func testPauseIsCapped(r *rig) {
 	if took := time.Since(began); took > 15*time.Second {
 		r.t.Errorf("it took %s", took)
 	}
-	for i := range outageRow {
+	for i := range 5 {
 		r.accepted(fmt.Sprint("r", i), graphsim.GoodDevice(0x7000+i), 1, false)
 	}
 	for _, text := range []string{"a longer pause than is allowed", "a longer wait was asked for than is allowed"} {
@@ -400,14 +400,14 @@ func testExhaustedInHold(r *rig) {
 		if up.Load() || q.Method != http.MethodPost {
 			return false
 		}
-		if posts.Add(1) <= outageRow {
+		if posts.Add(1) <= 5 {
 			wait(q)
 		}
 		w.WriteHeader(http.StatusInternalServerError)
 		return true
 	})
 	r.start()
-	const n = outageRow + 1
+	const n = 5 + 1
 	for i := range n {
 		r.publish(reset(fmt.Sprint("r", i), graphsim.GoodDevice(0x4000+i)), nil)
 	}
@@ -432,7 +432,7 @@ func testExhaustedInHold(r *rig) {
 			r.t.Errorf("%s: %+v", id, rec)
 		}
 	}
-	if dead >= outageRow {
+	if dead >= 5 {
 		r.t.Errorf("%d requests died of the outage", dead)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 )
@@ -61,7 +62,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		pacer:   pace.New(spec.Rate, f.cfg.MaxPause),
 
 		maxPause: f.cfg.MaxPause,
-		hold:     newHold(),
+		hold:     hold.New(),
 		fuse:     newFuse(f.cfg.Fuse, f.cfg.Cooldown),
 		news:     make(chan struct{}, 1),
 		exists: func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error) {

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -15,6 +14,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
@@ -40,7 +40,7 @@ type tenant struct {
 	pacer   *pace.Pacer
 	// maxPause caps what a service asks for; 0 means no cap.
 	maxPause time.Duration
-	hold     *hold
+	hold     *hold.Hold
 	fuse     *fuse
 	// stores are the buckets; nil until they were found.
 	stores func() (*record.Store, *state.Store)
@@ -119,7 +119,7 @@ func (t *tenant) setActive(active bool) {
 	}
 	t.metrics.SetActive(active)
 	if !active {
-		t.hold.stand()
+		t.hold.Reset()
 		t.showHold()
 		t.log.Info("standing by: another replica works on the tenant, or may")
 		return
@@ -138,9 +138,9 @@ func (t *tenant) setPaused(paused bool, until time.Time) {
 		return
 	}
 	if !paused {
-		t.log.Info("hold: over", zap.String("cause", string(metrics.CausePaused)))
+		t.log.Info("hold: over", zap.String("cause", string(hold.Paused)))
 	} else {
-		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(metrics.CausePaused)), zap.String("until", pauseEnd(until)))
+		t.log.Warn("hold: an operator has paused the queue", zap.String("cause", string(hold.Paused)), zap.String("until", pauseEnd(until)))
 	}
 	t.showHold()
 }
@@ -241,77 +241,64 @@ func otherBusy() time.Duration { return time.Second/2 + rand.N(time.Second) }
 // fuseBlew is told that the fuse has blown.
 func (t *tenant) fuseBlew() {
 	t.log.Error("hold: the fuse has blown: one more device would be too many; worker resume releases it",
-		zap.String("cause", string(metrics.CauseFuse)), zap.Int("devices", t.fuse.limit.N), zap.Duration("within", t.fuse.limit.W))
+		zap.String("cause", string(hold.Fuse)), zap.Int("devices", t.fuse.limit.N), zap.Duration("within", t.fuse.limit.W))
 	t.showHold()
 }
 
-// begin starts a hold, or makes the next probe wait longer, and returns when
-// that probe may go. A failure that concerns nobody else only makes its own
-// request wait.
-func (t *tenant) begin(m consume.Message, cause metrics.Cause, err error, wait time.Duration) time.Time {
-	if e := (*graph.Error)(nil); errors.As(err, &e) && e.Benign {
-		t.hold.end(m.Sequence) // a probe that found nothing out
-		return time.Now().Add(wait)
+// observe tells the hold what a message has found out, and others what follows.
+func (t *tenant) observe(sequence uint64, s hold.Signal) hold.Standing {
+	if t.maxPause > 0 && s.Wait > t.maxPause {
+		t.log.Warn("a longer wait was asked for than is allowed; it was capped", zap.Duration("asked", s.Wait), zap.Duration("capped", t.maxPause))
+		s.Wait = t.maxPause
 	}
-	before, _, _, _ := t.hold.state()
-	if t.maxPause > 0 && wait > t.maxPause {
-		t.log.Warn("a longer wait was asked for than is allowed; it was capped", zap.Duration("asked", wait), zap.Duration("capped", t.maxPause))
-		wait = t.maxPause
+	st := t.hold.Observe(sequence, s, time.Now())
+	if st.Ended != "" {
+		t.log.Info("hold: over", zap.String("cause", string(st.Ended)))
 	}
-	at, news := t.hold.fail(m.Sequence, cause, err.Error(), wait, time.Now())
-	if !news {
-		return at
+	if st.Tripped {
+		now := t.hold.State()
+		fields := []zap.Field{zap.String("cause", string(now.Cause)), zap.String("error", s.Detail), zap.Time("next_probe", now.NextProbe)}
+		switch st.Before {
+		case "":
+			t.log.Warn("hold: what is wrong concerns every request, so the queue stands still; one request at a time tries again", fields...)
+		case now.Cause:
+			t.log.Info("hold: still", append(fields, zap.Duration("held", time.Since(now.Since)))...)
+		default:
+			t.log.Warn("hold: the cause has changed", fields...)
+		}
 	}
-	now, _, since, _ := t.hold.state()
-	switch {
-	case before == "":
-		t.log.Warn("hold: what is wrong concerns every request, so the queue stands still; one request at a time tries again",
-			zap.String("cause", string(now)), zap.Error(err), zap.Time("next_probe", at))
-	case before != now:
-		t.log.Warn("hold: the cause has changed", zap.String("cause", string(now)), zap.Error(err), zap.Time("next_probe", at))
-	default:
-		t.log.Info("hold: still", zap.String("cause", string(now)), zap.Duration("held", time.Since(since)),
-			zap.Error(err), zap.Time("next_probe", at))
+	if st.Ended != "" || st.Tripped {
+		t.showHold()
 	}
-	t.showHold()
-	return at
-}
-
-// ended logs the end of a hold; an empty cause means that none has ended.
-func (t *tenant) ended(cause metrics.Cause) {
-	if cause == "" {
-		return
-	}
-	t.log.Info("hold: over", zap.String("cause", string(cause)))
-	t.showHold()
+	return st
 }
 
 // holds are the causes for which the queue stands still.
 func (t *tenant) holds() []metrics.Hold {
 	holds := []metrics.Hold{}
 	active := t.active.Load() // a standby does not know
-	if cause, detail, since, probe := t.hold.state(); active && cause != "" {
-		holds = append(holds, metrics.Hold{Cause: cause, Since: since, Detail: detail, NextProbe: probe})
+	if h := t.hold.State(); active && h.Cause != "" {
+		holds = append(holds, metrics.Hold{Cause: h.Cause, Since: h.Since, Detail: h.Detail, NextProbe: h.NextProbe})
 	}
 	if at := t.fuse.blown(); active && !at.IsZero() {
-		holds = append(holds, metrics.Hold{Cause: metrics.CauseFuse, Since: at, Detail: fmt.Sprintf(
+		holds = append(holds, metrics.Hold{Cause: hold.Fuse, Since: at, Detail: fmt.Sprintf(
 			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", t.fuse.limit)})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.operator {
-		holds = append(holds, metrics.Hold{Cause: metrics.CausePaused, Detail: "paused until " + pauseEnd(t.operatorUntil)})
+		holds = append(holds, metrics.Hold{Cause: hold.Paused, Detail: "paused until " + pauseEnd(t.operatorUntil)})
 	}
 	return holds
 }
 
 // showHold shows what holds the tenant, and lets the next replica know.
 func (t *tenant) showHold() {
-	held := map[metrics.Cause]bool{}
+	held := map[hold.Cause]bool{}
 	for _, h := range t.holds() {
 		held[h.Cause] = true
 	}
-	for _, c := range metrics.Causes() {
+	for _, c := range hold.Causes() {
 		t.metrics.SetHold(c, held[c])
 	}
 	t.changed()
