@@ -70,9 +70,10 @@ type Config struct {
 	// begun, because the process is to end or another replica works now; work
 	// ends when the process must.
 	Handle func(intake, work context.Context, m Message) Disposition
-	// Clock, if not nil, is told how far the server's clock is ahead of ours,
-	// each time the queue is bound and its depth is read.
-	Clock func(ahead time.Duration)
+	// Clock, if not nil, is told how far the server's clock is ahead of ours, and
+	// by how much that may be wrong, each time the queue is bound and its depth
+	// is read.
+	Clock func(ahead, within time.Duration)
 	// Bound is told when the queue is bound to its consumer (nil), and why it
 	// is not.
 	Bound func(error)
@@ -97,9 +98,7 @@ func New(js jetstream.JetStream, cfg Config) *Queue {
 
 // Times of calls to the server.
 const (
-	// exactEnough is how long a call may take by which the server's clock is read.
-	exactEnough = 500 * time.Millisecond
-	apiWait     = 5 * time.Second
+	apiWait = 5 * time.Second
 	// An ack is repeated until the server confirms it, for ackPatience. That is
 	// less than what is left of the ack wait since the last heartbeat.
 	ackPatience = 15 * time.Second
@@ -178,10 +177,10 @@ func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	took := time.Since(asked)
 	// When the server looked at its clock is known to half the time of the call.
-	if ts := consumer.CachedInfo().TimeStamp; q.cfg.Clock != nil && !ts.IsZero() && took < exactEnough {
-		q.cfg.Clock(ts.Sub(asked.Add(took / 2).Round(0)))
+	within := time.Since(asked) / 2
+	if ts := consumer.CachedInfo().TimeStamp; q.cfg.Clock != nil && !ts.IsZero() {
+		q.cfg.Clock(ts.Sub(asked.Add(within).Round(0)), within)
 	}
 	return consumer, nil
 }

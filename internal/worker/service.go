@@ -129,6 +129,7 @@ func (s *service) watch(ctx context.Context) {
 	defer ticker.Stop()
 	checked := false
 	var flow flow
+	var oldest time.Time // when the oldest request was stored
 	for {
 		select {
 		case <-ctx.Done():
@@ -155,14 +156,29 @@ func (s *service) watch(ctx context.Context) {
 		}
 		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
 		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
+		if depth.Messages == 0 {
+			oldest = time.Time{}
+		} else if at, err := s.queue.Oldest(ctx); err == nil {
+			oldest = s.tenant.clock.local(at)
+		} else if ctx.Err() == nil { // what was known of it still holds
+			s.log.Debug("the oldest request could not be read", zap.Error(err))
+		}
 		s.tenant.metrics.SetQueue(metrics.Queue{
 			Messages:    depth.Messages,
 			AckPending:  depth.AckPending,
 			Redelivered: depth.Redelivered,
-			Oldest:      depth.Oldest,
+			Oldest:      age(oldest),
 			Drain:       s.tenant.drainTime(depth.Messages, flow.perSecond(depth.Messages, time.Now())),
 		})
 	}
+}
+
+// age is how long ago an instant was; 0 for the zero instant.
+func age(t time.Time) time.Duration {
+	if t.IsZero() {
+		return 0
+	}
+	return max(0, time.Since(t))
 }
 
 // flow measures how fast a queue shrinks.
