@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/check"
+	"passcode-worker/internal/consume"
 	"passcode-worker/internal/worker"
 )
 
@@ -47,6 +48,7 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 		Monitors:     monitors,
 		Tenants:      checked(cfg),
 		Counts:       cfg.Policy.Fuse.N > 0 || cfg.Policy.Cooldown > 0,
+		Keep:         consume.Keep(cfg.Policy.MaxAge, cfg.Policy.Cooldown, cfg.Policy.Fuse.W),
 		Setup:        cfg.Setup,
 		Endpoint:     cfg.Endpoint,
 		UserAgent:    "passcode-worker/" + cfg.Build.Version,

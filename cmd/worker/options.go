@@ -75,7 +75,16 @@ type azureOptions struct {
 	GraphEndpoint              string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
 }
 
+// keepOptions decide how long records are needed.
+type keepOptions struct {
+	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
+	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
+	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
+}
+
 type policyOptions struct {
+	keepOptions `embed:""`
+
 	Concurrency    string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Requests worked on at a time."`
 	Rate           string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any such time; 0: no limit. Graph grants an application 200 in 20s per tenant."`
 	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call."`
@@ -83,10 +92,7 @@ type policyOptions struct {
 	BackoffMin     string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Least wait before a repetition."`
 	BackoffMax     string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition."`
 	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
-	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
 	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up."`
-	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
-	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
 	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
 
@@ -229,6 +235,15 @@ func (o azureOptions) credential(r *reader) graph.Credential {
 	return c
 }
 
+func (o keepOptions) read(r *reader) (maxAge, cooldown time.Duration, fuse pace.Rate) {
+	maxAge = r.duration("WORKER_MAX_AGE", o.MaxAge, 0)
+	fuse, err := pace.ParseRate(o.Fuse)
+	if err != nil {
+		r.fail("WORKER_FUSE", "%v", err)
+	}
+	return maxAge, r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0), fuse
+}
+
 func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	c.Concurrency = r.number("WORKER_CONCURRENCY", o.Concurrency, 1, 1000)
 	rate, err := pace.ParseRate(o.Rate)
@@ -241,14 +256,10 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 		MaxAttempts:    r.number("WORKER_MAX_ATTEMPTS", o.MaxAttempts, 1, 1000),
 		BackoffMin:     r.duration("WORKER_BACKOFF_MIN", o.BackoffMin, time.Millisecond),
 		BackoffMax:     r.duration("WORKER_BACKOFF_MAX", o.BackoffMax, time.Millisecond),
-		MaxAge:         r.duration("WORKER_MAX_AGE", o.MaxAge, 0),
 		VerifyAfter:    r.duration("WORKER_VERIFY_AFTER", o.VerifyAfter, 0),
-		Cooldown:       r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0),
 		OnUnknown:      worker.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(worker.UnknownDeadLetter), string(worker.UnknownRetry))),
 	}
-	if c.Policy.Fuse, err = pace.ParseRate(o.Fuse); err != nil {
-		r.fail("WORKER_FUSE", "%v", err)
-	}
+	c.Policy.MaxAge, c.Policy.Cooldown, c.Policy.Fuse = o.keepOptions.read(r)
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)
 	}

@@ -140,7 +140,7 @@ func TestWeaknesses(t *testing.T) {
 	r.setup(Layout{})
 	// One server is all that there is to say about what Setup makes on it.
 	got := q.Weaknesses(r.ctx)
-	if len(got) != 3 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "KV_passcode-resets has 1 replica") }) {
+	if len(got) != 4 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "KV_passcode-resets has 1 replica") }) {
 		t.Errorf("%q", got)
 	}
 	for _, w := range got {
@@ -175,10 +175,10 @@ func TestWeaknesses(t *testing.T) {
 	if _, err := r.admin.CreateConsumer(r.ctx, spec.Stream, jetstream.ConsumerConfig{Durable: spec.Consumer()}); err != nil {
 		t.Fatal(err)
 	}
-	containsAll(t, q.Weaknesses(r.ctx), "in memory", "instead of work queue", "cannot be used")
+	containsAll(t, q.Weaknesses(r.ctx), "in memory", "instead of work queue", "takes [] instead of")
 	// Nothing to say about explicit acks, a pinned group, and a filter that is written as a list.
-	if got := consumerWeaknesses(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1,
-		PriorityPolicy: jetstream.PriorityPolicyPinned, FilterSubjects: []string{spec.Filter()}}, spec); got != nil {
+	if got := ConsumerWeaknesses(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1,
+		PriorityPolicy: jetstream.PriorityPolicyPinned, PinnedTTL: pinnedTTL, FilterSubjects: []string{spec.Filter()}}, spec); got != nil {
 		t.Errorf("%q", got)
 	}
 }

@@ -77,7 +77,10 @@ type Config struct {
 	// Bound is told when the queue is bound to its consumer (nil), and why it
 	// is not.
 	Bound func(error)
-	Log   *zap.Logger
+	// Keep is how long records have to last; [Keep] tells. It is for
+	// [Queue.Weaknesses] alone.
+	Keep time.Duration
+	Log  *zap.Logger
 }
 
 // Queue takes messages from one tenant's consumer.
@@ -157,7 +160,9 @@ func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
 	n := q.cfg.Names
 	consumer, err := q.consumer(ctx)
 	if err == nil {
-		err = usable(consumer.CachedInfo().Config, n)
+		if w := Unusable(consumer.CachedInfo().Config, n); w != nil {
+			err = fmt.Errorf("it %s; %s", w.Text, w.Do)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bind to consumer %s of stream %s: %w", n.Consumer(), n.Stream, err)
@@ -183,26 +188,6 @@ func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
 		q.cfg.Clock(ts.Sub(asked.Add(within).Round(0)), within)
 	}
 	return consumer, nil
-}
-
-// usable refuses a consumer that would lose requests, or hand out another
-// tenant's: the tenant comes from the subject alone.
-func usable(cfg jetstream.ConsumerConfig, n Names) error {
-	if cfg.AckPolicy != jetstream.AckExplicitPolicy {
-		return fmt.Errorf("its ack policy is %s instead of explicit, so that requests would be lost", cfg.AckPolicy)
-	}
-	if f := filters(cfg); len(f) != 1 || f[0] != n.Filter() {
-		return fmt.Errorf("it takes %q instead of %q", f, n.Filter())
-	}
-	return nil
-}
-
-// filters are the subjects that a consumer takes, written either way.
-func filters(cfg jetstream.ConsumerConfig) []string {
-	if cfg.FilterSubject != "" {
-		return []string{cfg.FilterSubject}
-	}
-	return cfg.FilterSubjects
 }
 
 // pull hands out messages until intake ends (nil) or the consumer is lost. No

@@ -80,6 +80,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		Layout:  f.cfg.Layout,
 		Slots:   f.cfg.Concurrency,
 		Prepare: f.buckets.open,
+		Keep:    consume.Keep(f.cfg.Policy.MaxAge, f.cfg.Policy.Cooldown, f.cfg.Policy.Fuse.W),
 		Clock:   t.clock.set,
 		Credit:  t.credit,
 		Begin:   t.takeOver,
