@@ -76,7 +76,7 @@ func (p *puller) renewPin(now time.Time) error {
 // pinned one. It is false for a message of a term that is over. Call with mu held.
 //
 // The server serves a pull that names a pin only while that pin holds, so only a
-// pull that names none can bring a new one.
+// pull that names none can bring a new one. That may be one that was given up.
 func (p *puller) inTerm(l *lane, m *nats.Msg) bool {
 	if p.pinned.group == "" {
 		return true
@@ -85,12 +85,16 @@ func (p *puller) inTerm(l *lane, m *nats.Msg) bool {
 	switch {
 	case p.term != nil && (pin == p.term.pin || pin == "" && l.pin == p.term.pin):
 		return true // a pull that names the pin does not need to read it
-	case pin == "" || pin == p.pinned.over || l.pin != "":
+	case pin == "" || pin == p.pinned.over || !l.mayPin(time.Now()):
 		return false // it comes late, or names nothing
 	}
 	p.newTerm(l, pin)
 	return true
 }
+
+// mayPin tells that a pull of the lane may be waiting that names no pin. Call
+// with mu held.
+func (l *lane) mayPin(now time.Time) bool { return now.Before(l.unnamed) }
 
 // newTerm begins a term with the pin that the server has given to the pull of a
 // lane. Call with mu held.
@@ -113,7 +117,7 @@ type nameless struct {
 
 // isNameless tells that the pin is to be asked for. Call with mu held.
 func (p *puller) isNameless(l *lane, m *nats.Msg) bool {
-	return p.pinned.group != "" && p.term == nil && l.pin == "" && LastHeader(m.Header, headerPin) == ""
+	return p.pinned.group != "" && p.term == nil && l.mayPin(time.Now()) && LastHeader(m.Header, headerPin) == ""
 }
 
 // name asks which pin came with nameless messages, and gives them back: they

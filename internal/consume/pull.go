@@ -85,10 +85,12 @@ type lane struct {
 	closed chan struct{} // closed with sub
 
 	// Guarded by puller.mu.
-	reply string    // of the present pull
-	pin   string    // that it names; empty: none
-	left  int       // messages that it may still bring; 0: there is no pull
-	seen  time.Time // its last sign of life
+	reply string // of the present pull
+	pin   string // that it names; empty: none
+	// unnamed is when the last pull that named none is over at the latest.
+	unnamed time.Time
+	left    int       // messages that it may still bring; 0: there is no pull
+	seen    time.Time // its last sign of life
 }
 
 // laneCount is how many pulls can be on their way: while one is answered, the
@@ -333,6 +335,8 @@ func (p *puller) send(l *lane, n int, now time.Time) error {
 	l.left, l.seen, l.pin = n, now, ""
 	if p.term != nil {
 		l.pin = p.term.pin
+	} else {
+		l.unnamed = now.Add(p.expiry + p.times.heartbeat)
 	}
 	return nil
 }
