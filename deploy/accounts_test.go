@@ -551,7 +551,6 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 		"$SYS.REQ.SERVER.PING",
 	}
 	reading := []string{
-		"$JS.API.STREAM.MSG.GET.PASSCODE_RESETS",
 		"$JS.API.DIRECT.GET.KV_passcode-resets", // by sequence: anybody's
 		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.other.x",
 		"$JS.API.CONSUMER.CREATE.KV_passcode-resets.x", "$JS.API.CONSUMER.CREATE.KV_passcode-resets.x.$KV.passcode-resets.other.>",
@@ -577,7 +576,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 	publisher.mayNotPublish(working...)
 	publisher.mayNotPublish(others...)
 	publisher.mayNotPublish("$JS.API.STREAM.MSG.GET.KV_passcode-resets", "$JS.API.STREAM.MSG.GET.KV_passcode-resets-state",
-		"$JS.API.STREAM.INFO.PASSCODE_RESETS", "$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS_DEAD",
+		"$JS.API.STREAM.INFO.PASSCODE_RESETS", "$JS.API.STREAM.MSG.GET.PASSCODE_RESETS", "$JS.API.DIRECT.GET.PASSCODE_RESETS", "$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS_DEAD",
 		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-default", "$KV.passcode-resets-state.default.operator",
 		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.default.x", "$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD",
 		"_INBOX.x", "_INBOX_publisher-other.x")
@@ -592,7 +591,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 	worker.mayNotPublish("$JS.API.CONSUMER.DELETE.KV_passcode-resets.x", // of another reader
 		"passcode.reset.requests.default", "$KV.passcode-resets-state.default.operator",
 		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-default", "$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS_DEAD",
-		"$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD")
+		"$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD", "$JS.API.DIRECT.GET.PASSCODE_RESETS")
 	worker.mayNotSubscribe(everything...)
 	worker.mayNotSubscribe("_INBOX_publisher-default.>")
 

@@ -76,7 +76,16 @@ type azureOptions struct {
 	GraphEndpoint              string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
 }
 
+// keepOptions decide how long records are needed.
+type keepOptions struct {
+	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
+	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
+	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
+}
+
 type policyOptions struct {
+	keepOptions `embed:""`
+
 	Concurrency    string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Requests worked on at a time."`
 	Rate           string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any such time; 0: no limit. Graph grants an application 200 in 20s per tenant."`
 	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call."`
@@ -84,10 +93,7 @@ type policyOptions struct {
 	BackoffMin     string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Least wait before a repetition."`
 	BackoffMax     string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition."`
 	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
-	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
 	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up, at least 1s."`
-	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
-	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
 	ActionNames    string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Further names, separated by commas, that a reset may have in a device's list of actions."`
 	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
@@ -231,6 +237,15 @@ func (o azureOptions) credential(r *reader) graph.Credential {
 	return c
 }
 
+func (o keepOptions) read(r *reader) (maxAge, cooldown time.Duration, fuse pace.Rate) {
+	maxAge = r.duration("WORKER_MAX_AGE", o.MaxAge, 0)
+	fuse, err := pace.ParseRate(o.Fuse)
+	if err != nil {
+		r.fail("WORKER_FUSE", "%v", err)
+	}
+	return maxAge, r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0), fuse
+}
+
 func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	c.Concurrency = r.number("WORKER_CONCURRENCY", o.Concurrency, 1, 1000)
 	rate, err := pace.ParseRate(o.Rate)
@@ -243,16 +258,12 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 		MaxAttempts:    r.number("WORKER_MAX_ATTEMPTS", o.MaxAttempts, 1, 1000),
 		BackoffMin:     r.duration("WORKER_BACKOFF_MIN", o.BackoffMin, time.Millisecond),
 		BackoffMax:     r.duration("WORKER_BACKOFF_MAX", o.BackoffMax, time.Millisecond),
-		MaxAge:         r.duration("WORKER_MAX_AGE", o.MaxAge, 0),
 		VerifyAfter:    r.verifyAfter(o.VerifyAfter),
 		OnUnknown:      verdict.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(verdict.UnknownDeadLetter), string(verdict.UnknownRetry))),
 	}
-	c.Cooldown = r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0)
+	c.Policy.MaxAge, c.Cooldown, c.Fuse = o.keepOptions.read(r)
 	if c.ActionNames, err = graph.ActionNames(o.ActionNames); err != nil {
 		r.fail("WORKER_ACTION_NAMES", "%v", err)
-	}
-	if c.Fuse, err = pace.ParseRate(o.Fuse); err != nil {
-		r.fail("WORKER_FUSE", "%v", err)
 	}
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)

@@ -23,10 +23,11 @@ type setupCmd struct {
 	natsOptions   `embed:""`
 	nameOptions   `embed:""`
 	tenantsOption `embed:""`
+	keepOptions   `embed:""`
 
 	Replicas  string `default:"0" placeholder:"N" help:"Replicas of streams and bucket: 1, 3 or 5. 0: three in a cluster, else one."`
 	Storage   string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
-	Retention string `default:"2160h" placeholder:"TIME" help:"How long dead letters and records are kept."`
+	Retention string `default:"2160h" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
 	MaxBytes  string `default:"0" placeholder:"N" help:"Size limit of the request stream in bytes; when it is full the publisher is told. 0: none."`
 	Update    bool   `help:"Change what exists to these settings."`
 }
@@ -41,7 +42,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	layout := consume.Layout{
 		Replicas:  replicas,
 		Memory:    r.oneOf("--storage", c.Storage, "file", "memory") == "memory",
-		Retention: r.duration("--retention", c.Retention, time.Second),
+		Retention: c.retention(r),
 		MaxBytes:  int64(r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt)),
 		Update:    c.Update,
 	}
@@ -92,6 +93,19 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 		return cause
 	}
 	return err
+}
+
+// retention refuses one that lets go of a record while it still keeps its
+// request from being done again.
+func (c setupCmd) retention(r *reader) time.Duration {
+	maxAge, cooldown, fuse := c.keepOptions.read(r)
+	given := r.duration("--retention", c.Retention, 0)
+	least := consume.Keep(maxAge, cooldown, fuse.W)
+	if len(r.problems) == 0 && given < least {
+		r.fail("--retention", "%q is too short: a request whose record is gone can be done again, so a record has to outlast by a day "+
+			"WORKER_MAX_AGE, WORKER_DEVICE_COOLDOWN, the time of WORKER_FUSE, and the 10m in which NATS knows copies: give at least %s", c.Retention, least)
+	}
+	return given
 }
 
 // hosts names the servers of a list without the passwords that it may hold.

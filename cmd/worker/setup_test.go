@@ -65,6 +65,7 @@ func TestSetup(t *testing.T) {
 	if c := config("PASSCODE_RESETS_DEAD"); c.MaxAge != before.MaxAge || config("PASSCODE_RESETS").MaxBytes != -1 {
 		t.Error("what exists was changed")
 	}
+	check(made("updated "), "--retention=2160h", "--max-age=0", "--update") // of any age: the usual time has to do
 	check(made("updated "), "--retention=48h", "--max-bytes=1000000", "--update")
 	if c := config("PASSCODE_RESETS_DEAD"); c.MaxAge != 48*time.Hour || config("PASSCODE_RESETS").MaxBytes != 1000000 {
 		t.Errorf("nothing was changed: %+v", c)
@@ -84,7 +85,12 @@ func TestSetupWrongUsage(t *testing.T) {
 		{"--replicas=many", `--replicas: "many" is none of: 0, 1, 3, 5`},
 		{"--storage=tape", `--storage: "tape" is none of: file, memory`},
 		{"--retention=90d", `--retention: "90d" is not a time: write it like 30s, 5m or 24h`},
-		{"--retention=0", `--retention: "0" is too short: it must be at least 1s`},
+		{"--retention=-1h", `--retention: "-1h" is too short: it must be at least 0s`},
+		{"--retention=0", `--retention: "0" is too short: a request whose record is gone can be done again`},
+		{"--retention=47h", `--retention: "47h" is too short: a request whose record is gone can be done again`},
+		{"--device-cooldown=2160h", `--retention: "2160h" is too short: a request`},
+		{"--fuse=5/2160h", `--retention: "2160h" is too short: a request`},
+		{"--max-age=2137h", `--retention: "2160h" is too short: a request`},
 		{"--max-bytes=1GB", `--max-bytes: "1GB" is not a whole number from 0 to`},
 		{"--max-bytes=-1", `--max-bytes: "-1" is not a whole number from 0 to`},
 		{"--tenant=a.b", `WORKER_TENANT: "a.b" is not a name of letters, digits, - and _`},

@@ -308,7 +308,7 @@ func operatorRights() map[string][]string {
 	record := []string{"$JS.API.STREAM.INFO." + records, "$JS.API.DIRECT.GET." + records + ".$KV.passcode-resets.default.>"}
 	return map[string][]string{
 		"send":         {"passcode.reset.requests.default"},
-		"status":       append([]string{info, "$JS.API.STREAM.INFO." + stream, "$JS.API.DIRECT.GET." + stream, "$JS.API.STREAM.INFO." + dead, "$JS.API.CONSUMER.NAMES." + stream}, fuse...),
+		"status":       append([]string{info, "$JS.API.STREAM.INFO." + stream, "$JS.API.STREAM.MSG.GET." + stream, "$JS.API.STREAM.INFO." + dead, "$JS.API.CONSUMER.NAMES." + stream}, fuse...),
 		"status X":     {"$JS.API.CONSUMER.CREATE." + records + ".*.$KV.passcode-resets.default.>", "$JS.API.CONSUMER.MSG.NEXT." + records + ".*"},
 		"dead list":    get,
 		"dead redrive": slices.Concat(get, one, record, []string{"passcode.reset.requests.default"}),

@@ -59,6 +59,8 @@ type Config struct {
 	// Counts tells that a fuse or a cooldown is on, which read the records of a
 	// while ago.
 	Counts bool
+	// Keep is how long records have to last; [consume.Keep] tells.
+	Keep time.Duration
 	// Endpoint is Graph's root without a version; UserAgent names the product.
 	Endpoint, UserAgent string
 	// RetryUnknown tells that the worker repeats a call whose outcome it may not

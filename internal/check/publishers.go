@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"passcode-worker/internal/consume"
 	"regexp"
 	"strconv"
 	"strings"
@@ -135,7 +136,7 @@ func has(list []crossing, kind, subject string) bool {
 			subjects = append(subjects, placeholder.ReplaceAllString(at, "*"))
 		}
 	}
-	return covers(subjects, subject)
+	return consume.Covers(subjects, subject)
 }
 
 var placeholder = regexp.MustCompile(`\$[0-9]+`)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,67 +24,23 @@ type queue struct {
 	clock, asked time.Time
 }
 
-const update = "worker setup --update changes it"
-
 func (q *queue) check(ctx context.Context) {
 	n := q.names
 	q.try(ctx)
-	layout := consume.Layout{}
 	q.of("")
-	q.stream(ctx, "stream "+n.Stream, n.Stream, Failed, func(cfg jetstream.StreamConfig) (found []string) {
-		if !covers(cfg.Subjects, n.Filter()) {
-			found = append(found, fmt.Sprintf("it takes %q, so that nothing on %s is stored", cfg.Subjects, n.Filter()))
-		}
-		return append(found, shared(cfg, layout.Requests(n))...)
-	})
+	q.stream(ctx, "stream "+n.Stream, n.Stream, Failed)
 	// The consumer is looked at before what it leads to.
 	q.of(n.Tenant)
-	q.consumer(ctx, layout.Worker(n))
+	q.consumer(ctx)
 	q.of("")
-	q.stream(ctx, "stream "+n.DeadStream, n.DeadStream, Failed, func(cfg jetstream.StreamConfig) (found []string) {
-		if !covers(cfg.Subjects, n.Dead()) {
-			found = append(found, fmt.Sprintf("it takes %q, so that no dead letter on %s is stored", cfg.Subjects, n.Dead()))
-		}
-		if cfg.Retention != jetstream.LimitsPolicy {
-			found = append(found, fmt.Sprintf("its retention is %s instead of limits: letters can vanish when they are read", cfg.Retention))
-		}
-		return append(found, shared(cfg, layout.Letters(n))...)
-	})
-	q.stream(ctx, "bucket "+n.Bucket, "KV_"+n.Bucket, Failed, func(cfg jetstream.StreamConfig) (found []string) {
-		want := layout.Records(n)
-		if cfg.RePublish == nil || cfg.RePublish.Destination != want.RePublish.Destination {
-			found = append(found, "changes are not published on "+n.Status("*")+", so that nobody hears them without a right on the bucket")
-		}
-		if cfg.MaxAge > 0 && cfg.MaxAge < want.TTL {
-			found = append(found, fmt.Sprintf("records are kept for %s: an id that is used again after that is another request", cfg.MaxAge))
-		}
-		return append(found, full(cfg)...)
-	})
-	q.stream(ctx, "bucket "+n.StateBucket(), "KV_"+n.StateBucket(), Warning, full)
-}
-
-// shared is what both streams need.
-func shared(cfg, want jetstream.StreamConfig) (found []string) {
-	if cfg.Duplicates < want.Duplicates {
-		found = append(found, fmt.Sprintf("it knows message ids for %s instead of %s: a copy may be stored after that", cfg.Duplicates, want.Duplicates))
-	}
-	if !cfg.AllowDirect {
-		found = append(found, "it does not allow direct reads, which worker status and worker dead need")
-	}
-	return found
-}
-
-// full is what a bucket loses when it is full.
-func full(cfg jetstream.StreamConfig) []string {
-	if cfg.Discard != jetstream.DiscardNew && (cfg.MaxBytes > 0 || cfg.MaxMsgs > 0) {
-		return []string{"it drops old values when it is full; use discard new"}
-	}
-	return nil
+	q.stream(ctx, "stream "+n.DeadStream, n.DeadStream, Failed)
+	q.stream(ctx, "bucket "+n.Bucket, "KV_"+n.Bucket, Failed)
+	q.stream(ctx, "bucket "+n.StateBucket(), "KV_"+n.StateBucket(), Warning)
 }
 
 // stream checks that a stream is there, and its settings. weight is how much its
 // absence counts where the worker does not create it.
-func (q *queue) stream(ctx context.Context, what, name string, weight Status, settings func(jetstream.StreamConfig) []string) {
+func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 	if !q.may["$JS.API.STREAM.INFO."+name] {
 		q.say(Warning, what, "its settings cannot be seen without the right above", "")
 		return
@@ -102,16 +57,9 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status, se
 		return
 	}
 	cfg := s.CachedInfo().Config
-	found := append(consume.StreamWeaknesses(cfg, q.names), settings(cfg)...)
-	for _, f := range found {
-		do := update
-		switch {
-		case strings.Contains(f, "replica(s)"):
-			do = "worker setup --update --replicas 3, in a cluster of three servers"
-		case strings.Contains(f, "in memory"):
-			do = "remove it while nothing is in it, and run worker setup"
-		}
-		q.say(Warning, what, strings.TrimPrefix(f, "stream "+name+" "), do)
+	found := consume.StreamWeaknesses(cfg, q.names, q.cfg.Keep)
+	for _, w := range found {
+		q.say(Warning, what, w.Text, w.Do)
 	}
 	if len(found) == 0 {
 		q.ok(what, fmt.Sprintf("%d replicas, %s storage, %s retention", cfg.Replicas, cfg.Storage, cfg.Retention))
@@ -151,7 +99,7 @@ func (q *queue) trouble(what string, err error) {
 	}
 }
 
-func (q *queue) consumer(ctx context.Context, want jetstream.ConsumerConfig) {
+func (q *queue) consumer(ctx context.Context) {
 	n := q.names
 	what := "consumer " + n.Consumer()
 	if !q.may["$JS.API.CONSUMER.INFO."+n.Stream+"."+n.Consumer()] {
@@ -173,13 +121,13 @@ func (q *queue) consumer(ctx context.Context, want jetstream.ConsumerConfig) {
 	if !info.TimeStamp.IsZero() {
 		q.clock, q.asked = info.TimeStamp, asked.Add(time.Since(asked)/2).Round(0)
 	}
-	if err := consume.Usable(info.Config, n); err != nil {
-		q.say(Failed, what, err.Error(), update+", or remove it and run worker setup")
+	if w := consume.Unusable(info.Config, n); w != nil {
+		q.say(Failed, what, w.Text, w.Do)
 		return
 	}
-	found := append(consume.ConsumerWeaknesses(info.Config, n), apart(info.Config, want)...)
-	for _, f := range found {
-		q.say(Warning, what, strings.TrimPrefix(f, "consumer "+n.Consumer()+" "), update)
+	found := consume.ConsumerWeaknesses(info.Config, n)
+	for _, w := range found {
+		q.say(Warning, what, w.Text, w.Do)
 	}
 	if info.Paused {
 		q.say(Warning, what, "an operator has paused it", "worker resume ends that")
@@ -188,44 +136,4 @@ func (q *queue) consumer(ctx context.Context, want jetstream.ConsumerConfig) {
 	if len(found) == 0 {
 		q.ok(what, fmt.Sprintf("%d waiting, %d in flight", info.NumPending, info.NumAckPending))
 	}
-}
-
-// apart tells where a consumer is weaker than the worker would make it.
-func apart(cfg, want jetstream.ConsumerConfig) (found []string) {
-	if cfg.AckWait < want.AckWait {
-		found = append(found, fmt.Sprintf("its ack wait is %s instead of %s: a request may be delivered again while it is worked on", cfg.AckWait, want.AckWait))
-	}
-	if cfg.MaxAckPending > 0 && cfg.MaxAckPending < want.MaxAckPending {
-		found = append(found, fmt.Sprintf("it has at most %d acks pending instead of %d: so few waiting requests block those behind them", cfg.MaxAckPending, want.MaxAckPending))
-	}
-	if cfg.PriorityPolicy != want.PriorityPolicy {
-		found = append(found, "it has no pinned priority group like the one that setup makes: replicas would work at the same time, each at the full rate. "+
-			"A group cannot be added: remove the consumer and run worker setup; requests stay")
-	}
-	if cfg.InactiveThreshold > 0 {
-		found = append(found, fmt.Sprintf("it is removed when nobody has pulled for %s", cfg.InactiveThreshold))
-	}
-	return found
-}
-
-// covers tells whether one of a stream's subjects takes a subject without
-// wildcards.
-func covers(subjects []string, subject string) bool {
-	tokens := strings.Split(subject, ".")
-	for _, s := range subjects {
-		pattern := strings.Split(s, ".")
-		fits := true
-		for i, p := range pattern {
-			if p == ">" {
-				fits = fits && i < len(tokens)
-				pattern = tokens // as long as the subject
-				break
-			}
-			fits = fits && i < len(tokens) && (p == "*" || p == tokens[i])
-		}
-		if fits && len(pattern) == len(tokens) {
-			return true
-		}
-	}
-	return false
 }

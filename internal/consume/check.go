@@ -23,74 +23,29 @@ func (q *Queue) Weaknesses(ctx context.Context) []string {
 	defer cancel()
 	n := q.cfg.Names
 	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket()}
-	found := make([][]string, 2+len(streams))
-	if v := q.js.Conn().ConnectedServerVersion(); olderThan(v, 2, 12, 5) {
-		found[0] = []string{fmt.Sprintf("the NATS server is %s; versions before 2.12.5 can lose messages of a replicated work queue", v)}
-	}
+	found := make([][]Weakness, 1+len(streams))
 	var readings sync.WaitGroup
 	for i, name := range streams {
 		readings.Go(func() {
 			if s, err := q.js.Stream(ctx, name); err == nil {
-				found[1+i] = streamWeaknesses(s.CachedInfo().Config, n)
+				found[i] = StreamWeaknesses(s.CachedInfo().Config, n, q.cfg.Keep)
 			}
 		})
 	}
 	readings.Go(func() {
 		if c, err := q.js.Consumer(ctx, n.Stream, n.Consumer()); err == nil {
-			found[1+len(streams)] = consumerWeaknesses(c.CachedInfo().Config, n)
+			found[len(streams)] = ConsumerWeaknesses(c.CachedInfo().Config, n)
 		}
 	})
 	readings.Wait()
-	return slices.Concat(found...)
-}
-
-func streamWeaknesses(cfg jetstream.StreamConfig, n Names) (found []string) {
-	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
-	if kept := cfg.MaxMsgsPerSubject; strings.HasPrefix(cfg.Name, "KV_") && kept > 0 && kept < history {
-		say("stream %s keeps only %d revision(s) of a key: a foreign value can push out a record, or that the fuse has blown; worker setup --update keeps %d", cfg.Name, kept, history)
+	var out []string
+	if w := ServerWeakness(q.js.Conn().ConnectedServerVersion()); w != "" {
+		out = append(out, w)
 	}
-	if cfg.Replicas < maxReplicas {
-		say("stream %s has %d replica(s): losing one server can lose requests or their records; three survive it", cfg.Name, cfg.Replicas)
+	for _, w := range slices.Concat(found...) {
+		out = append(out, w.String())
 	}
-	if cfg.Storage != jetstream.FileStorage {
-		say("stream %s is kept in memory: a restart of the server loses it", cfg.Name)
-	}
-	if cfg.Name == n.DeadStream && cfg.Discard != jetstream.DiscardNew && (cfg.MaxBytes > 0 || cfg.MaxMsgs > 0) {
-		say("stream %s discards old dead letters when it is full; use discard new", cfg.Name)
-	}
-	if cfg.Name != n.Stream {
-		return found
-	}
-	if cfg.Retention != jetstream.WorkQueuePolicy {
-		say("stream %s has retention %s instead of work queue: requests stay in it after they are done", cfg.Name, cfg.Retention)
-	}
-	if cfg.Discard != jetstream.DiscardNew {
-		say("stream %s discards old messages when it is full: requests can be lost without a word; use discard new", cfg.Name)
-	}
-	if cfg.MaxAge != 0 {
-		say("stream %s drops requests after %s without a word; use no max age", cfg.Name, cfg.MaxAge)
-	}
-	if cfg.MaxMsgsPerSubject > 0 && !cfg.DiscardNewPerSubject {
-		say("stream %s keeps only %d requests of a tenant and drops older ones without a word; use no limit per subject", cfg.Name, cfg.MaxMsgsPerSubject)
-	}
-	return found
-}
-
-func consumerWeaknesses(cfg jetstream.ConsumerConfig, n Names) (found []string) {
-	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
-	if cfg.MaxDeliver > 0 {
-		say("consumer %s delivers a message at most %d times: waiting requests can be lost; use -1", cfg.Durable, cfg.MaxDeliver)
-	}
-	if len(cfg.BackOff) > 0 {
-		say("consumer %s has a back-off list, which adds to every delay; remove it", cfg.Durable)
-	}
-	if cfg.PriorityPolicy != jetstream.PriorityPolicyPinned {
-		say("consumer %s has no pinned priority group, so that several replicas would all work and each keep the rate for itself; delete it and let worker setup make it", cfg.Durable)
-	}
-	if err := usable(cfg, n); err != nil {
-		say("consumer %s cannot be used: %v", cfg.Durable, err)
-	}
-	return found
+	return out
 }
 
 // Unserved tells the tenants that have requests waiting on the stream, but no

@@ -37,8 +37,11 @@ func TestDepth(t *testing.T) {
 	begun := time.Now()
 	r.publish("a", "b", "c")
 	d, err := q.Depth(r.ctx)
-	if old := d.Oldest; err != nil || d.Messages != 3 || d.AckPending != 0 || old <= 0 || old > time.Since(begun) {
-		t.Errorf("three wait since %s: %+v, %v", time.Since(begun), d, err)
+	if err != nil || d.Messages != 3 || d.AckPending != 0 {
+		t.Errorf("three wait: %+v, %v", d, err)
+	}
+	if at, err := q.Oldest(r.ctx); err != nil || at.Before(begun) || at.After(time.Now()) {
+		t.Errorf("the oldest of %s: %v", at, err)
 	}
 	w := r.run(Config{Slots: 2, Handle: h.handle})
 	first, second := take(r, h.calls, "a message"), take(r, h.calls, "a message")
@@ -98,32 +101,33 @@ func TestExists(t *testing.T) {
 	}
 }
 
-// TestClock reads the server's clock, which is ours here.
+// TestClock reads the server's clock, which is ours here, however slow the
+// answer is; the error is known.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	told := make(chan time.Duration, 99)
-	w := r.run(Config{Setup: true, Handle: newHandler().handle, Clock: func(ahead time.Duration) { told <- ahead }})
+	type reading struct{ ahead, within time.Duration }
+	told := make(chan reading, 99)
+	w := r.run(Config{Setup: true, Handle: newHandler().handle, Clock: func(ahead, within time.Duration) { told <- reading{ahead, within} }})
 	w.awaitBound()
-	for range 2 { // bound, and asked for the depth
-		if ahead := take(r, told, "the time"); ahead.Abs() > exactEnough {
-			t.Errorf("the server's clock is %s ahead", ahead)
-		}
-		if _, err := w.q.Depth(r.ctx); err != nil {
-			t.Fatal(err)
+	look := func(least time.Duration) {
+		t.Helper()
+		got := take(r, told, "the time")
+		if got.ahead.Abs() > got.within || got.within < least || got.within > testTime {
+			t.Errorf("the server's clock is %s ahead, within %s", got.ahead, got.within)
 		}
 	}
-	// An answer that took long says nothing.
-	for len(told) > 0 {
-		<-told
-	}
-	r.proxy.Delay(exactEnough)
+	look(0)
 	if _, err := w.q.Depth(r.ctx); err != nil {
 		t.Fatal(err)
 	}
-	if len(told) != 0 {
-		t.Errorf("the server's clock is said to be %s ahead after %s", <-told, exactEnough)
+	look(0)
+	const slow = 700 * time.Millisecond
+	r.proxy.Delay(slow)
+	if _, err := w.q.Depth(r.ctx); err != nil {
+		t.Fatal(err)
 	}
+	look(slow / 2)
 }
 
 func TestWeaknesses(t *testing.T) {
@@ -168,10 +172,10 @@ func TestWeaknesses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	containsAll(t, q.Weaknesses(r.ctx), "KV_passcode-resets keeps only 1 revision", "KV_passcode-resets-state keeps only 1 revision")
+	containsAll(t, q.Weaknesses(r.ctx), "KV_passcode-resets keeps 1 states of a request", "KV_passcode-resets-state keeps 1 values of a key")
 	r.setup(Layout{Update: true})
 	for _, w := range q.Weaknesses(r.ctx) {
-		if strings.Contains(w, "revision") {
+		if strings.Contains(w, " keeps ") {
 			t.Errorf("after the update: %q", w)
 		}
 	}
@@ -197,10 +201,10 @@ func TestWeaknesses(t *testing.T) {
 	if _, err := r.admin.CreateConsumer(r.ctx, spec.Stream, jetstream.ConsumerConfig{Durable: spec.Consumer()}); err != nil {
 		t.Fatal(err)
 	}
-	containsAll(t, q.Weaknesses(r.ctx), "in memory", "instead of work queue", "cannot be used")
+	containsAll(t, q.Weaknesses(r.ctx), "in memory", "instead of work queue", "takes [] instead of")
 	// Nothing to say about explicit acks, a pinned group, and a filter that is written as a list.
-	if got := consumerWeaknesses(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1,
-		PriorityPolicy: jetstream.PriorityPolicyPinned, FilterSubjects: []string{spec.Filter()}}, spec); got != nil {
+	if got := ConsumerWeaknesses(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1,
+		PriorityPolicy: jetstream.PriorityPolicyPinned, PinnedTTL: pinnedTTL, FilterSubjects: []string{spec.Filter()}}, spec); got != nil {
 		t.Errorf("%q", got)
 	}
 }

@@ -70,13 +70,17 @@ type Config struct {
 	// begun, because the process is to end or another replica works now; work
 	// ends when the process must.
 	Handle func(intake, work context.Context, m Message) Disposition
-	// Clock, if not nil, is told how far the server's clock is ahead of ours,
-	// each time the queue is bound and its depth is read.
-	Clock func(ahead time.Duration)
+	// Clock, if not nil, is told how far the server's clock is ahead of ours, and
+	// by how much that may be wrong, each time the queue is bound and its depth
+	// is read.
+	Clock func(ahead, within time.Duration)
 	// Bound is told when the queue is bound to its consumer (nil), and why it
 	// is not.
 	Bound func(error)
-	Log   *zap.Logger
+	// Keep is how long records have to last; [Keep] tells. It is for
+	// [Queue.Weaknesses] alone.
+	Keep time.Duration
+	Log  *zap.Logger
 }
 
 // Queue takes messages from one tenant's consumer.
@@ -97,9 +101,7 @@ func New(js jetstream.JetStream, cfg Config) *Queue {
 
 // Times of calls to the server.
 const (
-	// exactEnough is how long a call may take by which the server's clock is read.
-	exactEnough = 500 * time.Millisecond
-	apiWait     = 5 * time.Second
+	apiWait = 5 * time.Second
 	// An ack is repeated until the server confirms it, for ackPatience. That is
 	// less than what is left of the ack wait since the last heartbeat.
 	ackPatience = 15 * time.Second
@@ -158,7 +160,9 @@ func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
 	n := q.cfg.Names
 	consumer, err := q.consumer(ctx)
 	if err == nil {
-		err = usable(consumer.CachedInfo().Config, n)
+		if w := Unusable(consumer.CachedInfo().Config, n); w != nil {
+			err = fmt.Errorf("it %s; %s", w.Text, w.Do)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bind to consumer %s of stream %s: %w", n.Consumer(), n.Stream, err)
@@ -178,32 +182,12 @@ func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	took := time.Since(asked)
 	// When the server looked at its clock is known to half the time of the call.
-	if ts := consumer.CachedInfo().TimeStamp; q.cfg.Clock != nil && !ts.IsZero() && took < exactEnough {
-		q.cfg.Clock(ts.Sub(asked.Add(took / 2).Round(0)))
+	within := time.Since(asked) / 2
+	if ts := consumer.CachedInfo().TimeStamp; q.cfg.Clock != nil && !ts.IsZero() {
+		q.cfg.Clock(ts.Sub(asked.Add(within).Round(0)), within)
 	}
 	return consumer, nil
-}
-
-// usable refuses a consumer that would lose requests, or hand out another
-// tenant's: the tenant comes from the subject alone.
-func usable(cfg jetstream.ConsumerConfig, n Names) error {
-	if cfg.AckPolicy != jetstream.AckExplicitPolicy {
-		return fmt.Errorf("its ack policy is %s instead of explicit, so that requests would be lost", cfg.AckPolicy)
-	}
-	if f := filters(cfg); len(f) != 1 || f[0] != n.Filter() {
-		return fmt.Errorf("it takes %q instead of %q", f, n.Filter())
-	}
-	return sameBucket(cfg, n)
-}
-
-// filters are the subjects that a consumer takes, written either way.
-func filters(cfg jetstream.ConsumerConfig) []string {
-	if cfg.FilterSubject != "" {
-		return []string{cfg.FilterSubject}
-	}
-	return cfg.FilterSubjects
 }
 
 // pull hands out messages until intake ends (nil) or the consumer is lost. No

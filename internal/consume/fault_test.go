@@ -576,8 +576,10 @@ func TestUnusableConsumer(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*jetstream.ConsumerConfig){
-		"ack policy is AckNone":               func(c *jetstream.ConsumerConfig) { c.AckPolicy = jetstream.AckNonePolicy },
-		"ack policy is AckAll":                func(c *jetstream.ConsumerConfig) { c.AckPolicy = jetstream.AckAllPolicy },
+		"ack policy AckNone instead":          func(c *jetstream.ConsumerConfig) { c.AckPolicy = jetstream.AckNonePolicy },
+		"ack policy AckAll instead":           func(c *jetstream.ConsumerConfig) { c.AckPolicy = jetstream.AckAllPolicy },
+		"so that requests from before are":    func(c *jetstream.ConsumerConfig) { c.DeliverPolicy = jetstream.DeliverNewPolicy },
+		"a dead letter without its body":      func(c *jetstream.ConsumerConfig) { c.HeadersOnly = true },
 		`takes ["passcode.reset.requests.*"]`: func(c *jetstream.ConsumerConfig) { c.FilterSubject = "passcode.reset.requests.*" },
 		`takes ["passcode.reset.requests.x"]`: func(c *jetstream.ConsumerConfig) { c.FilterSubject = "passcode.reset.requests.x" },
 		`takes [] instead of "passcode.reset`: func(c *jetstream.ConsumerConfig) { c.FilterSubject = "" },
@@ -591,7 +593,7 @@ func TestUnusableConsumer(t *testing.T) {
 	// The same filter, written as a list.
 	remake(func(c *jetstream.ConsumerConfig) { c.FilterSubject, c.FilterSubjects = "", []string{spec.Filter()} })
 	w.awaitBound()
-	if got := filters(r.info().Config); !slices.Equal(got, []string{spec.Filter()}) {
+	if got := r.info().Config.FilterSubjects; !slices.Equal(got, []string{spec.Filter()}) {
 		t.Errorf("filters %q", got)
 	}
 }

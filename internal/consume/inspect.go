@@ -1,10 +1,6 @@
 package consume
 
-import (
-	"fmt"
-
-	"github.com/nats-io/nats.go/jetstream"
-)
+import "fmt"
 
 // Status is the subject on which each change of a request's record is published
 // again; escapedID is the id as in its key, or a wildcard.
@@ -20,19 +16,3 @@ func ServerWeakness(version string) string {
 	}
 	return ""
 }
-
-// StreamWeaknesses tells what about a stream of the given names, or a bucket's
-// stream, is weaker than the worker's promises need.
-func StreamWeaknesses(cfg jetstream.StreamConfig, n Names) []string { return streamWeaknesses(cfg, n) }
-
-// ConsumerWeaknesses tells what about the tenant's consumer is weaker than the
-// worker's promises need. What [Usable] refuses is not among it.
-func ConsumerWeaknesses(cfg jetstream.ConsumerConfig, n Names) []string {
-	if usable(cfg, n) != nil {
-		return nil
-	}
-	return consumerWeaknesses(cfg, n)
-}
-
-// Usable refuses a consumer that the worker does not bind to.
-func Usable(cfg jetstream.ConsumerConfig, n Names) error { return usable(cfg, n) }

@@ -3,7 +3,6 @@ package consume
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -226,59 +225,4 @@ func headerText(s string, limit int) string {
 		limit--
 	}
 	return s[:limit]
-}
-
-// Depth is how much waits in a tenant's queue.
-type Depth struct {
-	Messages    int // all, also those that were delivered and are not acknowledged
-	AckPending  int // delivered, not acknowledged
-	Redelivered int
-	Oldest      time.Duration // age of the oldest message; 0 in an empty queue
-	// Paused tells that an operator has paused the consumer, PausedUntil until
-	// when; zero: until it is resumed.
-	Paused      bool
-	PausedUntil time.Time
-	// Pinned tells that the server has chosen a replica, which need not be this
-	// one. It does so with the first request, and forgets one that falls silent.
-	Pinned bool
-}
-
-// Depth asks the server how much waits.
-func (q *Queue) Depth(ctx context.Context) (Depth, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiWait)
-	defer cancel()
-	n := q.cfg.Names
-	consumer, err := q.consumer(ctx)
-	if err != nil {
-		return Depth{}, fmt.Errorf("consumer %s: %w", n.Consumer(), err)
-	}
-	info := consumer.CachedInfo()
-	d := Depth{
-		Messages:    int(info.NumPending) + info.NumAckPending,
-		AckPending:  info.NumAckPending,
-		Redelivered: info.NumRedelivered,
-	}
-	if d.Paused = info.Paused; d.Paused && !PauseEnd(info).IsZero() {
-		d.PausedUntil = time.Now().Add(info.PauseRemaining)
-		if until := info.Config.PauseUntil; until != nil {
-			d.PausedUntil = *until // does not move from one reading to the next
-		}
-	}
-	d.Pinned = slices.ContainsFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.PinnedClientID != "" })
-	if d.Messages == 0 {
-		return d, nil
-	}
-	stream, err := q.js.Stream(ctx, n.Stream)
-	if err != nil {
-		return d, fmt.Errorf("stream %s: %w", n.Stream, err)
-	}
-	first, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(n.Filter()))
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return d, nil
-	case err != nil:
-		return d, fmt.Errorf("oldest message of %s: %w", n.Filter(), err)
-	}
-	d.Oldest = max(0, time.Since(first.Time))
-	return d, nil
 }

@@ -14,7 +14,8 @@ import (
 // at the server. The pin is told with each message and has to be named in each
 // further pull. Source: NATS ADR-42, and nats-server, server/consumer.go.
 
-// headerPin names the pin.
+// headerPin names the pin. A publisher may have written the same: the server's
+// is the last.
 const headerPin = "Nats-Pin-Id"
 
 // pinned is how a consumer pins; the zero pinned is one that does not.
@@ -23,6 +24,7 @@ type pinned struct {
 	group string
 	ttl   time.Duration // without a pull, until another replica is pinned
 	last  time.Time     // when the last pull with the pin was sent; guarded by puller.mu
+	over  string        // the last pin that was lost: none is given twice; guarded by puller.mu
 }
 
 func pinnedOf(js jetstream.JetStream, cfg jetstream.ConsumerConfig) pinned {
@@ -72,20 +74,90 @@ func (p *puller) renewPin(now time.Time) error {
 
 // inTerm begins a term if the message is the first that this replica gets as the
 // pinned one. It is false for a message of a term that is over. Call with mu held.
+//
+// The server serves a pull that names a pin only while that pin holds, so only a
+// pull that names none can bring a new one. That may be one that was given up.
 func (p *puller) inTerm(l *lane, m *nats.Msg) bool {
 	if p.pinned.group == "" {
 		return true
 	}
-	pin := m.Header.Get(headerPin)
-	if p.term == nil || p.term.pin != pin {
-		if pin == "" {
-			return false
-		}
-		p.endTerm(l) // the pull that brought it has the new pin
-		p.beginTerm(pin)
-		p.pinned.last = time.Now() // the server counts from the delivery
+	pin := LastHeader(m.Header, headerPin)
+	switch {
+	case p.term != nil && (pin == p.term.pin || pin == "" && l.pin == p.term.pin):
+		return true // a pull that names the pin does not need to read it
+	case pin == "" || pin == p.pinned.over || !l.mayPin(time.Now()):
+		return false // it comes late, or names nothing
 	}
+	p.newTerm(l, pin)
 	return true
+}
+
+// mayPin tells that a pull of the lane may be waiting that names no pin. Call
+// with mu held.
+func (l *lane) mayPin(now time.Time) bool { return now.Before(l.unnamed) }
+
+// newTerm begins a term with the pin that the server has given to the pull of a
+// lane. Call with mu held.
+func (p *puller) newTerm(l *lane, pin string) {
+	p.endTerm(l) // the lane's pull has the new pin
+	l.pin = pin
+	p.beginTerm(pin)
+	p.pinned.last = time.Now() // the server counts from the delivery
+}
+
+// nameless is a message that may have brought a pin, but whose headers cannot be
+// read: the server stores whatever a publisher sends as headers, and the library
+// gives out none of them then. Each time the pin is free, such a message would
+// come first again, and nobody would ever be known to be pinned.
+type nameless struct {
+	lane *lane
+	msg  *nats.Msg
+	came time.Time
+}
+
+// isNameless tells that the pin is to be asked for. Call with mu held.
+func (p *puller) isNameless(l *lane, m *nats.Msg) bool {
+	return p.pinned.group != "" && p.term == nil && l.mayPin(time.Now()) && LastHeader(m.Header, headerPin) == ""
+}
+
+// name asks which pin came with nameless messages, and gives them back: they
+// come again to a pull that names it.
+//
+// The server chooses whom it pins when it delivers a message. So it is this
+// replica if nothing was delivered after the last of them.
+func (p *puller) name(ctx context.Context) {
+	p.mu.Lock()
+	asked := len(p.nameless) > 0
+	p.mu.Unlock()
+	if !asked {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.times.api)
+	defer cancel()
+	created := p.consumer.CachedInfo().Created // Info replaces it
+	info, err := p.consumer.Info(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.nameless[len(p.nameless)-1]
+	meta, metaErr := last.msg.Metadata()
+	switch {
+	case err == nil && !info.Created.Equal(created):
+		p.fault = errDeleted // and made anew
+	case err != nil || metaErr != nil || p.term != nil || p.over:
+	case info.Delivered.Consumer > meta.Sequence.Consumer && time.Since(last.came) < p.times.heartbeat:
+		return // one more is on its way
+	case info.Delivered.Consumer == meta.Sequence.Consumer:
+		for _, g := range info.PriorityGroups {
+			if g.Group == p.pinned.group && g.PinnedClientID != "" {
+				p.newTerm(last.lane, g.PinnedClientID)
+			}
+		}
+	}
+	for _, n := range p.nameless {
+		p.on.stray(n.msg)
+	}
+	p.nameless = nil
+	p.look()
 }
 
 // beginTerm makes this replica the one that works. Call with mu held.
@@ -108,6 +180,7 @@ func (p *puller) endTerm(except *lane) {
 		return
 	}
 	p.term.end()
+	p.pinned.over = p.term.pin
 	p.term = nil
 	p.on.active(false)
 }

@@ -48,6 +48,8 @@ type puller struct {
 	fault error     // of a pull; nil once it was looked at
 	over  bool      // nothing more is handed out
 	term  *term     // nil while another replica works
+	// nameless messages wait until it is known which pin they brought.
+	nameless []nameless
 }
 
 // events are what a puller tells.
@@ -83,9 +85,12 @@ type lane struct {
 	closed chan struct{} // closed with sub
 
 	// Guarded by puller.mu.
-	reply string    // of the present pull
-	left  int       // messages that it may still bring; 0: there is no pull
-	seen  time.Time // its last sign of life
+	reply string // of the present pull
+	pin   string // that it names; empty: none
+	// unnamed is when the last pull that named none is over at the latest.
+	unnamed time.Time
+	left    int       // messages that it may still bring; 0: there is no pull
+	seen    time.Time // its last sign of life
 }
 
 // laneCount is how many pulls can be on their way: while one is answered, the
@@ -166,7 +171,15 @@ func (p *puller) receive(l *lane, m *nats.Msg) {
 	if out, idle := p.out(); idle != nil && 2*out <= cap(p.slots) {
 		defer p.look() // else there is nothing more to ask for yet
 	}
-	if p.over || !p.inTerm(l, m) {
+	switch {
+	case p.over:
+		p.on.stray(m)
+		return
+	case p.isNameless(l, m):
+		p.nameless = append(p.nameless, nameless{l, m, p.seen})
+		p.look()
+		return
+	case !p.inTerm(l, m):
 		p.on.stray(m)
 		return
 	}
@@ -209,6 +222,7 @@ func (p *puller) run(ctx context.Context) error {
 	again := time.NewTimer(0)
 	defer again.Stop()
 	for ctx.Err() == nil {
+		p.name(ctx)
 		wait, changed, err := p.ask()
 		if err != nil {
 			if err = p.lost(ctx, err); err != nil && ctx.Err() == nil {
@@ -268,6 +282,9 @@ func (p *puller) ask() (wait time.Duration, changed <-chan struct{}, err error) 
 		}
 	}
 	want := min(free, credit, p.most) - out
+	if len(p.nameless) > 0 {
+		want = 0 // what they have brought is not known
+	}
 	// While half of what could be had is asked for already, more is not: each
 	// pull that waits costs the server heartbeats.
 	if want <= 0 || idle == nil || 2*out > cap(p.slots) {
@@ -315,7 +332,12 @@ func (p *puller) send(l *lane, n int, now time.Time) error {
 	if err := p.nc.PublishRequest(p.subject, l.reply, request); err != nil {
 		return err
 	}
-	l.left, l.seen = n, now
+	l.left, l.seen, l.pin = n, now, ""
+	if p.term != nil {
+		l.pin = p.term.pin
+	} else {
+		l.unnamed = now.Add(p.expiry + p.times.heartbeat)
+	}
 	return nil
 }
 
@@ -354,6 +376,10 @@ func (p *puller) stop(ctx context.Context) {
 	p.over = true
 	held := p.term
 	p.endTerm(nil)
+	for _, n := range p.nameless {
+		p.on.stray(n.msg)
+	}
+	p.nameless = nil
 	p.mu.Unlock()
 	p.nc.RemoveStatusListener(p.reconnected)
 	timeout := time.NewTimer(p.times.giveBack)

@@ -243,10 +243,16 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.Str
 	to := l.kept(existing.CachedInfo().Config)
 	to.Description, to.Subjects, to.Storage = cfg.Description, cfg.Subjects, cfg.Storage
 	to.Retention, to.Discard, to.AllowDirect = cfg.Retention, cfg.Discard, cfg.AllowDirect
-	to.MaxAge, to.Duplicates, to.MaxMsgsPerSubject = cfg.MaxAge, cfg.Duplicates, cfg.MaxMsgsPerSubject
+	to.MaxAge, to.Duplicates = cfg.MaxAge, cfg.Duplicates
+	if !to.DiscardNewPerSubject { // then a limit drops nothing
+		to.MaxMsgsPerSubject = cfg.MaxMsgsPerSubject
+	}
 	if cfg.MaxBytes > 0 {
 		to.MaxBytes = cfg.MaxBytes
 	}
+	to.AllowRollup, to.RePublish, to.SubjectDeleteMarkerTTL = cfg.AllowRollup, cfg.RePublish, cfg.SubjectDeleteMarkerTTL
+	to.ConsumerLimits, to.MaxConsumers = cfg.ConsumerLimits, cfg.MaxConsumers
+	mend(&to, leastMessage)
 	_, err = js.UpdateStream(ctx, to)
 	return "updated", err
 }
@@ -268,8 +274,19 @@ func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Key
 	if cfg.TTL > 0 {
 		to.Duplicates = min(to.Duplicates, cfg.TTL)
 	}
+	to.Subjects, to.Retention, to.Discard, to.AllowDirect = []string{"$KV." + cfg.Bucket + ".>"}, jetstream.LimitsPolicy, jetstream.DiscardNew, true
+	mend(&to, leastValue)
 	_, err = js.UpdateStream(ctx, to)
 	return "updated", err
+}
+
+// mend takes away what keeps a stream from storing what is sent to it. What the
+// server does not let go of stays: [StreamWeaknesses] says so.
+func mend(to *jetstream.StreamConfig, least int32) {
+	to.NoAck, to.SubjectTransform, to.Mirror = false, nil, nil
+	if tooSmall(*to, least) {
+		to.MaxMsgSize = -1
+	}
 }
 
 func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, l Layout) (string, error) {
@@ -289,6 +306,11 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, 
 	to.MaxDeliver, to.BackOff, to.MaxAckPending = cfg.MaxDeliver, nil, cfg.MaxAckPending
 	to.FilterSubject, to.FilterSubjects = cfg.FilterSubject, nil
 	to.Metadata = withMetadata(to.Metadata, cfg.Metadata)
+	to.HeadersOnly, to.RateLimit, to.InactiveThreshold, to.Replicas = false, 0, 0, cfg.Replicas
+	to.MaxRequestBatch, to.MaxRequestExpires, to.MaxRequestMaxBytes = 0, 0, 0
+	if to.PriorityPolicy == cfg.PriorityPolicy {
+		to.PinnedTTL = cfg.PinnedTTL
+	}
 	_, err = js.UpdateConsumer(ctx, stream, to)
 	return "updated", err
 }

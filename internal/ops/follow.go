@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"passcode-worker/internal/consume"
 	"passcode-worker/internal/record"
 )
 
@@ -104,7 +105,7 @@ func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), bl
 		cancel()
 		switch {
 		case err == nil && len(m.Subject) > prefix:
-			revision, _ := strconv.ParseUint(lastOf(m.Header, jetstream.SequenceHeader), 10, 64) // 0 is older than any
+			revision, _ := strconv.ParseUint(consume.LastHeader(m.Header, jetstream.SequenceHeader), 10, 64) // 0 is older than any
 			take(waiting, m.Subject[prefix:], m.Data, revision, each)
 		case err != nil && wait.Err() == nil:
 			// Not the end of the wait: the connection is gone for a while.

@@ -106,8 +106,10 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 	}
 	queue := consume.New(t.js, consume.Config{Names: t.names})
 	note(PartOldest, t.call(ctx, func(ctx context.Context) error {
-		depth, err := queue.Depth(ctx)
-		out.Oldest = depth.Oldest.Seconds()
+		oldest, err := queue.Oldest(ctx)
+		if !oldest.IsZero() {
+			out.Oldest = max(0, serverTime(info).Sub(oldest).Seconds())
+		}
 		return err
 	}))
 	note(PartDead, t.call(ctx, func(ctx context.Context) error {

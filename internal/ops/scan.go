@@ -10,15 +10,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
 )
 
 // stored is a message as it lies on a stream.
-type stored struct {
-	Sequence uint64
-	Time     time.Time
-	Header   nats.Header
-	Data     []byte
-}
+type stored = consume.Stored
 
 const (
 	// One batch of a scan is at most so many messages and bytes.
@@ -73,24 +70,34 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 	}
 	err = t.rights.do(ctx, func(ctx context.Context) error {
 		inbox := t.nc.NewInbox()
-		sub, err := t.nc.SubscribeSync(inbox)
+		// Not SubscribeSync: that takes a message without data and with a header
+		// Status for a word of the server's.
+		msgs := make(chan *nats.Msg, batchMessages+1)
+		sub, err := t.nc.ChanSubscribe(inbox, msgs)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
-		if err := sub.SetPendingLimits(-1, -1); err != nil {
-			return err
-		}
 		if err := t.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
 			return err
 		}
 		last := uint64(0)
 		for {
-			m, err := next(ctx, sub)
+			m, err := next(ctx, msgs)
 			if err != nil {
 				return err
 			}
-			sequence := lastOf(m.Header, jetstream.SequenceHeader)
+			// With every message of a stream the server tells its sequence.
+			sequence := consume.LastHeader(m.Header, jetstream.SequenceHeader)
+			if sequence == "" && m.Header == nil {
+				// What its publisher has stored are no headers, and the library
+				// gives out none then.
+				s, err := consume.StoredNext(ctx, t.js, stream, subject, max(from, last+1))
+				if err == nil && s != nil {
+					got, more = append(got, *s), true
+				}
+				return err
+			}
 			if sequence == "" {
 				more, err = endOfBatch(m)
 				return err
@@ -99,7 +106,7 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 			if err != nil {
 				return err
 			}
-			if before := lastOf(m.Header, jetstream.LastSequenceHeader); before != strconv.FormatUint(last, 10) {
+			if before := consume.LastHeader(m.Header, jetstream.LastSequenceHeader); before != strconv.FormatUint(last, 10) {
 				return errors.New("a part of the answer was lost")
 			}
 			last = s.Sequence
@@ -109,10 +116,15 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 	return got, more, err
 }
 
-func next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+func next(ctx context.Context, msgs <-chan *nats.Msg) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
-	return sub.NextMsgWithContext(ctx)
+	select {
+	case m := <-msgs:
+		return m, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // endOfBatch reads the message that follows the last one of a batch.
@@ -135,62 +147,21 @@ func storedFrom(m *nats.Msg, sequence string) (stored, error) {
 	if err != nil {
 		return stored{}, fmt.Errorf("the server gave the sequence %.20q", sequence)
 	}
-	at, err := time.Parse(time.RFC3339Nano, lastOf(m.Header, jetstream.TimeStampHeaer))
+	at, err := time.Parse(time.RFC3339Nano, consume.LastHeader(m.Header, jetstream.TimeStampHeaer))
 	if err != nil {
 		return stored{}, fmt.Errorf("message %d: the server did not say when it was stored", seq)
 	}
 	return stored{Sequence: seq, Time: at, Header: m.Header, Data: m.Data}, nil
 }
 
-// lastOf is the last value of a header: the server's own, which it puts behind
-// what the publisher may have called the same.
-func lastOf(h nats.Header, name string) string {
-	values := h.Values(name)
-	if len(values) == 0 {
-		return ""
-	}
-	return values[len(values)-1]
-}
-
 // current asks the stream's leader for a message; nil: it is no longer there. A
 // direct read may come from a replica that lags behind.
-func (t *Tools) current(ctx context.Context, stream string, sequence uint64) (*stored, error) {
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Sequence uint64    `json:"seq"`
-			Header   []byte    `json:"hdrs"`
-			Data     []byte    `json:"data"`
-			Time     time.Time `json:"time"`
-		} `json:"message"`
-	}
-	err := t.insist(ctx, func(ctx context.Context) error {
-		answer.Error, answer.Message = nil, nil
-		m, err := t.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, fmt.Appendf(nil, `{"seq":%d}`, sequence))
-		if err != nil {
-			return err
-		}
-		if err := json.Unmarshal(m.Data, &answer); err != nil {
-			return err
-		}
-		if answer.Error != nil && answer.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound {
-			return answer.Error
-		}
-		return nil
+func (t *Tools) current(ctx context.Context, stream string, sequence uint64) (s *stored, err error) {
+	err = t.insist(ctx, func(ctx context.Context) (err error) {
+		s, err = consume.StoredAt(ctx, t.js, stream, sequence)
+		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("message %d of stream %s: %w", sequence, stream, err)
-	}
-	if answer.Message == nil {
-		return nil, nil
-	}
-	s := &stored{Sequence: answer.Message.Sequence, Time: answer.Message.Time, Data: answer.Message.Data}
-	if len(answer.Message.Header) > 0 {
-		if s.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
-			return nil, fmt.Errorf("headers of message %d of stream %s: %w", sequence, stream, err)
-		}
-	}
-	return s, nil
+	return s, err
 }
 
 // last is the last sequence of a stream.

@@ -15,7 +15,7 @@ func TestExpires(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) // by this machine's clock
 	for _, ahead := range []time.Duration{0, 5 * time.Minute, -5 * time.Minute} {
 		c := &clock{}
-		c.set(ahead)
+		c.set(ahead, 0)
 		server := now.Add(ahead)
 		for _, tc := range []struct {
 			notAfter, published time.Duration // from the server's now

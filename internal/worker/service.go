@@ -82,6 +82,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		Layout:  f.cfg.Layout,
 		Slots:   f.cfg.Concurrency,
 		Prepare: f.buckets.open,
+		Keep:    consume.Keep(f.cfg.Policy.MaxAge, f.cfg.Cooldown, f.cfg.Fuse.W),
 		Clock:   t.clock.set,
 		Credit:  t.credit,
 		Begin:   t.takeOver,
@@ -131,6 +132,7 @@ func (s *service) watch(ctx context.Context) {
 	defer ticker.Stop()
 	checked := false
 	var flow flow
+	var oldest time.Time // when the oldest request was stored
 	for {
 		select {
 		case <-ctx.Done():
@@ -157,14 +159,29 @@ func (s *service) watch(ctx context.Context) {
 		}
 		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
 		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
+		if depth.Messages == 0 {
+			oldest = time.Time{}
+		} else if at, err := s.queue.Oldest(ctx); err == nil {
+			oldest = s.tenant.clock.local(at)
+		} else if ctx.Err() == nil { // what was known of it still holds
+			s.log.Debug("the oldest request could not be read", zap.Error(err))
+		}
 		s.tenant.metrics.SetQueue(metrics.Queue{
 			Messages:    depth.Messages,
 			AckPending:  depth.AckPending,
 			Redelivered: depth.Redelivered,
-			Oldest:      depth.Oldest,
+			Oldest:      age(oldest),
 			Drain:       s.tenant.drainTime(depth.Messages, flow.perSecond(depth.Messages, time.Now())),
 		})
 	}
+}
+
+// age is how long ago an instant was; 0 for the zero instant.
+func age(t time.Time) time.Duration {
+	if t.IsZero() {
+		return 0
+	}
+	return max(0, time.Since(t))
 }
 
 // flow measures how fast a queue shrinks.

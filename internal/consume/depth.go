@@ -1,0 +1,60 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Depth is how much waits in a tenant's queue.
+type Depth struct {
+	Messages    int // all, also those that were delivered and are not acknowledged
+	AckPending  int // delivered, not acknowledged
+	Redelivered int
+	// Paused tells that an operator has paused the consumer, PausedUntil until
+	// when; zero: until it is resumed.
+	Paused      bool
+	PausedUntil time.Time
+	// Pinned tells that the server has chosen a replica, which need not be this
+	// one. It does so with the first request, and forgets one that falls silent.
+	Pinned bool
+}
+
+// Depth asks the server how much waits.
+func (q *Queue) Depth(ctx context.Context) (Depth, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	defer cancel()
+	consumer, err := q.consumer(ctx)
+	if err != nil {
+		return Depth{}, fmt.Errorf("consumer %s: %w", q.cfg.Names.Consumer(), err)
+	}
+	info := consumer.CachedInfo()
+	d := Depth{
+		Messages:    int(info.NumPending) + info.NumAckPending,
+		AckPending:  info.NumAckPending,
+		Redelivered: info.NumRedelivered,
+	}
+	if d.Paused = info.Paused; d.Paused && !PauseEnd(info).IsZero() {
+		d.PausedUntil = time.Now().Add(info.PauseRemaining)
+		if until := info.Config.PauseUntil; until != nil {
+			d.PausedUntil = *until // does not move from one reading to the next
+		}
+	}
+	d.Pinned = slices.ContainsFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.PinnedClientID != "" })
+	return d, nil
+}
+
+// Oldest is when the oldest request of the queue was stored, by the clock of the
+// NATS server; zero in an empty queue.
+func (q *Queue) Oldest(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	defer cancel()
+	first, err := StoredNext(ctx, q.js, q.cfg.Names.Stream, q.cfg.Names.Filter(), 1)
+	if err != nil || first == nil {
+		return time.Time{}, err
+	}
+	return first.Time, nil
+}

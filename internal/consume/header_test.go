@@ -1,0 +1,251 @@
+package consume
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// forged are headers that the server or a library writes, as a publisher may
+// have written them: in one case or the other, once or twice.
+func forged() map[string]nats.Header {
+	out := map[string]nats.Header{}
+	for name, value := range map[string]string{
+		"Nats-Pin-Id": "x", "Nats-Time-Stamp": "2001-01-01T00:00:00Z", "Nats-Sequence": "1", "Nats-Subject": "a", "Nats-Stream": "S",
+		"Nats-Last-Sequence": "0", "Nats-Num-Pending": "0", "Status": "404", "Description": "Consumer Deleted",
+	} {
+		out[name] = nats.Header{name: {value}}
+		out[name+", twice"] = nats.Header{name: {value, "y"}}
+		out[name+", in lower case"] = nats.Header{strings.ToLower(name): {value}}
+	}
+	for _, status := range []string{"100", "204", "409", "423", "503"} {
+		out["Status "+status] = nats.Header{"Status": {status}, "Description": {"Message Size Exceeds MaxBytes"}}
+	}
+	return out
+}
+
+// send publishes a message as it stands.
+func (r *rig) send(h nats.Header, body string) {
+	r.t.Helper()
+	if _, err := r.admin.PublishMsg(r.ctx, &nats.Msg{Subject: spec.Filter(), Header: h, Data: []byte(body)}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// unreadable are blocks of headers that the server stores, and that are none.
+var unreadable = []string{"NATS/1.0\r\nno colon\r\n\r\n", "NATS/1.0 4\r\n\r\n"}
+
+// sendRaw publishes a message whose headers no library would send.
+func (r *rig) sendRaw(subject, header, body string) {
+	r.t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(r.server.URL(), "nats://"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(testTime)); err != nil {
+		r.t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
+		subject, len(header), len(header)+len(body), header, body)
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		if lines.Text() == "PONG" {
+			return
+		}
+	}
+	r.t.Fatal("no PONG")
+}
+
+// TestForgedHeaders works on good requests, among them some that bear the
+// server's headers: each is done, and none ends the term.
+func TestForgedHeaders(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setupPin()
+	count := 0
+	send := func(h nats.Header, body string) {
+		r.send(h, body)
+		count++
+	}
+	send(nats.Header{headerPin: {"first"}}, "pins")
+	for i := range 400 {
+		switch {
+		case i == 100:
+			send(nats.Header{headerPin: {"x"}}, "good")
+		case i == 200:
+			send(nats.Header{"nats-pin-id": {"x"}, headerPin: {"y", "z"}}, "good")
+		case i == 300:
+			for _, h := range forged() {
+				send(h, "good")
+				send(h, "")
+			}
+			for _, h := range unreadable {
+				r.sendRaw(spec.Filter(), h, "good")
+				r.sendRaw(spec.Filter(), h, "")
+				count += 2
+			}
+		}
+		send(nil, "good")
+	}
+	var handled, terms atomic.Int32
+	begun := time.Now()
+	w := r.run(Config{
+		Slots: 8, Begin: func(context.Context) { terms.Add(1) },
+		Handle: func(_, _ context.Context, m Message) Disposition {
+			handled.Add(1)
+			return Ack()
+		},
+	})
+	w.awaitBound()
+	r.awaitEmpty()
+	if terms.Load() != 1 || int(handled.Load()) != count {
+		t.Errorf("%d terms for %d of %d messages, in %s", terms.Load(), handled.Load(), count, time.Since(begun))
+	}
+	if lost := w.warnings(); len(lost) > 0 || len(w.bound) > 0 {
+		t.Errorf("%q, and %d times bound anew", lost, len(w.bound))
+	}
+}
+
+// TestUnreadablePin has nothing but messages whose headers cannot be read: the
+// pin comes with such a one, and has to be asked for.
+func TestUnreadablePin(t *testing.T) {
+	t.Parallel()
+	for _, slots := range []int{1, 4} {
+		t.Run(fmt.Sprint(slots), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.setupPin()
+			for range 3 {
+				for _, h := range unreadable {
+					r.sendRaw(spec.Filter(), h, "body")
+				}
+			}
+			var terms atomic.Int32
+			bodies := make(chan string, 99)
+			r.run(Config{
+				Slots: slots, Begin: func(context.Context) { terms.Add(1) },
+				Handle: func(_, _ context.Context, m Message) Disposition {
+					bodies <- string(m.Data)
+					return Ack()
+				},
+			})
+			for range 3 * len(unreadable) {
+				if body := take(r, bodies, "a message"); body != "body" {
+					t.Errorf("%q", body)
+				}
+			}
+			r.awaitEmpty()
+			if terms.Load() != 1 {
+				t.Errorf("%d terms", terms.Load())
+			}
+			none(r, bodies, "one more message")
+		})
+	}
+}
+
+// TestLatePin gives a puller a message of a term that is over, and one of the
+// term after the next on a pull that named a pin: neither begins a term.
+func TestLatePin(t *testing.T) {
+	t.Parallel()
+	begun, strays := []string{}, 0
+	p := &puller{pinned: pinned{group: group}, wake: make(chan struct{}, 1), lanes: []*lane{{}, {}}}
+	p.on = events{
+		begin:  func() (func(*nats.Msg), func()) { return func(*nats.Msg) {}, func() {} },
+		active: func(bool) {}, alive: func() {}, stray: func(*nats.Msg) { strays++ },
+	}
+	a, b := p.lanes[0], p.lanes[1]
+	deliver := func(l *lane, pin string, want bool) {
+		t.Helper()
+		before := p.term
+		if got := p.inTerm(l, &nats.Msg{Header: nats.Header{headerPin: {"forged", pin}}}); got != want {
+			t.Errorf("a message with the pin %s: in term %t", pin, got)
+		}
+		if p.term != before {
+			begun = append(begun, p.term.pin)
+		}
+	}
+	asked := func(l *lane) { l.pin, l.unnamed = "", time.Now().Add(testTime) }
+	asked(a)
+	deliver(a, "one", true)
+	b.pin = "one" // a pull of the term
+	deliver(b, "one", true)
+	deliver(b, "two", false) // cannot be: the server pins with a pull that names nobody
+	p.endTerm(nil)           // another replica works
+	asked(a)
+	asked(b)
+	deliver(a, "one", false)
+	deliver(b, "one", false)
+	deliver(b, "three", true)
+	deliver(a, "one", false)
+	deliver(b, "three", true)
+	// The pull that a sent after the first term still waits, though another of
+	// the term was sent since: once the pin is lost, the server can choose it.
+	a.pin = "three"
+	deliver(a, "four", true)
+	if got := strings.Join(begun, " "); got != "one three four" {
+		t.Errorf("terms: %s", got)
+	}
+}
+
+// TestForgedOldest reads when the oldest message was stored, and whether it
+// exists, whatever its headers say.
+func TestForgedOldest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(Layout{Memory: true})
+	q := r.queue()
+	s, err := r.admin.Stream(r.ctx, spec.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at, err := q.Oldest(r.ctx); err != nil || !at.IsZero() {
+		t.Errorf("of an empty queue: %s, %v", at, err)
+	}
+	look := func(what string) {
+		t.Helper()
+		info, err := s.Info(r.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored := info.State.FirstTime
+		if at, err := q.Oldest(r.ctx); err != nil || !at.Equal(stored) {
+			t.Errorf("%s: oldest %s, want %s, %v", what, at, stored, err)
+		}
+		for _, c := range []struct {
+			sequence uint64
+			at       time.Time
+			want     bool
+		}{
+			{info.State.FirstSeq, stored, true}, {info.State.FirstSeq, stored.Add(time.Nanosecond), false},
+			{info.State.FirstSeq + 1, stored, false}, {1 << 40, stored, false},
+		} {
+			if got, err := Exists(r.ctx, r.js, spec.Stream, c.sequence, c.at); err != nil || got != c.want {
+				t.Errorf("%s: message %d of %s exists: %t, %v", what, c.sequence, c.at, got, err)
+			}
+		}
+		r.await("the server to count it", func() bool {
+			d, err := q.Depth(r.ctx)
+			return err == nil && d.Messages == 1
+		})
+		if err := s.Purge(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, h := range forged() {
+		for _, body := range []string{"", "body"} {
+			r.send(h, body)
+			look(what)
+		}
+	}
+	for _, h := range unreadable {
+		r.sendRaw(spec.Filter(), h, "")
+		look(h)
+	}
+}

@@ -1,0 +1,253 @@
+package consume
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Weakness is what about a stream or a consumer is weaker than the worker's
+// promises need.
+type Weakness struct {
+	What string // "stream PASSCODE_RESETS"
+	Text string // "is sealed: …", goes on from What
+	Do   string // what to do about it
+}
+
+func (w Weakness) String() string { return w.What + " " + w.Text + "; " + w.Do }
+
+// What to do about a weakness.
+const (
+	doUpdate  = "worker setup --update changes it"
+	doAnew    = "the server cannot change that: remove it while nothing is in it, and run worker setup"
+	doConsume = "the server cannot change that: remove the consumer and run worker setup; requests stay"
+)
+
+const (
+	// graceRecords is how much longer than all that asks for them records are to
+	// be kept: clocks differ, and a request is not taken the moment it comes.
+	graceRecords = 24 * time.Hour
+	// Least sizes of a message with its headers: a request is at most 64 KiB, and
+	// its letter is that with headers of its own; a record is a few KiB.
+	leastMessage = 128 << 10
+	leastValue   = 16 << 10
+	// ackWaitMost is how long a request may wait whose worker is gone.
+	ackWaitMost = 5 * time.Minute
+	// The server forgets a replica that has fallen silent within these.
+	pinnedLeast, pinnedMost = time.Second, 2 * pinnedTTL
+	// manyConsumers are enough for the tenants that one process serves.
+	manyConsumers = 2000
+	// waitingLeast is how many pulls of several replicas wait at a time.
+	waitingLeast = 32
+	// pullLeast is for how long a pull is to wait at least.
+	pullLeast = time.Second
+)
+
+// Keep is how long records have to last: as long as a message of the same request
+// can come, or a device counts as reset lately, and a day. Of an age limit of 0,
+// which is none, it is the usual retention.
+func Keep(maxAge, cooldown, fuse time.Duration) time.Duration {
+	if maxAge == 0 {
+		maxAge = retention - graceRecords
+	}
+	return max(maxAge, dedupeWindow, cooldown, fuse) + graceRecords
+}
+
+// weaknesses gathers what is wrong with one thing.
+type weaknesses struct {
+	what  string
+	found []Weakness
+}
+
+// add notes a weakness if it is there.
+func (w *weaknesses) add(there bool, do, format string, args ...any) {
+	if there {
+		w.found = append(w.found, Weakness{w.what, fmt.Sprintf(format, args...), do})
+	}
+}
+
+// StreamWeaknesses tells what about a stream of the given names, or a bucket's
+// stream, is weaker than the worker's promises need. keep is how long records
+// have to last; 0 is any time.
+func StreamWeaknesses(cfg jetstream.StreamConfig, n Names, keep time.Duration) []Weakness {
+	w := &weaknesses{what: "stream " + cfg.Name}
+	w.add(cfg.Replicas < maxReplicas, "worker setup --update --replicas 3, in a cluster of three servers",
+		"has %d replica(s): losing one server can lose requests or their records; three survive it", cfg.Replicas)
+	w.add(cfg.Storage != jetstream.FileStorage, doAnew, "is kept in memory: a restart of the server loses it")
+	w.add(cfg.Sealed, doAnew, "is sealed: nothing can be written to it")
+	w.add(cfg.NoAck, doUpdate, "confirms nothing: whoever writes to it never learns whether it is stored")
+	w.add(cfg.PersistMode == jetstream.AsyncPersistMode, doAnew, "confirms what is not yet on disk: a crash of the server loses it")
+	w.add(cfg.AllowMsgCounter, doAnew, "takes nothing but counters")
+	w.add(cfg.SubjectTransform != nil, doUpdate, "stores messages under other subjects than they were sent to, so that they may reach nobody, or another tenant")
+	if m := cfg.Mirror; m != nil {
+		w.add(true, doUpdate, "is a mirror of %s: what is sent to its own subjects is not stored in it", m.Name)
+	}
+	if names := sourceNames(cfg); names != "" {
+		w.add(true, "remove its sources unless they are meant", "takes over what is in %s: whoever may write there needs no right here", names)
+	}
+	l := Layout{}
+	switch cfg.Name {
+	case n.Stream:
+		w.requests(cfg, l.Requests(n), n)
+	case n.DeadStream:
+		w.letters(cfg, l.Letters(n), n, keep)
+	case "KV_" + n.Bucket:
+		want := l.Records(n)
+		w.bucket(cfg, want)
+		w.add(cfg.MaxMsgsPerSubject < int64(want.History), doUpdate, "keeps %d states of a request instead of %d", cfg.MaxMsgsPerSubject, want.History)
+		w.add(cfg.RePublish == nil || cfg.RePublish.Destination != want.RePublish.Destination, doUpdate,
+			"has changes not published on %s, so that nobody hears them without a right on the bucket", n.Status("*"))
+		w.add(cfg.MaxAge > 0 && cfg.MaxAge < keep, "worker setup --update changes it, with a --retention of at least "+keep.String(),
+			"has records kept for %s instead of %s: a request whose record is gone can be done again", cfg.MaxAge, keep)
+	case "KV_" + n.StateBucket():
+		want := l.State(n)
+		w.bucket(cfg, want)
+		w.add(cfg.MaxMsgsPerSubject < int64(want.History), doUpdate, "keeps %d values of a key instead of %d", cfg.MaxMsgsPerSubject, want.History)
+		w.add(cfg.MaxAge > 0, doUpdate, "forgets after %s what replicas hand on, a blown fuse among it", cfg.MaxAge)
+	}
+	return w.found
+}
+
+func sourceNames(cfg jetstream.StreamConfig) string {
+	var names []string
+	for _, s := range cfg.Sources {
+		names = append(names, s.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (w *weaknesses) requests(cfg, want jetstream.StreamConfig, n Names) {
+	w.ours(cfg, want)
+	w.add(!Covers(cfg.Subjects, n.Filter()), doUpdate, "takes %q, so that nothing on %s is stored", cfg.Subjects, n.Filter())
+	w.add(cfg.Retention != want.Retention, doAnew, "has retention %s instead of work queue: requests stay in it after they are done", cfg.Retention)
+	w.add(cfg.Discard != want.Discard, doUpdate, "discards old messages when it is full: requests can be lost without a word; use discard new")
+	w.add(cfg.MaxAge != 0, doUpdate, "drops requests after %s without a word; use no max age", cfg.MaxAge)
+	w.add(cfg.MaxMsgsPerSubject > 0 && !cfg.DiscardNewPerSubject, doUpdate,
+		"keeps only %d requests of a tenant and drops older ones without a word; use no limit per subject", cfg.MaxMsgsPerSubject)
+	w.add(tooSmall(cfg, leastMessage), doUpdate, "takes no message of more than %d bytes, so that good requests are refused", cfg.MaxMsgSize)
+	w.add(cfg.AllowMsgTTL, doAnew, "lets a publisher give a request a time to live (Nats-TTL), after which it is gone without a word")
+	w.add(cfg.ConsumerLimits.InactiveThreshold > 0, doUpdate, "removes consumers when nobody has pulled for %s", cfg.ConsumerLimits.InactiveThreshold)
+	w.add(cfg.ConsumerLimits.MaxAckPending > 0 && cfg.ConsumerLimits.MaxAckPending < maxAckPending, doUpdate,
+		"lets a consumer have at most %d acks pending instead of %d", cfg.ConsumerLimits.MaxAckPending, maxAckPending)
+	w.add(cfg.MaxConsumers > 0 && cfg.MaxConsumers < manyConsumers, doUpdate, "has room for %d consumers: each tenant needs one", cfg.MaxConsumers)
+}
+
+func (w *weaknesses) letters(cfg, want jetstream.StreamConfig, n Names, keep time.Duration) {
+	w.ours(cfg, want)
+	w.add(!Covers(cfg.Subjects, n.Dead()), doUpdate, "takes %q, so that no dead letter on %s is stored", cfg.Subjects, n.Dead())
+	w.add(cfg.Retention != want.Retention, doUpdate, "has retention %s instead of limits: letters can vanish when they are read", cfg.Retention)
+	w.add(cfg.Discard != want.Discard && (cfg.MaxBytes > 0 || cfg.MaxMsgs > 0), doUpdate, "discards old dead letters when it is full; use discard new")
+	w.add(cfg.MaxMsgsPerSubject > 0 && !cfg.DiscardNewPerSubject, doUpdate, "keeps only %d dead letters of a tenant and drops older ones", cfg.MaxMsgsPerSubject)
+	w.add(cfg.MaxAge > 0 && cfg.MaxAge < keep, "worker setup --update changes it, with a --retention of at least "+keep.String(),
+		"drops dead letters after %s, before anybody need have seen them", cfg.MaxAge)
+	w.add(tooSmall(cfg, leastMessage), doUpdate, "takes no letter of more than %d bytes: a request whose letter is larger stays in the queue for ever", cfg.MaxMsgSize)
+	w.add(!cfg.AllowDirect, doUpdate, "does not allow direct reads, which worker dead needs")
+	w.add(cfg.DenyDelete, doAnew, "lets no letter be removed, so that worker dead redrive and remove fail")
+}
+
+// ours is what both streams of requests need: whatever lets a publisher do more
+// than add a message is none of theirs.
+func (w *weaknesses) ours(cfg, want jetstream.StreamConfig) {
+	w.add(cfg.Duplicates < want.Duplicates, doUpdate, "knows message ids for %s instead of %s: a copy may be stored after that", cfg.Duplicates, want.Duplicates)
+	w.add(cfg.AllowRollup, doUpdate, "lets a publisher remove what is there with the header Nats-Rollup")
+	w.add(cfg.AllowMsgSchedules, doAnew, "lets a publisher have messages sent later on any of its subjects (Nats-Schedule), also on another tenant's")
+	w.add(cfg.SubjectDeleteMarkerTTL > 0, doUpdate, "puts a mark in place of the last message that it drops, which is no request")
+	if cfg.RePublish != nil {
+		w.add(true, doUpdate, "publishes each message again on %s: whoever may subscribe there reads it, and a stream there holds it twice", cfg.RePublish.Destination)
+	}
+}
+
+func (w *weaknesses) bucket(cfg jetstream.StreamConfig, want jetstream.KeyValueConfig) {
+	subject := "$KV." + want.Bucket + ".>"
+	w.add(!Covers(cfg.Subjects, "$KV."+want.Bucket+".a.b"), doAnew, "takes %q instead of %s, so that nothing can be written to it", cfg.Subjects, subject)
+	w.add(cfg.Retention != jetstream.LimitsPolicy, doUpdate, "has retention %s instead of limits: what is in it can vanish when it is read", cfg.Retention)
+	w.add(cfg.Discard != jetstream.DiscardNew && (cfg.MaxBytes > 0 || cfg.MaxMsgs > 0), doUpdate, "drops old values when it is full; use discard new")
+	w.add(!cfg.AllowDirect, doUpdate, "does not allow direct reads, which the worker's rights are for")
+	w.add(tooSmall(cfg, leastValue), doUpdate, "takes no value of more than %d bytes, which may be too few", cfg.MaxMsgSize)
+}
+
+// tooSmall tells that a stream limits messages to less than what is to be stored.
+func tooSmall(cfg jetstream.StreamConfig, least int32) bool {
+	return cfg.MaxMsgSize > 0 && cfg.MaxMsgSize < least
+}
+
+// ConsumerWeaknesses tells what about the tenant's consumer is weaker than the
+// worker's promises need. Of one that is [Unusable] that is all.
+func ConsumerWeaknesses(cfg jetstream.ConsumerConfig, n Names) []Weakness {
+	if w := Unusable(cfg, n); w != nil {
+		return []Weakness{*w}
+	}
+	w := &weaknesses{what: "consumer " + n.Consumer()}
+	w.add(cfg.AckWait < ackWait, doUpdate, "has an ack wait of %s instead of %s: a request may be delivered again while it is worked on", cfg.AckWait, ackWait)
+	w.add(cfg.AckWait > ackWaitMost, doUpdate, "has an ack wait of %s instead of %s: a request whose worker is gone waits so long", cfg.AckWait, ackWait)
+	w.add(cfg.MaxDeliver > 0, doUpdate, "delivers a request at most %d times; waiting counts, too, so that requests can get stuck: use no limit (-1)", cfg.MaxDeliver)
+	w.add(len(cfg.BackOff) > 0, doUpdate, "has a back-off list, which adds to every delay; remove it")
+	w.add(cfg.MaxAckPending > 0 && cfg.MaxAckPending < maxAckPending, doUpdate,
+		"has at most %d acks pending instead of %d: so few waiting requests block those behind them", cfg.MaxAckPending, maxAckPending)
+	w.add(cfg.InactiveThreshold > 0, doUpdate, "is removed when nobody has pulled for %s", cfg.InactiveThreshold)
+	w.add(cfg.RateLimit > 0, doUpdate, "delivers at most %d bits per second", cfg.RateLimit)
+	w.add(cfg.MaxRequestExpires > 0 && cfg.MaxRequestExpires < pullLeast, doUpdate, "lets a pull wait for %s only, so that workers ask all the time", cfg.MaxRequestExpires)
+	w.add(cfg.MaxWaiting > 0 && cfg.MaxWaiting < waitingLeast, doConsume, "lets %d pulls wait at a time, which several replicas need more of", cfg.MaxWaiting)
+	w.add(cfg.ReplayPolicy != jetstream.ReplayInstantPolicy, doConsume, "delivers requests as slowly as they were sent (replay policy original)")
+	w.add(cfg.Replicas > 0 && cfg.Replicas < maxReplicas, doUpdate, "is kept on %d server(s): losing one forgets which requests were delivered and done", cfg.Replicas)
+	w.add(cfg.MemoryStorage, doConsume, "is kept in memory: a restart of the server forgets which requests were delivered")
+	if cfg.PriorityPolicy != jetstream.PriorityPolicyPinned {
+		w.add(true, "a group cannot be added: remove the consumer and run worker setup; requests stay",
+			"has no pinned priority group like the one that setup makes: replicas would all work, each at the full rate")
+	} else {
+		w.add(cfg.PinnedTTL > pinnedMost, doUpdate, "waits %s for a replica that has fallen silent before it pins another; %s is enough", cfg.PinnedTTL, pinnedTTL)
+		w.add(cfg.PinnedTTL < pinnedLeast, doUpdate, "pins another replica after %s of silence: the pin can be lost for no reason", cfg.PinnedTTL)
+	}
+	return w.found
+}
+
+// Unusable tells why the worker does not bind to a consumer; nil: it does. Such a
+// one would lose requests, or hand out another tenant's: the tenant comes from
+// the subject alone.
+func Unusable(cfg jetstream.ConsumerConfig, n Names) *Weakness {
+	w := &weaknesses{what: "consumer " + n.Consumer()}
+	filters := cfg.FilterSubjects // a consumer's subjects are written either way
+	if cfg.FilterSubject != "" {
+		filters = []string{cfg.FilterSubject}
+	}
+	w.add(cfg.DeliverSubject != "", doConsume, "pushes requests to %s instead of letting the worker pull them", cfg.DeliverSubject)
+	w.add(cfg.AckPolicy != jetstream.AckExplicitPolicy, doConsume, "has the ack policy %s instead of explicit, so that requests would be lost", cfg.AckPolicy)
+	w.add(cfg.DeliverPolicy != jetstream.DeliverAllPolicy, doConsume, "has the deliver policy %s instead of all, so that requests from before are never taken", cfg.DeliverPolicy)
+	w.add(cfg.HeadersOnly, doUpdate, "delivers headers only, so that each request would become a dead letter without its body")
+	w.add(len(filters) != 1 || filters[0] != n.Filter(), doUpdate, "takes %q instead of %q", filters, n.Filter())
+	// Two workers with buckets of their own that share a consumer would know nothing
+	// of what the other has reset. A consumer that names no bucket, such as one that
+	// an operator has made, is taken as it is.
+	if bucket := cfg.Metadata[bucketKey]; bucket != "" && bucket != n.Bucket {
+		w.add(true, fmt.Sprintf("give WORKER_BUCKET=%s; or, once no worker uses that bucket and no request waits, run worker setup --update", bucket),
+			"has its records in the bucket %s, not in %s, where nothing is known of requests that were reset already", bucket, n.Bucket)
+	}
+	if len(w.found) == 0 {
+		return nil
+	}
+	return &w.found[0]
+}
+
+// Covers reports whether one of a stream's subjects takes a subject without
+// wildcards.
+func Covers(subjects []string, subject string) bool {
+	tokens := strings.Split(subject, ".")
+	for _, s := range subjects {
+		pattern := strings.Split(s, ".")
+		fits := true
+		for i, p := range pattern {
+			if p == ">" {
+				fits = fits && i < len(tokens)
+				pattern = tokens // as long as the subject
+				break
+			}
+			fits = fits && i < len(tokens) && (p == "*" || p == tokens[i])
+		}
+		if fits && len(pattern) == len(tokens) {
+			return true
+		}
+	}
+	return false
+}
