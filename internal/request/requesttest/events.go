@@ -145,13 +145,16 @@ func badEventBodies() []Payload {
 	none("source-missing", "ce-source", replaced(`"source":"/desk",`, ""))
 	none("data-missing", "data", replaced(`,"data":`+request(""), ""))
 	none("data-text", "data", eventBody("", `"{\"managedDeviceId\":\"`+device+`\"}"`))
-	none("device-number", fieldDevice, eventBody(`"managedDeviceId":1,`, request("")))
-	none("version-null", fieldDevice, replaced(`"1.0"`, "null"))
-	none("version-upper-case", fieldDevice, replaced("specversion", "SpecVersion"))
 	none("array", fieldBody, "["+good+"]")
 	none("open", fieldBody, good[:len(good)-1])
-	// Which of the two is meant?
-	add("no-type-stray", fieldDevice, good, headerType, "", "ce-time", "2026-01-02T03:04:05Z")
+	// These are requests, and bad ones.
+	plain := func(name, data string, header map[string][]string) {
+		all = append(all, Payload{Name: "plain-" + name, Data: []byte(data), Header: header, Field: fieldDevice})
+	}
+	plain("device-number", eventBody(`"managedDeviceId":1,`, request("")), nil)
+	plain("version-null", replaced(`"1.0"`, "null"), nil)
+	plain("version-upper-case", replaced("specversion", "SpecVersion"), nil)
+	plain("event-and-stray-attribute", good, map[string][]string{"ce-time": {"2026-01-02T03:04:05Z"}})
 	add("mark-twice", fieldBody, byteOrderMark+byteOrderMark+good)
 	add("utf16", fieldBody, "\xff\xfe"+utf16LE(good))
 	add("base64-utf16", fieldBase64, in(utf16LE(request(""))))
