@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -20,6 +21,8 @@ const (
 	problemEmpty     = "empty"
 	problemTooLong   = "longer than 65536 bytes"
 	problemNotObject = "not a JSON object"
+	problemArray     = "a JSON array; publish each request by itself, as an object"
+	problemText      = "a JSON string; give the request as an object, not as a string that holds one"
 
 	problemUTF16LE = "text in UTF-16, little-endian; publish it in UTF-8"
 	problemUTF16BE = "text in UTF-16, big-endian; publish it in UTF-8"
@@ -38,7 +41,8 @@ const (
 	problemOther      = `not valid JSON: a control character in a string, to be written \u and four hex digits`
 	problemBackslash  = `not valid JSON: a backslash in a string, to be written \\`
 	problemQuote      = `not valid JSON: a quote inside a string, to be written \", or no comma or colon after a string`
-	problemApostrophe = "not valid JSON: an apostrophe in place of a quote"
+	problemApostrophe = "not valid JSON: an apostrophe or a typographic quote in place of a plain one"
+	problemSpace      = "not valid JSON: a no-break space outside a string"
 	problemComma      = "not valid JSON: a comma with nothing after it"
 	problemMark       = "not valid JSON: a byte order mark that is not at the beginning"
 	problemNUL        = "not valid JSON: a NUL byte"
@@ -74,10 +78,24 @@ func open(data []byte) (object []byte, problem string) {
 	case !json.Valid(object):
 		problem, at := syntaxProblem(object)
 		return nil, placed(problem, mark+at)
-	case object[skipSpace(object, 0)] != '{':
-		return nil, problemNotObject
+	}
+	if problem := valueProblem(object[skipSpace(object, 0)]); problem != "" {
+		return nil, problem
 	}
 	return object, ""
+}
+
+// valueProblem tells by the first byte of a JSON value that it is no object; "" means that it is one.
+func valueProblem(first byte) string {
+	switch first {
+	case '{':
+		return ""
+	case '[':
+		return problemArray
+	case '"':
+		return problemText
+	}
+	return problemNotObject
 }
 
 // placed adds the place of a problem, counted from 0 at the first byte of what was published.
@@ -161,16 +179,19 @@ func syntaxProblem(data []byte) (problem string, at int) {
 		}
 		return problemTrailing, at
 	}
+	begins := func(s string) bool { return bytes.HasPrefix(data[at:], []byte(s)) }
 	switch {
 	case c == 0:
 		return problemNUL, at
 	case (c == '{' || c == '[') && p.depth >= maxDepth:
 		return problemDeep, at
-	case bytes.HasPrefix(data[at:], []byte(byteOrderMark)):
+	case begins(byteOrderMark):
 		return problemMark, at
+	case begins("\u00a0"):
+		return problemSpace, at
 	case p.last >= 0 && data[p.last] == '"' && c != '}' && c != ']':
 		return problemQuote, p.last
-	case c == '\'':
+	case slices.ContainsFunc([]string{"'", "‘", "’", "“", "”", "„", "«", "»"}, begins):
 		return problemApostrophe, at
 	case p.last >= 0 && data[p.last] == ',' && (c == '}' || c == ']' || c == ','):
 		return problemComma, p.last
@@ -268,7 +289,7 @@ func (d *decoder) salvage(body []byte, m mode) {
 	r := salvage(body)
 	const version = `"specversion"`
 	device := r.members[fieldNames[fieldDevice]]
-	event := m.structured || !m.stray && !device.given() && bytes.Contains(body, []byte(version))
+	event := m.structured || !m.stray && !device.given() && !device.twice && bytes.Contains(body, []byte(version))
 	if m.binary || !event {
 		d.fields[fieldID] = r.members[fieldNames[fieldID]]
 		return

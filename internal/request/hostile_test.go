@@ -13,7 +13,8 @@ import (
 // a publisher sent.
 var problems = []string{
 	"a batch of events; publish each one by itself",
-	"a string; give the request as a JSON object",
+	"a JSON array; publish each request by itself, as an object",
+	"a JSON string; give the request as an object, not as a string that holds one",
 	"an event format other than JSON",
 	"empty",
 	"given more than once",
@@ -46,7 +47,8 @@ var problems = []string{
 	`not valid JSON: a line feed in a string, to be written \n, at byte offset N`,
 	`not valid JSON: a quote inside a string, to be written \", or no comma or colon after a string, at byte offset N`,
 	`not valid JSON: a tab in a string, to be written \t, at byte offset N`,
-	"not valid JSON: an apostrophe in place of a quote, at byte offset N",
+	"not valid JSON: a no-break space outside a string, at byte offset N",
+	"not valid JSON: an apostrophe or a typographic quote in place of a plain one, at byte offset N",
 	"not valid JSON: cut off inside a string, at byte offset N",
 	"not valid JSON: cut off, at byte offset N",
 	"not valid JSON: more after the end of the JSON, at byte offset N",

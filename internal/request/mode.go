@@ -28,7 +28,6 @@ const (
 	problemTwoModes  = "says that the event is in the body, and headers ce-* hold one as well"
 	problemBase64    = "not base64 of the standard alphabet, padded"
 	problemBothData  = "given together with data"
-	problemText      = "a string; give the request as a JSON object"
 )
 
 // mode tells what the headers of a message say of an event. It is all that CloudEvents cost a plain
@@ -176,10 +175,8 @@ func (d *decoder) structured(object []byte) {
 		d.encoded(encoded)
 	case !data.given():
 		d.refuse(memberData, problemMissing)
-	case data.raw[0] == '"':
-		d.refuse(memberData, problemText)
-	case data.raw[0] != '{':
-		d.refuse(memberData, problemNotObject)
+	case valueProblem(data.raw[0]) != "":
+		d.refuse(memberData, valueProblem(data.raw[0]))
 	default:
 		d.members(data.raw)
 	}

@@ -67,7 +67,8 @@ func (d *decoder) read(src Source) {
 		d.structured(object)
 	default:
 		d.members(object)
-		event := d.fields[fieldVersion].given() && !d.fields[fieldDevice].given()
+		device := d.fields[fieldDevice]
+		event := d.fields[fieldVersion].given() && !device.given() && !device.twice
 		if event && !m.stray || format != "" {
 			d.fields = [numFields + 1]field{} // they are an event's
 		}

@@ -1,6 +1,9 @@
 package requesttest
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 const byteOrderMark = "\ufeff"
 
@@ -98,6 +101,9 @@ func bodies() []Payload {
 	add("quotes-doubled", `{"id":"say ""no"" twice",`+good[1:])
 	add("no-comma", `{"id":"INC1" `+good[1:])
 	add("two-commas", `{"id":"INC1",,`+good[1:])
+	add("typographic-quotes", strings.ReplaceAll(good, `"`, "”"))
+	add("no-break-space", "{\u00a0"+good[1:])
+	add("double", strconv.Quote(good))
 	add("domain-user", `{"requestedBy":"DESK\jo",`+good[1:])
 	add("path", `{"reason":"C:\users\jo",`+good[1:])
 	add("trailing-sub", good+"\r\n\x1a")

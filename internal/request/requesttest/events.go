@@ -152,6 +152,7 @@ func badEventBodies() []Payload {
 		all = append(all, Payload{Name: "plain-" + name, Data: []byte(data), Header: header, Field: fieldDevice})
 	}
 	plain("device-number", eventBody(`"managedDeviceId":1,`, request("")), nil)
+	plain("device-twice", eventBody(`"managedDeviceId":"`+device+`","managedDeviceId":null,`, request("")), nil)
 	plain("version-null", replaced(`"1.0"`, "null"), nil)
 	plain("version-upper-case", replaced("specversion", "SpecVersion"), nil)
 	plain("event-and-stray-attribute", good, map[string][]string{"ce-time": {"2026-01-02T03:04:05Z"}})
