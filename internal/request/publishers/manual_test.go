@@ -201,8 +201,8 @@ func natsRequest(args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s\n", answer.Data)
-	return nil
+	_, err = fmt.Fprintf(os.Stdout, "%s\n", answer.Data)
+	return err
 }
 
 // TestManualPython runs what the manual shows in Python: the two ways to write an event, and the whole
