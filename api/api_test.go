@@ -154,7 +154,6 @@ var beyond = map[string]string{
 	"-twice":                  "a parser of JSON drops all but one of the values of a name",
 	"-twice-escaped":          "the same",
 	"-twice-null":             "the same",
-	"-extensions-many":        "the same",
 	"-two-devices":            "the same",
 	"-wide-258-bytes":         "lengths are counted in characters",
 	"-year-0":                 "a pattern cannot compare times",
@@ -162,11 +161,17 @@ var beyond = map[string]string{
 	"-zero-time-offset":       "the same",
 	"-before-year-1":          "the same",
 	"-after-year-9999":        "the same",
-	"body-one-too-long":       "the length of a whole document is none of its properties",
+	"body-mark-too-long":      "the length of a whole document is none of its properties",
+	"body-one-too-long":       "the same",
 	"-spaces-too-long":        "the same",
 	"structured-one-too-long": "the same",
 	"-huge":                   "the same",
 	"-base64-latin1":          "a validator may read bytes that are no UTF-8",
+}
+
+// stricter are the payloads that the decoder accepts and the schemas do not.
+var stricter = map[string]string{
+	"structured-base64-mark": "a byte order mark inside base64",
 }
 
 // TestRequestsAgree checks that decoder and schemas accept and refuse the same bodies.
@@ -187,6 +192,9 @@ func TestRequestsAgree(t *testing.T) {
 		if (err == nil) == (refused == nil) {
 			continue
 		}
+		if err == nil && stricter[p.Name] != "" {
+			continue
+		}
 		ending := ""
 		for suffix := range beyond {
 			if strings.HasSuffix(p.Name, suffix) {
@@ -205,8 +213,9 @@ func TestRequestsAgree(t *testing.T) {
 	}
 }
 
-// validate reads a body as any JSON parser does, and validates it.
+// validate reads a body as any JSON parser does that passes over a byte order mark, and validates it.
 func validate(schema *jsonschema.Schema, data []byte) error {
+	data = request.SkipMark(data)
 	if !utf8.Valid(data) {
 		return errors.New("not UTF-8")
 	}

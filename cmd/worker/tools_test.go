@@ -114,7 +114,7 @@ func TestSendList(t *testing.T) {
 	bad := body("A", graphsim.GoodDevice(1)) + "\n\n" + `{"managedDeviceId":"x"}` + "\n" + body("A", graphsim.GoodDevice(2)) + "\nnonsense\n"
 	r := pipe(t, env, bad, "send", "--file", "-")
 	want := "worker: nothing was published: \n  - line 3: managedDeviceId: not a GUID of 8-4-4-4-12 hex digits\n" +
-		"  - line 4: it has the id of line 1: same id = same request\n  - line 5: body: not valid JSON, or nested too deeply\nTry: worker send --help\n"
+		"  - line 4: it has the id of line 1: same id = same request\n  - line 5: body: not valid JSON, at byte offset 1\nTry: worker send --help\n"
 	if r.code != exitUsage || r.out != "" || r.err != want || w.stream(names.Stream).State.LastSeq != 0 {
 		t.Errorf("a bad list: status %d\n%s%s", r.code, r.out, r.err)
 	}

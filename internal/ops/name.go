@@ -15,11 +15,12 @@ import (
 // body that is no JSON object stays as it is.
 func named(body []byte, id string) []byte {
 	value, err := json.Marshal(id)
-	if err != nil || !json.Valid(body) {
+	object := request.SkipMark(body)
+	if err != nil || !json.Valid(object) {
 		return body
 	}
 	var fields map[string]json.RawMessage
-	if json.Unmarshal(body, &fields) != nil || fields == nil {
+	if json.Unmarshal(object, &fields) != nil || fields == nil {
 		return body
 	}
 	if _, there := fields["id"]; there {
@@ -35,7 +36,7 @@ func named(body []byte, id string) []byte {
 		}
 		return out
 	}
-	rest := bytes.TrimLeft(body, " \t\r\n")[1:]
+	rest := bytes.TrimLeft(object, " \t\r\n")[1:]
 	out := append([]byte(`{"id":`), value...)
 	if len(fields) > 0 {
 		out = append(out, ',')
@@ -56,6 +57,7 @@ type Sending struct {
 // it an id where it has none. The error names the field, and holds nothing of
 // the body.
 func Prepare(body []byte) (Sending, error) {
+	body = request.SkipMark(body)
 	r, err := request.Decode(request.Source{Data: body})
 	if err != nil {
 		return Sending{}, err

@@ -85,6 +85,10 @@ func TestRedriveKeepsTheID(t *testing.T) {
 		{name: "empty object", data: `{}`, want: `{"id":"REQ-108"}`},
 		{name: "a field twice", data: `{"id":"","managedDeviceId":"x","managedDeviceId":"` + device + `"}`,
 			want: `{"id":"","managedDeviceId":"x","managedDeviceId":"` + device + `"}`, otherID: true},
+		{name: "byte order mark", data: "\ufeff" + `{"managedDeviceId":"` + device + `"}`, header: nats.Header{"Nats-Msg-Id": {"marked"}},
+			want: `{"id":"marked","managedDeviceId":"` + device + `"}`},
+		{name: "broken, with an id", data: `{"id":"torn","managedDeviceId":"` + device + `","reason":"` + "\n" + `"}`,
+			want: `{"id":"torn","managedDeviceId":"` + device + `","reason":"` + "\n" + `"}`},
 		{name: "no room", data: long},
 	} {
 		m := consume.Message{Subject: names.Filter(), Header: c.header, Data: []byte(c.data), Stream: names.Stream,
@@ -264,7 +268,8 @@ func TestScanIsWhole(t *testing.T) {
 // FuzzPrepare: what is prepared is a request, and the same one but for its id.
 func FuzzPrepare(f *testing.F) {
 	for _, s := range []string{`{"managedDeviceId":"` + device + `"}`, `{"id":null,"managedDeviceId":"` + device + `"}`,
-		"\t{ \"managedDeviceId\":\"" + device + "\",\"reason\":\"<\\u2028\"}", `[]`, `{}`, `{"id":"a"`} {
+		"\t{ \"managedDeviceId\":\"" + device + "\",\"reason\":\"<\\u2028\"}", `[]`, `{}`, `{"id":"a"`,
+		"\ufeff{\"managedDeviceId\":\"" + device + "\"}", `{"specversion":"1.0","id":"a","source":"b","type":"c","data":{"managedDeviceId":"` + device + `"}}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

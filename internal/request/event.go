@@ -3,75 +3,45 @@ package request
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"mime"
 	"strings"
-
-	"github.com/cloudevents/sdk-go/v2/event"
-	"github.com/cloudevents/sdk-go/v2/types"
 )
 
-// The attributes that CloudEvents itself defines, in the order in which problems are reported. The
-// first ones are required.
+// The attributes of an event that count here, in the order in which problems are reported. The first
+// ones are required. traceparent is defined by the extension for distributed tracing.
+//
+// No other attribute or extension is looked at: what is not used must not make a request invalid.
 const (
 	attrSpecVersion = iota
 	attrID
 	attrSource
 	attrType
 	attrDataType
-	attrSchema
-	attrSubject
-	attrTime
+	attrTrace
 	numAttrs
 
 	numRequired = attrType + 1
 )
 
-var attrNames = [numAttrs]string{
-	"specversion", "id", "source", "type", "datacontenttype", "dataschema", "subject", "time",
-}
+var attrNames = [numAttrs]string{"specversion", "id", "source", "type", "datacontenttype", "traceparent"}
 
-const (
-	// attrPrefix is before an attribute's name in a header, and in a refusal in both modes, where it
-	// tells an event's id from the request's.
-	attrPrefix = "ce-"
-	// attrOther stands in a refusal for every other attribute: its name is the publisher's.
-	attrOther = "ce-*"
-	// attrTrace is the attribute that the extension for distributed tracing defines.
-	attrTrace = "traceparent"
-)
+// attrPrefix is before an attribute's name in a header, and in a refusal in both modes, where it
+// tells an event's id from the request's.
+const attrPrefix = "ce-"
 
 // The problems with an attribute.
 const (
-	problemVersion   = "not 1.0"
-	problemSource    = "not a URI-reference"
-	problemMediaType = "not a media type"
-	problemNotJSON   = "not JSON"
-	problemSchema    = "not an absolute URI"
-	problemMoment    = "not an RFC 3339 time"
-	problemAttrName  = "a name that is not of lower-case letters and digits"
-	problemAttrValue = "neither a string, a boolean nor a whole number of 32 bits"
+	problemVersion = "not 1.0 or another 1.x"
+	problemNotJSON = "not JSON"
 )
 
-// problemForm is what is wrong with an attribute that the SDK rejects.
-var problemForm = [numAttrs]string{
-	problemVersion, problemEmpty, problemSource, problemEmpty, problemMediaType, problemSchema, problemEmpty, problemMoment,
-}
-
-// attribute is one of those that CloudEvents defines.
+// attribute is one attribute of an event, in whichever mode that came.
 type attribute struct {
 	text    string
 	given   bool
 	problem string // found in reading it
 }
 
-// attributes are those of one event, in whichever mode it came.
-type attributes struct {
-	known [numAttrs]attribute
-	// other are the extensions, as a string, bool or float64. Nil means none.
-	other map[string]any
-	// problem is the first one found in reading them.
-	problem string
-}
+type attributes [numAttrs]attribute
 
 // knownAttr returns the attribute of a name, or -1.
 func knownAttr(name string) int {
@@ -83,127 +53,72 @@ func knownAttr(name string) int {
 	return -1
 }
 
-// isAttrName reports whether CloudEvents allows an attribute to be called so.
-func isAttrName(name string) bool {
-	for i := range len(name) {
-		if c := name[i]; !isDigit(c) && (c < 'a' || c > 'z') {
-			return false
-		}
-	}
-	return name != "" && name != memberData
-}
-
-// extend keeps the value of an extension.
-func (a *attributes) extend(name string, value any) {
-	if a.other == nil {
-		a.other = map[string]any{}
-	}
-	a.other[name] = value
-}
-
-// fault keeps the first problem with the extensions.
-func (a *attributes) fault(problem string) {
-	if a.problem == "" {
-		a.problem = problem
-	}
-}
-
-// check refuses attributes that make no event, and takes over what a request needs of those that do.
-func (d *decoder) check(a *attributes) {
-	d.trace, _ = a.other[attrTrace].(string)
-
-	rejected := a.judge()
-	good := true
-	for i := range a.known {
-		if problem := a.problemWith(i, rejected); problem != "" {
-			d.refuse(attrPrefix+attrNames[i], problem)
-			good = false
-		}
-	}
-	if a.problem != "" {
-		d.refuse(attrOther, a.problem)
-		good = false
-	}
-	if good {
-		d.eventID = eventID(a.known[attrSource].text, a.known[attrID].text)
-	}
-}
-
-func (a *attributes) problemWith(i int, rejected [numAttrs]bool) string {
-	at := a.known[i]
+// problemWith tells what is wrong with one of the attributes; "" means nothing.
+func (a *attributes) problemWith(i int) string {
+	at := a[i]
+	blank := strings.TrimSpace(at.text) == ""
 	switch {
 	case at.problem != "":
 		return at.problem
-	case !at.given && i < numRequired:
+	case i < numRequired && !at.given:
 		return problemMissing
-	case !at.given:
-		return ""
-	case at.text == "":
+	case i < numRequired && blank:
 		return problemEmpty
 	}
-	if problem := textProblem(at.text); problem != "" {
-		return problem
-	}
-	switch {
-	case rejected[i]:
-		return problemForm[i]
-	case i == attrDataType && !isJSONType(at.text):
-		return problemNotJSON
+	switch i {
+	case attrSpecVersion:
+		if !isVersion(at.text) {
+			return problemVersion
+		}
+	case attrID, attrSource:
+		return textProblem(at.text)
+	case attrDataType:
+		if !blank && !isJSONType(at.text) {
+			return problemNotJSON
+		}
 	}
 	return ""
 }
 
-// judge has the CloudEvents SDK say which attributes it rejects.
-//
-// Its reader of whole events is not used: it panics on a data_base64 that is no string, stops at an
-// empty name, takes the last of two ids for the only one, and writes a source in another form than
-// its publisher. This package reads the attributes, and the SDK judges them.
-func (a *attributes) judge() (rejected [numAttrs]bool) {
-	c := event.EventContextV1{ID: a.known[attrID].text, Type: a.known[attrType].text}
-	optional := func(i int) *string {
-		if !a.known[i].given {
-			return nil
-		}
-		return &a.known[i].text
-	}
-	c.DataContentType, c.Subject = optional(attrDataType), optional(attrSubject)
-
-	// A URI holds no space, and an event's id is told from its source by one.
-	if u := types.ParseURIRef(a.known[attrSource].text); u != nil && !strings.Contains(a.known[attrSource].text, " ") {
-		c.Source = *u
-	}
-	if a.known[attrSchema].given {
-		c.DataSchema = types.ParseURI(a.known[attrSchema].text)
-		rejected[attrSchema] = c.DataSchema == nil
-	}
-	var err error
-	c.Time, err = types.ParseTimestamp(a.known[attrTime].text)
-	rejected[attrTime] = err != nil
-	rejected[attrSpecVersion] = a.known[attrSpecVersion].text != c.GetSpecVersion()
-
-	errs := c.Validate()
-	for i, name := range attrNames {
-		rejected[i] = rejected[i] || errs[name] != nil
-	}
-	for name, value := range a.other {
-		if c.SetExtension(name, value) != nil {
-			a.fault(problemAttrValue) // the names have been looked at
+// check refuses attributes that make no event, and takes over what a request needs of them. An event
+// that is refused for something else still has its id, so that its record and letter are found.
+func (d *decoder) check(a *attributes) {
+	for i := range attrTrace {
+		if problem := a.problemWith(i); problem != "" {
+			d.refuse(attrPrefix+attrNames[i], problem)
 		}
 	}
-	return rejected
+	d.eventID = a.eventID()
+	d.trace = a[attrTrace].text
 }
 
-// isJSONType reports whether a media type says that the data is JSON.
+// eventID returns the id that an event gives its request, or "" where the event has none.
+func (a *attributes) eventID() string {
+	if a.problemWith(attrID) != "" || a.problemWith(attrSource) != "" {
+		return ""
+	}
+	return eventID(a[attrSource].text, a[attrID].text)
+}
+
+// isVersion reports whether s is 1.x. Such a version changes nothing that counts here.
+func isVersion(s string) bool {
+	minor, ok := strings.CutPrefix(s, "1.")
+	return ok && minor != "" && minor[0] != '.' && strings.Trim(minor, "0123456789.") == ""
+}
+
+// isJSONType reports whether a media type says that the data is JSON. Its parameters say nothing of
+// that, so they are not looked at.
 func isJSONType(s string) bool {
-	mediaType, _, err := mime.ParseMediaType(s)
-	// The library also takes a type without a subtype.
-	return err == nil && (strings.HasSuffix(mediaType, "/json") || strings.Contains(mediaType, "/") && strings.HasSuffix(mediaType, "+json"))
+	mediaType, _, _ := strings.Cut(s, ";")
+	kind, subtype, _ := strings.Cut(strings.ToLower(strings.TrimSpace(mediaType)), "/")
+	return kind != "" && (subtype == "json" || strings.HasSuffix(subtype, "+json"))
 }
 
-// eventID makes one id of the two texts that identify an event. A source holds no space, so two
-// events never share one; a digest stands for what would be too long, and holds none either.
+// eventID makes one id of the two texts that identify an event. No two events share one: the source
+// in it holds no space. (A URI never does. That of a careless publisher gets %20, as URIs write it.)
+// A digest stands for what would be too long, and holds no space at all.
 func eventID(source, id string) string {
-	s := source + " " + id
+	s := strings.ReplaceAll(source, " ", "%20") + " " + id
 	if len(s) <= maxID {
 		return s
 	}

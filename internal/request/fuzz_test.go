@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"maps"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"passcode-worker/internal/request/requesttest"
 )
@@ -36,11 +39,78 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		checkSafe(t, r)
-		checkPlainly(t, data, r)
+		if isEvent(t, data) {
+			checkSDK(t, data, r)
+			r.Traceparent = traceOf(traceparent) // that of the event may have stood in for it
+		} else {
+			checkPlainly(t, data, r)
+		}
 
 		src.Data = marshal(t, r)
 		if again, err := Decode(src); err != nil || again != r {
 			t.Errorf("decoded %+v\nagain   %+v, %v", r, again, err)
+		}
+	})
+}
+
+// isEvent reports whether a body alone makes an event.
+func isEvent(t *testing.T, data []byte) bool {
+	t.Helper()
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(SkipMark(data), &all); err != nil {
+		t.Fatalf("encoding/json cannot read what was accepted: %v", err)
+	}
+	given := func(name string) bool { return all[name] != nil && string(all[name]) != "null" }
+	return given("specversion") && !given("managedDeviceId")
+}
+
+func traceOf(s string) string {
+	if isTraceparent(s) {
+		return s
+	}
+	return ""
+}
+
+// FuzzBroken breaks a good body at one place, after the id or before it.
+func FuzzBroken(f *testing.F) {
+	for _, s := range []string{"", "\n", "\t", `"`, `\`, "\x00", "\x1a", byteOrderMark, "\xe4", "'", ",", "}", "[", `","id":"INC2`, `","specversion":"1.0`} {
+		f.Add(uint16(90), uint16(0), s, false)
+		f.Add(uint16(3), uint16(1), s, true)
+		f.Add(uint16(200), uint16(200), s, false)
+	}
+	f.Fuzz(func(t *testing.T, at, without uint16, with string, event bool) {
+		good := `{"id":"INC1","managedDeviceId":"` + device + `","reason":"forgot","x":[{"y":1.5e3},true,null,"\u00e4"]}`
+		head := `{"id":"INC1",`
+		want := "INC1"
+		if event {
+			head = `{"specversion":"1.0","source":"/desk","id":"A1",`
+			want = "/desk A1"
+			good = head + `"data":` + body(`,"reason":"forgot"`) + `}`
+		}
+		i := min(int(at), len(good))
+		data := []byte(good[:i] + with + good[min(i+int(without), len(good)):])
+		r, err := Decode(Source{Data: data, Header: map[string][]string{"Nats-Msg-Id": {"H1"}}, Stream: "REQ", Sequence: 42})
+		if n := len(r.ID); n < 1 || n > 256 || !r.IDGiven {
+			t.Errorf("id %q, given %t", r.ID, r.IDGiven)
+		}
+		if err == nil {
+			return
+		}
+		bad := checkInvalid(t, err)
+		if len(err.Error()) > 200 || strings.ContainsFunc(err.Error(), unicode.IsControl) {
+			t.Errorf("error %q", err)
+		}
+		place := offset.FindString(bad.Problem)
+		if place == "" {
+			return
+		}
+		n, err := strconv.Atoi(strings.TrimPrefix(place, problemPlace))
+		if err != nil || n > len(data) {
+			t.Errorf("%q: place %q", data, place)
+		}
+		// What follows cannot be known to be no second id, or source, or device.
+		if i >= len(head) && !strings.Contains(with, `"`) && utf8.ValidString(with) && r.ID != want {
+			t.Errorf("%q: id %q", data, r.ID)
 		}
 	})
 }
@@ -70,7 +140,7 @@ func checkSafe(t *testing.T, r Request) {
 func checkPlainly(t *testing.T, data []byte, r Request) {
 	t.Helper()
 	var all map[string]json.RawMessage
-	if err := json.Unmarshal(data, &all); err != nil {
+	if err := json.Unmarshal(SkipMark(data), &all); err != nil {
 		t.Fatalf("encoding/json cannot read what was accepted: %v", err)
 	}
 	text := func(name string) (s string) {

@@ -2,9 +2,7 @@ package request
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,8 +22,6 @@ const (
 
 // The problems with the way in which an event is written.
 const (
-	problemEncoding  = "not percent-encoded UTF-8"
-	problemQuotes    = "a quoted string that does not end"
 	problemDiffering = "given more than once, with different values"
 	problemBatch     = "a batch of events; publish each one by itself"
 	problemFormat    = "an event format other than JSON"
@@ -34,26 +30,34 @@ const (
 	problemBothData  = "given together with data"
 )
 
-// modes tells how a message bears an event: in its headers, in its body, or, with both false, not at
-// all. It is all that CloudEvents cost a plain request.
-//
-// The binding calls binary whatever is not structured, and leaves open which of it is an event at
-// all. One of the required attributes makes it one, so that an event that lacks another is refused,
-// and not taken for a request with a different id. Other headers ce-* alone do not.
-func modes(h map[string][]string) (binary, structured bool) {
+// mode tells what the headers of a message say of an event. It is all that CloudEvents cost a plain
+// request.
+type mode struct {
+	// binary: the headers hold an event. The binding calls binary whatever is not structured, and
+	// leaves open which of it is an event at all. One of the required attributes makes it one, so that
+	// an event that lacks another is refused, and not taken for a request with a different id.
+	binary bool
+	// stray: there is a header ce-*, which alone makes no event.
+	stray bool
+	// structured: Content-Type says that the body is an event, of whichever format.
+	structured bool
+}
+
+func modeOf(h map[string][]string) (m mode) {
 	for name, values := range h {
 		if len(name) <= len(attrPrefix) || name[0]|0x20 != 'c' || len(values) == 0 {
 			continue
 		}
 		if attr, ok := cutAttrPrefix(name); ok {
+			m.stray = true
 			for _, required := range attrNames[:numRequired] {
-				binary = binary || isName(attr, required)
+				m.binary = m.binary || isName(attr, required)
 			}
 		} else if isName(name, headerType) {
-			structured = structured || slices.ContainsFunc(values, isEventType)
+			m.structured = m.structured || slices.ContainsFunc(values, isEventType)
 		}
 	}
-	return binary, structured
+	return m
 }
 
 // isName compares names of headers. With the lengths equal, EqualFold can only fold ASCII.
@@ -76,100 +80,69 @@ func isEventType(s string) bool {
 	return rest == "" || strings.IndexByte("+-; \t", rest[0]) >= 0
 }
 
-// binary reads an event whose attributes are in the headers, and whose data is the body.
-func (d *decoder) binary(src Source) {
-	d.check(attributesOf(src.Header))
-	// Here the binding gives the header no meaning, but the bindings of other protocols do: many
-	// publishers say in it of what type the data is.
-	for name, values := range src.Header {
-		if isName(name, headerType) && slices.ContainsFunc(values, func(s string) bool { return !isJSONType(s) }) {
-			d.refuse(headerType, problemNotJSON)
-		}
-	}
-	d.split(src.Data)
-}
-
+// attributesOf reads those of an event in the headers.
 func attributesOf(h map[string][]string) *attributes {
 	a := new(attributes)
 	// In order, so that every delivery of a message is refused alike.
 	for _, header := range slices.Sorted(maps.Keys(h)) {
 		name, ok := cutAttrPrefix(header)
-		if !ok {
+		i := -1
+		if ok {
+			i = slices.IndexFunc(attrNames[:], func(attr string) bool { return isName(name, attr) })
+		}
+		if i < 0 {
 			continue
 		}
 		for _, value := range h[header] {
-			a.addHeader(name, value)
+			a[i].add(headerText(value))
 		}
 	}
 	return a
 }
 
-func (a *attributes) addHeader(name, value string) {
-	for i := range len(name) {
-		if !isAlnum(name[i]) { // before ToLower, which makes ASCII of some other letters
-			a.fault(problemAttrName)
-			return
-		}
+func (at *attribute) add(text string) {
+	if at.given && at.text != text {
+		at.problem = problemDiffering
 	}
-	name = strings.ToLower(name)
-	text, problem := headerText(value)
-	if i := knownAttr(name); i >= 0 {
-		at := &a.known[i]
-		if at.given && at.text != text {
-			problem = problemDiffering
-		}
-		if at.problem == "" {
-			at.problem = problem
-		}
-		at.text, at.given = text, true
-		return
-	}
-	before, given := a.other[name]
-	switch {
-	case !isAttrName(name):
-		a.fault(problemAttrName)
-	case problem != "":
-		a.fault(problem)
-	case given && before != text:
-		a.fault(problemDiffering)
-	default:
-		a.fault(textProblem(text))
-		a.extend(name, text)
-	}
+	at.text, at.given = text, true
 }
 
 // headerText undoes what the binding does to an attribute's text: a quoted string of older versions,
-// then one round of percent-encoding.
-func headerText(s string) (text, problem string) {
+// then one round of percent-encoding. Many publishers do neither, so what is not written in that way
+// stands for itself.
+func headerText(s string) string {
 	if strings.HasPrefix(s, `"`) {
-		var ok bool
-		if s, ok = unquoteHeader(s[1:]); !ok {
-			return "", problemQuotes
+		if inner, ok := unquoteHeader(s[1:]); ok {
+			s = inner
 		}
 	}
-	if strings.IndexByte(s, '%') >= 0 {
-		b := make([]byte, 0, len(s))
-		for i := 0; i < len(s); i++ {
-			c := s[i]
-			if c == '%' {
-				if i+2 >= len(s) {
-					return "", problemEncoding
-				}
-				n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
-				if err != nil {
-					return "", problemEncoding
-				}
-				c = byte(n)
-				i += 2
+	if decoded, ok := percentDecoded(s); ok {
+		return decoded
+	}
+	return s
+}
+
+func percentDecoded(s string) (string, bool) {
+	if strings.IndexByte(s, '%') < 0 {
+		return s, true
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '%' {
+			if i+2 >= len(s) {
+				return "", false
 			}
-			b = append(b, c)
+			n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+			if err != nil {
+				return "", false
+			}
+			c = byte(n)
+			i += 2
 		}
-		s = string(b)
+		b = append(b, c)
 	}
-	if !utf8.ValidString(s) {
-		return "", problemEncoding
-	}
-	return s, ""
+	return string(b), utf8.Valid(b)
 }
 
 // unquoteHeader returns what is before the closing quote, which must be the last byte.
@@ -189,21 +162,9 @@ func unquoteHeader(s string) (string, bool) {
 	return "", false
 }
 
-// structured reads an event that is the body.
-func (d *decoder) structured(src Source, inHeadersToo bool) {
-	if problem := formatProblem(src.Header); problem != "" {
-		d.refuse(headerType, problem)
-		return
-	}
-	if inHeadersToo {
-		d.refuse(headerType, problemTwoModes)
-		return
-	}
-	if problem := bodyProblem(src.Data); problem != "" {
-		d.refuse("body", problem)
-		return
-	}
-	a, data, encoded := attributesIn(src.Data)
+// structured reads an event that is the body, a valid JSON object.
+func (d *decoder) structured(object []byte) {
+	a, data, encoded := attributesIn(object)
 	d.check(a)
 	switch {
 	case data.twice:
@@ -214,8 +175,8 @@ func (d *decoder) structured(src Source, inHeadersToo bool) {
 		d.encoded(encoded)
 	case !data.given():
 		d.refuse(memberData, problemMissing)
-	case data.raw[0] != '{':
-		d.refuse(memberData, problemNotObject)
+	case valueProblem(data.raw[0]) != "":
+		d.refuse(memberData, valueProblem(data.raw[0]))
 	default:
 		d.members(data.raw)
 	}
@@ -228,16 +189,18 @@ func (d *decoder) encoded(f field) {
 	data, err := base64.StdEncoding.Strict().DecodeString(s)
 	switch {
 	case problem != "":
-	case err != nil || strings.ContainsAny(s, "\r\n"): // the library passes over these
-		problem = problemBase64
-	default:
-		problem = bodyProblem(data)
-	}
-	if problem != "" {
 		d.refuse(memberBase64, problem)
-		return
+	case err != nil || strings.ContainsAny(s, "\r\n"): // the library passes over these
+		d.refuse(memberBase64, problemBase64)
+	default:
+		object, problem := open(data)
+		if problem != "" {
+			d.refuse(memberBase64, problem)
+			d.fields[fieldID] = salvage(data).members[fieldNames[fieldID]]
+			return
+		}
+		d.members(object)
 	}
-	d.members(data)
 }
 
 // formatProblem tells why an event in the body cannot be read; "" means nothing.
@@ -267,60 +230,26 @@ func formatProblem(h map[string][]string) string {
 
 // attributesIn takes an event apart that is a valid JSON object.
 func attributesIn(object []byte) (a *attributes, data, encoded field) {
-	a = new(attributes)
 	var known [numAttrs]field
-	other := map[string]bool{}
 	for w := walk(object); ; {
 		key, raw, ok := w.next()
 		if !ok {
 			break
 		}
-		name := unquote(key)
-		i := knownAttr(name)
-		switch {
-		case i >= 0:
-			known[i].add(raw)
-		case name == memberData:
+		switch name := unquote(key); name {
+		case memberData:
 			data.add(raw)
-		case name == memberBase64:
+		case memberBase64:
 			encoded.add(raw)
-		case !isAttrName(name):
-			a.fault(problemAttrName)
-		case other[name]:
-			a.fault(problemTwice)
 		default:
-			other[name] = true
-			a.addJSON(name, raw)
+			if i := knownAttr(name); i >= 0 {
+				known[i].add(raw)
+			}
 		}
 	}
+	a = new(attributes)
 	for i, f := range known {
-		at := &a.known[i]
-		at.text, at.given, at.problem = f.text()
+		a[i].text, a[i].given, a[i].problem = f.text()
 	}
 	return a, data, encoded
-}
-
-// addJSON keeps the value of an extension.
-func (a *attributes) addJSON(name string, raw []byte) {
-	var value any
-	switch raw[0] {
-	case 'n': // null means absent
-		return
-	case '{', '[':
-		a.fault(problemAttrValue)
-		return
-	}
-	if json.Unmarshal(raw, &value) != nil {
-		a.fault(problemAttrValue) // a number that no float holds
-		return
-	}
-	switch v := value.(type) {
-	case string:
-		a.fault(textProblem(v))
-	case float64:
-		if v != math.Trunc(v) { // the SDK would cut it
-			a.fault(problemAttrValue)
-		}
-	}
-	a.extend(name, value)
 }

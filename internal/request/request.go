@@ -56,14 +56,15 @@ type Request struct {
 // Key returns the id as one token of a subject or of a key-value key.
 func (r Request) Key() string { return EscapeID(r.ID) }
 
-// Invalid is the error of Decode. Both texts come from a closed list and hold no byte of what the
-// publisher sent, so they are safe in a header and in a log line.
+// Invalid is the error of Decode. Field comes from a closed list, Problem too but for the number that
+// it may end with. They hold no byte of what the publisher sent, so they are safe in a header and in
+// a log line.
 type Invalid struct {
 	// Field is a field's name, "Nats-Msg-Id", or "body" when the body as a whole cannot be read. For
-	// a CloudEvent it may also be "Content-Type", "data", "data_base64", an attribute as "ce-id", or
-	// "ce-*" for one that CloudEvents does not define itself.
+	// a CloudEvent it may also be "Content-Type", "data", "data_base64", or an attribute as "ce-id".
 	Field string
-	// Problem says what is wrong with it.
+	// Problem says what is wrong with it. Where that is at one place in the body, it ends in
+	// ", at byte offset " and the place, counted from 0: in data_base64, of what that holds.
 	Problem string
 }
 
@@ -74,21 +75,15 @@ func (e *Invalid) Error() string { return e.Field + ": " + e.Problem }
 // in the binary or the structured mode of the NATS binding.
 //
 // The error is always an *Invalid. Where several things are wrong it names what is wrong with the
-// event in the order Content-Type, specversion, id, source, type, the rest, else the body, else the first
+// event in the order Content-Type, specversion, id, source, type, datacontenttype, else the body, else the first
 // field in the order managedDeviceId, userId, detectedAppId, id (or Nats-Msg-Id), notAfter,
 // requestedBy, reason. The Request returned with an error serves to report it: ID and IDGiven are
 // set as far as a valid id was found, RequestedBy, Reason and Traceparent as far as they could be
-// read, DeviceID if it was valid, and nothing else.
+// read, DeviceID if it was valid, and nothing else. Of a body that is broken, only the id is read, where
+// it stands whole before the fault.
 func Decode(src Source) (Request, error) {
 	var d decoder
-	switch binary, structured := modes(src.Header); {
-	case structured:
-		d.structured(src, binary)
-	case binary:
-		d.binary(src)
-	default:
-		d.split(src.Data)
-	}
+	d.read(src)
 
 	var r Request
 	r.DeviceID = d.device()
@@ -110,7 +105,7 @@ func Decode(src Source) (Request, error) {
 
 // decoder holds one message taken apart, and the first thing found wrong with it.
 type decoder struct {
-	fields [numFields]field
+	fields [numFields + 1]field
 	// eventID and trace are what a CloudEvent adds; empty without one.
 	eventID, trace string
 	bad            *Invalid
@@ -200,7 +195,7 @@ func (d *decoder) note(i int) string {
 }
 
 func (d *decoder) traceparent(src Source) string {
-	s := header(src.Header, attrTrace)
+	s := header(src.Header, attrNames[attrTrace])
 	if s == "" {
 		s = d.trace
 	}

@@ -86,8 +86,8 @@ func TestDecodeRefuses(t *testing.T) {
 		err        string
 		want       Request
 	}{
-		{"not json", `{"id":"a","managedDeviceId":"` + device + `"`, good, "body: not valid JSON, or nested too deeply", Request{ID: "h", IDGiven: true, Traceparent: trace}},
-		{"two", body("") + body(""), nil, "body: more after the JSON value", Request{ID: "REQ-42"}},
+		{"not json", `{"id":"a","managedDeviceId":"` + device + `"`, good, "body: not valid JSON: cut off, at byte offset 66", Request{ID: "a", IDGiven: true, Traceparent: trace}},
+		{"two", body("") + body(""), nil, "body: not valid JSON: more after the end of the JSON, at byte offset 58", Request{ID: "REQ-42"}},
 		{"too long", body("") + strings.Repeat(" ", MaxBytes), good, "body: longer than 65536 bytes", Request{ID: "h", IDGiven: true, Traceparent: trace}},
 		{"no device", `{"id":"a","requestedBy":"me","reason":"why","userId":"` + user + `"}`, good, "managedDeviceId: missing", Request{ID: "a", IDGiven: true, RequestedBy: "me", Reason: "why", Traceparent: trace}},
 		{"device null", `{"managedDeviceId":null}`, nil, "managedDeviceId: missing", Request{ID: "REQ-42"}},

@@ -2,10 +2,13 @@ package request
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"strconv"
-	"unicode/utf8"
 )
+
+// nameBody stands in a refusal for the body as a whole.
+const nameBody = "body"
 
 // The known fields, in the order in which problems are reported.
 const (
@@ -17,21 +20,14 @@ const (
 	fieldRequestedBy
 	fieldReason
 	numFields
+
+	// fieldVersion is no field of a request: it makes an event of the body where there is no device.
+	fieldVersion = numFields
 )
 
-var fieldNames = [numFields]string{
-	"managedDeviceId", "userId", "detectedAppId", "id", "notAfter", "requestedBy", "reason",
+var fieldNames = [numFields + 1]string{
+	"managedDeviceId", "userId", "detectedAppId", "id", "notAfter", "requestedBy", "reason", "specversion",
 }
-
-// The problems with a body as a whole.
-const (
-	problemEmpty     = "empty"
-	problemTooLong   = "longer than 65536 bytes"
-	problemUTF8      = "not valid UTF-8"
-	problemJSON      = "not valid JSON, or nested too deeply"
-	problemTrailing  = "more after the JSON value"
-	problemNotObject = "not a JSON object"
-)
 
 // The problems with a field that are found before its value is looked at.
 const (
@@ -46,20 +42,49 @@ type field struct {
 	twice bool
 }
 
-// split finds the known fields of the body, or refuses it.
-//
-// encoding/json checks the syntax, and this code only walks over what it has passed. Decoding into a
-// struct would take "ID" for "id" and the last of two values for the only one; a publisher and the
-// worker could then each read another device in the same body.
-func (d *decoder) split(data []byte) {
-	if problem := bodyProblem(data); problem != "" {
-		d.refuse("body", problem)
-		return
+// read takes the message apart, or refuses it.
+func (d *decoder) read(src Source) {
+	m := modeOf(src.Header)
+	format := ""
+	if m.structured {
+		format = formatProblem(src.Header)
 	}
-	d.members(data)
+	if m.binary {
+		if m.structured {
+			d.refuse(headerType, cmp.Or(format, problemTwoModes))
+			return
+		}
+		d.check(attributesOf(src.Header))
+	}
+	object, problem := open(src.Data)
+	switch {
+	case problem != "" && format != "":
+		d.refuse(headerType, format)
+	case problem != "":
+		d.refuse(nameBody, problem)
+		d.salvage(src.Data, m)
+	case m.structured && format == "":
+		d.structured(object)
+	default:
+		d.members(object)
+		device := d.fields[fieldDevice]
+		event := d.fields[fieldVersion].given() && !device.given() && !device.twice
+		if event && !m.stray || format != "" {
+			d.fields = [numFields + 1]field{} // they are an event's
+		}
+		switch {
+		case event && !m.stray:
+			d.structured(object)
+		case format != "":
+			d.refuse(headerType, format)
+		}
+	}
 }
 
 // members finds the known fields of a valid JSON object.
+//
+// Decoding into a struct would take "ID" for "id" and the last of two values for the only one; a
+// publisher and the worker could then each read another device in the same body.
 func (d *decoder) members(object []byte) {
 	for w := walk(object); ; {
 		key, raw, ok := w.next()
@@ -78,7 +103,7 @@ func (f *field) add(raw []byte) {
 }
 
 // given reports whether there is a value: null means that there is none.
-func (f *field) given() bool { return f.raw != nil && f.raw[0] != 'n' }
+func (f field) given() bool { return f.raw != nil && f.raw[0] != 'n' }
 
 // walker goes over the members of a valid JSON object.
 type walker struct {
@@ -101,27 +126,6 @@ func (w *walker) next() (key, raw []byte, ok bool) {
 	start := skipSpace(data, skipSpace(data, keyEnd)+1) // past the colon
 	w.i = skipValue(data, start)
 	return data[i:keyEnd], data[start:w.i], true
-}
-
-func bodyProblem(data []byte) string {
-	switch {
-	case len(data) == 0:
-		return problemEmpty
-	case len(data) > MaxBytes:
-		return problemTooLong
-	case !utf8.Valid(data):
-		// encoding/json would replace the bad bytes, and so make two different ids one.
-		return problemUTF8
-	case !json.Valid(data):
-		var first json.RawMessage
-		if json.NewDecoder(bytes.NewReader(data)).Decode(&first) == nil {
-			return problemTrailing
-		}
-		return problemJSON
-	case data[skipSpace(data, 0)] != '{':
-		return problemNotObject
-	}
-	return ""
 }
 
 // text returns the string in a field, and false where it is absent or refused.

@@ -3,14 +3,18 @@ package worker
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/nats-io/nats.go"
 
+	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/verdict"
 )
 
 // TestEvents publishes CloudEvents in both modes: one event is one request in
@@ -63,6 +67,74 @@ func TestEvents(t *testing.T) {
 		if n := r.sim.Resets(graphsim.GoodDevice(i)); n != 1 {
 			t.Errorf("the device of %s was reset %d times", source, n)
 		}
+	}
+}
+
+// TestBrokenBodies publishes bodies that a ticket's text has broken: record and
+// letter are found under the ticket's number, unless another message has the
+// record, and no broken event passes for a request with the event's id.
+func TestBrokenBodies(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	r.start()
+	dev := graphsim.GoodDevice(1)
+	r.publish(reset("INC2", dev), nil)
+	r.awaitState("INC2", record.Accepted)
+
+	torn := func(id string) string {
+		return strings.TrimSuffix(reset(id, dev), "}") + `,"reason":"forgot it` + "\n" + `called twice"}`
+	}
+	letters := map[string]string{}
+	publish := func(body, key string, header nats.Header) {
+		letters[strconv.FormatUint(r.publish(body, header), 10)] = key
+	}
+	publish(torn("INC1"), "INC1", nil)
+	r.awaitState("INC1", record.Dead)
+	publish(torn("INC1"), "INC1", nats.Header{"Nats-Msg-Id": {"other"}})
+	publish(torn("INC2"), "INC2", nil)
+	publish(`{"reason":"a`+"\t"+`b","id":"INC9"}`, "INC3", nats.Header{"Nats-Msg-Id": {"INC3"}})
+	publish(`{"specversion":"1.0","id":"INC4","data":`+torn("INC5"), "INC5", nil)
+	publish(`{"specversion":"1.0","id":"INC4","source":"/a","data":"`+"\n"+`"}`, "=2Fa=20INC4", nil)
+	publish(`{"specversion":"1.0","id":"INC4","data":"`+"\n"+`"}`, "PASSCODE_RESETS-8", nil)
+	r.awaitEmpty()
+
+	for sequence, letter := range r.letters() {
+		key := letters[sequence]
+		h := letter.Header
+		if h.Get(consume.HeaderReason) != string(verdict.ReasonInvalidRequest) || h.Get(consume.HeaderRequestID) != key ||
+			!strings.HasPrefix(h.Get(consume.HeaderDetail), "body: not valid JSON: ") {
+			t.Errorf("letter of %s: %v, want %s", sequence, h, key)
+		}
+		delete(letters, sequence)
+		if key == "INC2" {
+			continue
+		}
+		if rec := r.record(key); rec.State != record.Dead || rec.Detail != h.Get(consume.HeaderDetail) && key != "INC1" {
+			t.Errorf("record of %s: %+v", key, rec)
+		}
+	}
+	if len(letters) > 0 {
+		t.Errorf("no letters of %v", letters)
+	}
+	if rec := r.record("INC1"); rec.ID != "INC1" || rec.Sequence != 2 || !strings.Contains(rec.Detail, "a line feed in a string") || !strings.Contains(rec.Detail, ", at byte offset ") {
+		t.Errorf("record %+v", rec)
+	}
+	if rec := r.record("INC2"); rec.State != record.Accepted || rec.Sequence != 1 {
+		t.Errorf("record %+v", rec)
+	}
+	for _, key := range []string{"INC4", "INC9", "other"} {
+		if rec := r.record(key); rec.State != record.None {
+			t.Errorf("record %+v", rec)
+		}
+	}
+
+	// A ticket that is written right the next time is served.
+	again := graphsim.GoodDevice(2)
+	r.publish(reset("INC1", again), nil)
+	r.awaitState("INC1", record.Accepted)
+	r.awaitEmpty()
+	if n, m := r.sim.Resets(dev), r.sim.Resets(again); n != 1 || m != 1 {
+		t.Errorf("%d and %d resets", n, m)
 	}
 }
 

@@ -1,5 +1,27 @@
 package requesttest
 
+import (
+	"strconv"
+	"strings"
+)
+
+const byteOrderMark = "\ufeff"
+
+// The utf functions write a text of ASCII in other encodings, without a mark.
+
+func utf16LE(s string) string { return spread(s, "", "\x00") }
+func utf16BE(s string) string { return spread(s, "\x00", "") }
+func utf32LE(s string) string { return spread(s, "", "\x00\x00\x00") }
+func utf32BE(s string) string { return spread(s, "\x00\x00\x00", "") }
+
+func spread(s, before, after string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		b.WriteString(before + s[i:i+1] + after)
+	}
+	return b.String()
+}
+
 // bodies are messages that are not one JSON object.
 func bodies() []Payload {
 	const good = `{"managedDeviceId":"` + device + `"}`
@@ -53,8 +75,40 @@ func bodies() []Payload {
 	add("leading-nul", "\x00"+good)
 	add("nul-in-string", `{"id":"a`+"\x00"+`b",`+good[1:])
 	add("newline-in-string", `{"id":"a`+"\r\n"+`b",`+good[1:])
-	add("byte-order-mark", "\xef\xbb\xbf"+good)
+	add("mark-only", byteOrderMark)
+	add("mark-twice", byteOrderMark+byteOrderMark+good)
+	add("mark-after-space", " "+byteOrderMark+good)
+	add("mark-after-brace", "{"+byteOrderMark+good[1:])
+	add("mark-half", byteOrderMark[:2]+good)
+	add("mark-array", byteOrderMark+"["+good+"]")
+	add("mark-open", byteOrderMark+good[:len(good)-1])
+	add("mark-too-long", byteOrderMark+`{"x":"`+repeat("a", maxBytes+1-len(good)-7)+`",`+good[1:])
 	add("utf16", "\xff\xfe{\x00}\x00")
+	add("utf16-le", "\xff\xfe"+utf16LE(good))
+	add("utf16-be", "\xfe\xff"+utf16BE(good))
+	add("utf16-le-no-mark", utf16LE(good))
+	add("utf16-be-no-mark", utf16BE(good))
+	add("utf16-line-feed", utf16LE(good)+"\n")
+	add("utf32-le", "\xff\xfe\x00\x00"+utf32LE(good))
+	add("utf32-be", "\x00\x00\xfe\xff"+utf32BE(good))
+	add("utf32-le-no-mark", utf32LE(good))
+	add("utf32-be-no-mark", utf32BE(good))
+	add("tab-in-string", `{"id":"a`+"\t"+`b",`+good[1:])
+	add("line-feed-in-string", `{"id":"a`+"\n"+`b",`+good[1:])
+	add("bell-in-string", `{"id":"a`+"\a"+`b",`+good[1:])
+	add("escape-in-escape", `{"id":"a\`+"\n"+`b",`+good[1:])
+	add("quote-in-string", `{"id":"say "no" twice",`+good[1:])
+	add("quotes-doubled", `{"id":"say ""no"" twice",`+good[1:])
+	add("no-comma", `{"id":"INC1" `+good[1:])
+	add("two-commas", `{"id":"INC1",,`+good[1:])
+	add("typographic-quotes", strings.ReplaceAll(good, `"`, "”"))
+	add("no-break-space", "{\u00a0"+good[1:])
+	add("double", strconv.Quote(good))
+	add("domain-user", `{"requestedBy":"DESK\jo",`+good[1:])
+	add("path", `{"reason":"C:\users\jo",`+good[1:])
+	add("trailing-sub", good+"\r\n\x1a")
+	add("trailing-nuls", good+"\x00\x00")
+	add("nul-between", "{\x00"+good[1:])
 	add("latin1", `{"reason":"Ger`+"\xe4"+`t",`+good[1:])
 	add("overlong-slash", `{"id":"`+"\xc0\xaf"+`",`+good[1:])
 	add("surrogate-bytes", `{"id":"`+"\xed\xa0\x80"+`",`+good[1:])
