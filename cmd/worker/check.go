@@ -40,7 +40,17 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
 		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
 	}
+	for _, n := range r.notes {
+		fmt.Fprintf(s.err, "worker: %s\n", n)
+	}
 	found := map[check.Status]int{}
+	tell := func(l check.Line) {
+		found[l.Status]++
+		p.precondition(l)
+	}
+	for _, d := range r.doubts {
+		tell(check.Line{Status: check.Warning, What: "configuration", Detail: d.detail, Do: d.do})
+	}
 	check.Run(ctx, check.Config{
 		Connect:      func(o ...nats.Option) (*nats.Conn, error) { return worker.Connect(cfg.NATS, o...) },
 		Servers:      hosts(cfg.NATS.URL),
@@ -51,10 +61,7 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 		Endpoint:     cfg.Endpoint,
 		UserAgent:    "passcode-worker/" + cfg.Build.Version,
 		RetryUnknown: cfg.Policy.OnUnknown == worker.UnknownRetry,
-	}, func(l check.Line) {
-		found[l.Status]++
-		p.precondition(l)
-	})
+	}, tell)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

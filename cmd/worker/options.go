@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,6 +101,7 @@ type serviceOptions struct {
 }
 
 func (o natsOptions) read(r *reader) worker.NATS {
+	r.tidy(&o)
 	r.servers("NATS_URL", o.NatsURL)
 	var ways []string
 	for _, w := range []struct{ name, value string }{
@@ -143,6 +146,7 @@ func (o natsOptions) read(r *reader) worker.NATS {
 }
 
 func (o nameOptions) read(r *reader) consume.Names {
+	r.tidy(&o)
 	const what = "a name of letters, digits, - and _"
 	n := consume.Names{
 		Tenant:      r.match("WORKER_TENANT", o.Tenant, token, what),
@@ -161,12 +165,16 @@ func (o nameOptions) read(r *reader) consume.Names {
 	return n
 }
 
-// endpoint is the root of Graph.
+// endpoint is the root of Graph. What holds for all tenants is checked here.
 func (o azureOptions) endpoint(r *reader) string {
+	r.tidy(&o)
 	clouds := graph.Clouds()
 	cloud, ok := clouds[o.GraphCloud]
 	if !ok {
 		r.fail("GRAPH_CLOUD", "%q is none of: %s", o.GraphCloud, strings.Join(slices.Sorted(maps.Keys(clouds)), ", "))
+	}
+	if o.AzureAuthorityHost != "" {
+		r.https("AZURE_AUTHORITY_HOST", o.AzureAuthorityHost, "https://login.microsoftonline.com")
 	}
 	if o.GraphEndpoint == "" {
 		return cloud.Endpoint
@@ -181,55 +189,89 @@ func (o azureOptions) endpoint(r *reader) string {
 
 // credential is as whom devices are reset.
 func (o azureOptions) credential(r *reader) graph.Credential {
-	cloud := graph.Clouds()[o.GraphCloud] // what is no cloud is told already
+	r.tidy(&o)
+	c := o.assemble()
+	o.prove(r, c, true)
+	o.identify(r, c)
+	return c
+}
+
+// assemble puts the options together; whether they are right is not its matter.
+func (o azureOptions) assemble() graph.Credential {
+	cloud := graph.Clouds()[o.GraphCloud]
+	managed, _ := strconv.ParseBool(o.ManagedIdentity)
 	c := graph.Credential{
 		Authority: cloud.Authority, TenantID: o.AzureTenantID, ClientID: o.AzureClientID, Scope: cloud.Scope,
 		Secret:             o.AzureClientSecret,
 		SecretFile:         o.AzureClientSecretFile,
 		CertificatePath:    o.AzureClientCertificatePath,
 		FederatedTokenFile: o.AzureFederatedTokenFile,
-		ManagedIdentity:    r.boolean("WORKER_MANAGED_IDENTITY", o.ManagedIdentity),
+		ManagedIdentity:    managed,
 	}
 	if o.AzureAuthorityHost != "" {
 		c.Authority = o.AzureAuthorityHost
 	}
+	return c
+}
+
+// prove checks that there is one proof of who the application is, and that it
+// can be read. shared says that it comes from the options, not from the file of
+// the tenants.
+func (o azureOptions) prove(r *reader, c graph.Credential, shared bool) {
+	r.boolean("WORKER_MANAGED_IDENTITY", o.ManagedIdentity)
+	given := proofs(c)
+	switch {
+	case len(given) == 0:
+		r.fail("AZURE_CLIENT_SECRET", "no credential: give AZURE_CLIENT_SECRET, AZURE_CLIENT_SECRET_FILE, "+
+			"AZURE_CLIENT_CERTIFICATE_PATH, AZURE_FEDERATED_TOKEN_FILE or WORKER_MANAGED_IDENTITY=true")
+	case len(given) > 1:
+		hint := ""
+		if i := slices.Index(given, federated); i >= 0 && shared {
+			rest := strings.Join(slices.Delete(slices.Clone(given), i, i+1), ", ")
+			hint = fmt.Sprintf(". If you did not set %s, the platform has: Kubernetes workload identity injects it into pods with the label "+
+				`azure.workload.identity/use: "true". Take %s away to use that identity, or take the label away to use %s`, federated, rest, rest)
+		}
+		r.fail(strings.Join(given, ", "), "give one credential, not %d%s", len(given), hint)
+	case !r.illegible[given[0]]:
+		if err := c.Check(); err != nil {
+			r.problems = append(r.problems, err)
+		}
+		r.doubt(c.Doubt())
+	}
+}
+
+const federated = "AZURE_FEDERATED_TOKEN_FILE"
+
+// proofs names the options of a credential that prove who the application is.
+func proofs(c graph.Credential) []string {
 	var given []string
 	for _, w := range []struct {
 		name string
 		set  bool
 	}{
 		{"AZURE_CLIENT_SECRET", c.Secret != ""}, {"AZURE_CLIENT_SECRET_FILE", c.SecretFile != ""},
-		{"AZURE_CLIENT_CERTIFICATE_PATH", c.CertificatePath != ""}, {"AZURE_FEDERATED_TOKEN_FILE", c.FederatedTokenFile != ""},
+		{"AZURE_CLIENT_CERTIFICATE_PATH", c.CertificatePath != ""}, {federated, c.FederatedTokenFile != ""},
 		{"WORKER_MANAGED_IDENTITY", c.ManagedIdentity},
 	} {
 		if w.set {
 			given = append(given, w.name)
 		}
 	}
-	switch {
-	case len(given) == 0:
-		r.fail("AZURE_CLIENT_SECRET", "no credential: give AZURE_CLIENT_SECRET, AZURE_CLIENT_SECRET_FILE, "+
-			"AZURE_CLIENT_CERTIFICATE_PATH, AZURE_FEDERATED_TOKEN_FILE or WORKER_MANAGED_IDENTITY=true")
-	case len(given) > 1:
-		r.fail(strings.Join(given, ", "), "give one credential, not %d", len(given))
-	default:
-		if err := c.Check(); err != nil {
-			r.problems = append(r.problems, err)
-		}
-	}
+	return given
+}
+
+// identify checks the ids of directory and application.
+func (o azureOptions) identify(r *reader, c graph.Credential) {
 	if !c.ManagedIdentity {
 		r.entra("AZURE_TENANT_ID", o.AzureTenantID, "the directory's GUID or a verified domain of it")
-		if o.AzureAuthorityHost != "" {
-			r.https("AZURE_AUTHORITY_HOST", o.AzureAuthorityHost, "https://login.microsoftonline.com")
-		}
 	}
 	if !c.ManagedIdentity || o.AzureClientID != "" {
 		r.entra("AZURE_CLIENT_ID", o.AzureClientID, "the application's GUID")
 	}
-	return c
 }
 
 func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
+	r.tidy(&o)
 	c.Concurrency = r.number("WORKER_CONCURRENCY", o.Concurrency, 1, 1000)
 	rate, err := pace.ParseRate(o.Rate)
 	if err != nil {
@@ -256,6 +298,7 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 }
 
 func (o serviceOptions) read(r *reader, c *worker.Config) {
+	r.tidy(&o)
 	c.Setup = r.boolean("WORKER_SETUP", o.Setup)
 	c.HTTPAddr = o.HTTPAddr
 	if _, port, err := net.SplitHostPort(o.HTTPAddr); err != nil || !isPort(port) {
@@ -266,6 +309,7 @@ func (o serviceOptions) read(r *reader, c *worker.Config) {
 
 // logger makes the log; it is usable even if its options are not.
 func (o serviceOptions) logger(r *reader) *zap.Logger {
+	r.tidy(&o)
 	// The library also takes levels that would silence the log.
 	level, err := zapcore.ParseLevel(r.oneOf("WORKER_LOG_LEVEL", strings.ToLower(o.LogLevel), "debug", "info", "warn", "error"))
 	if err != nil {

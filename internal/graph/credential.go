@@ -13,6 +13,9 @@ import (
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/managedidentity"
+	"github.com/google/uuid"
+
+	"passcode-worker/internal/setting"
 )
 
 // Cloud is one of Microsoft's clouds.
@@ -53,6 +56,11 @@ type Credential struct {
 	RootCAs *x509.CertPool
 }
 
+const (
+	secretKind     = "client secret"
+	secretFileKind = "client secret from a file"
+)
+
 // Kind names the sort of credential; empty where none is given.
 func (c Credential) Kind() string {
 	switch {
@@ -63,9 +71,9 @@ func (c Credential) Kind() string {
 	case c.CertificatePath != "":
 		return "certificate"
 	case c.SecretFile != "":
-		return "client secret from a file"
+		return secretFileKind
 	case c.Secret != "":
-		return "client secret"
+		return secretKind
 	}
 	return ""
 }
@@ -180,7 +188,7 @@ func (c Credential) read() (confidential.Credential, string, error) {
 	none := confidential.Credential{}
 	switch {
 	case c.FederatedTokenFile != "":
-		token, err := readSecret(c.FederatedTokenFile)
+		token, err := setting.File(c.FederatedTokenFile)
 		if err != nil {
 			return none, "", fmt.Errorf("AZURE_FEDERATED_TOKEN_FILE: %w", err)
 		}
@@ -200,28 +208,46 @@ func (c Credential) read() (confidential.Credential, string, error) {
 			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %s: %w", c.CertificatePath, err)
 		}
 		return cred, "", nil
-	case c.SecretFile != "":
-		secret, err := readSecret(c.SecretFile)
-		if err != nil {
-			return none, "", fmt.Errorf("AZURE_CLIENT_SECRET_FILE: %w", err)
-		}
-		cred, err := confidential.NewCredFromSecret(secret)
-		return cred, secret, err
 	}
-	cred, err := confidential.NewCredFromSecret(c.Secret)
-	return cred, c.Secret, err
+	secret, err := c.secret()
+	if err != nil {
+		return none, "", err
+	}
+	cred, err := confidential.NewCredFromSecret(secret)
+	return cred, secret, err
 }
 
-func readSecret(path string) (string, error) {
-	b, err := os.ReadFile(path)
+// secret is the client secret.
+func (c Credential) secret() (string, error) {
+	if c.SecretFile != "" {
+		secret, err := setting.File(c.SecretFile)
+		if err != nil {
+			return "", fmt.Errorf("AZURE_CLIENT_SECRET_FILE: %w", err)
+		}
+		return secret, nil
+	}
+	secret, err := setting.Text(c.Secret)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("AZURE_CLIENT_SECRET: %w", err)
 	}
-	s := strings.TrimSpace(string(b))
-	if s == "" {
-		return "", fmt.Errorf("%s is empty", path)
+	return secret, nil
+}
+
+// Doubt says what is odd about a credential that can be used, and what to do;
+// both are empty where nothing is. What the credential is made of is not quoted.
+func (c Credential) Doubt() (detail, do string) {
+	if c.Kind() != secretKind && c.Kind() != secretFileKind {
+		return "", ""
 	}
-	return s, nil
+	name := "AZURE_CLIENT_SECRET"
+	if c.SecretFile != "" {
+		name = "AZURE_CLIENT_SECRET_FILE"
+	}
+	const guid = 36 // bytes; the library also takes other forms
+	if secret, err := c.secret(); err == nil && len(secret) == guid && uuid.Validate(secret) == nil {
+		return name + ": the secret is a GUID, so it looks like the secret's id", "give the secret's value, which Entra shows once, when the secret is made"
+	}
+	return "", ""
 }
 
 // isMicrosoft tells whether a host is one of Microsoft's token services.
