@@ -30,7 +30,7 @@ const (
 	operatorSchemas   = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 )
 
-var overlays = []string{"secret", "certificate", "workload-identity", "tenants"}
+var overlays = []string{"secret", "certificate", "workload-identity", "tenants", "tenants-workload-identity"}
 
 // tenantsDir is the overlay that serves many tenants.
 const tenantsDir = "kubernetes/overlays/tenants/"
@@ -119,7 +119,7 @@ func TestOverlaysAreValid(t *testing.T) {
 		}
 		want := map[string]int{"Namespace": 1, "ServiceAccount": 1, "ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1,
 			"NetworkPolicy": 1, "PodMonitor": 1, "PrometheusRule": 1, "Stream": 2, "KeyValue": 2, "Consumer": 1}
-		if overlay == "tenants" {
+		if strings.HasPrefix(overlay, "tenants") {
 			want["Consumer"] = 2
 		}
 		if !reflect.DeepEqual(kinds, want) {
@@ -397,7 +397,14 @@ func overlayEnv(t *testing.T, overlay string) map[string]string {
 func TestWorkerTakesTheOverlays(t *testing.T) {
 	for _, overlay := range overlays {
 		env := overlayEnv(t, overlay)
-		if overlay == "workload-identity" { // what its webhook adds
+		all := render(t, overlay)
+		if find(t, all, "Deployment").at("spec", "template", "metadata", "labels", "azure.workload.identity/use") == "true" { // what the webhook adds
+			account := find(t, all, "ServiceAccount")
+			env["AZURE_CLIENT_ID"] = fmt.Sprint(account.at("metadata", "annotations", "azure.workload.identity/client-id"))
+			env["AZURE_TENANT_ID"] = "00000000-0000-0000-0000-0000000000c1" // the cluster's own
+			if id, ok := account.at("metadata", "annotations", "azure.workload.identity/tenant-id").(string); ok {
+				env["AZURE_TENANT_ID"] = id
+			}
 			env["AZURE_FEDERATED_TOKEN_FILE"] = "/var/run/secrets/azure/tokens/azure-identity-token"
 			env["AZURE_AUTHORITY_HOST"] = "https://login.microsoftonline.com/"
 		}
