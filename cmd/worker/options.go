@@ -65,16 +65,17 @@ type nameOptions struct {
 }
 
 type azureOptions struct {
-	AzureTenantID              string `group:"azure" env:"AZURE_TENANT_ID" placeholder:"GUID" help:"Directory (tenant) id, or a verified domain of it."`
-	AzureClientID              string `group:"azure" env:"AZURE_CLIENT_ID" placeholder:"GUID" help:"Application (client) id."`
-	AzureClientSecret          string `group:"azure" env:"AZURE_CLIENT_SECRET" placeholder:"SECRET" help:"Client secret. Better given by the environment, best in a file."`
-	AzureClientSecretFile      string `group:"azure" env:"AZURE_CLIENT_SECRET_FILE" placeholder:"FILE" help:"File with the client secret, read again for each token."`
-	AzureClientCertificatePath string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PATH" placeholder:"FILE" help:"PEM file with certificate and RSA key, read again for each token."`
-	AzureFederatedTokenFile    string `group:"azure" env:"AZURE_FEDERATED_TOKEN_FILE" placeholder:"FILE" help:"File with a token of a federated identity provider, read again for each token."`
-	ManagedIdentity            string `group:"azure" env:"WORKER_MANAGED_IDENTITY" default:"false" placeholder:"BOOL" help:"true: use the machine's managed identity."`
-	AzureAuthorityHost         string `group:"azure" env:"AZURE_AUTHORITY_HOST" placeholder:"URL" help:"Token service, in place of the cloud's."`
-	GraphCloud                 string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china: endpoint, token service and scope."`
-	GraphEndpoint              string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
+	AzureTenantID                  string `group:"azure" env:"AZURE_TENANT_ID" placeholder:"GUID" help:"Directory (tenant) id, or a verified domain of it."`
+	AzureClientID                  string `group:"azure" env:"AZURE_CLIENT_ID" placeholder:"GUID" help:"Application (client) id."`
+	AzureClientSecret              string `group:"azure" env:"AZURE_CLIENT_SECRET" placeholder:"SECRET" help:"Client secret. Better given by the environment, best in a file."`
+	AzureClientSecretFile          string `group:"azure" env:"AZURE_CLIENT_SECRET_FILE" placeholder:"FILE" help:"File with the client secret, read again for each token."`
+	AzureClientCertificatePath     string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PATH" placeholder:"FILE" help:"PEM or PFX file with certificate and RSA key, read again for each token."`
+	AzureClientCertificatePassword string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PASSWORD" placeholder:"SECRET" help:"Password of a PFX file. Better given by the environment."`
+	AzureFederatedTokenFile        string `group:"azure" env:"AZURE_FEDERATED_TOKEN_FILE" placeholder:"FILE" help:"File with a token of a federated identity provider, read again for each token."`
+	ManagedIdentity                string `group:"azure" env:"WORKER_MANAGED_IDENTITY" default:"false" placeholder:"BOOL" help:"true: use the machine's managed identity."`
+	AzureAuthorityHost             string `group:"azure" env:"AZURE_AUTHORITY_HOST" placeholder:"URL" help:"Token service, in place of the cloud's."`
+	GraphCloud                     string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china: endpoint, token service and scope."`
+	GraphEndpoint                  string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
 }
 
 type policyOptions struct {
@@ -202,11 +203,12 @@ func (o azureOptions) assemble() graph.Credential {
 	managed, _ := strconv.ParseBool(o.ManagedIdentity)
 	c := graph.Credential{
 		Authority: cloud.Authority, TenantID: o.AzureTenantID, ClientID: o.AzureClientID, Scope: cloud.Scope,
-		Secret:             o.AzureClientSecret,
-		SecretFile:         o.AzureClientSecretFile,
-		CertificatePath:    o.AzureClientCertificatePath,
-		FederatedTokenFile: o.AzureFederatedTokenFile,
-		ManagedIdentity:    managed,
+		Secret:              o.AzureClientSecret,
+		SecretFile:          o.AzureClientSecretFile,
+		CertificatePath:     o.AzureClientCertificatePath,
+		CertificatePassword: o.AzureClientCertificatePassword,
+		FederatedTokenFile:  o.AzureFederatedTokenFile,
+		ManagedIdentity:     managed,
 	}
 	if o.AzureAuthorityHost != "" {
 		c.Authority = o.AzureAuthorityHost

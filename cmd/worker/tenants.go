@@ -25,21 +25,23 @@ type tenantsOption struct {
 
 // tenantEntry is one tenant in the file. What it leaves out is as the options say.
 type tenantEntry struct {
-	Name                  string `yaml:"name"`
-	TenantID              string `yaml:"tenantId"`
-	Rate                  string `yaml:"rate"`
-	ClientID              string `yaml:"clientId"`
-	ClientSecret          string `yaml:"clientSecret"`
-	ClientSecretFile      string `yaml:"clientSecretFile"`
-	ClientCertificatePath string `yaml:"clientCertificatePath"`
-	FederatedTokenFile    string `yaml:"federatedTokenFile"`
-	ManagedIdentity       bool   `yaml:"managedIdentity"`
+	Name                      string `yaml:"name"`
+	TenantID                  string `yaml:"tenantId"`
+	Rate                      string `yaml:"rate"`
+	ClientID                  string `yaml:"clientId"`
+	ClientSecret              string `yaml:"clientSecret"`
+	ClientSecretFile          string `yaml:"clientSecretFile"`
+	ClientCertificatePath     string `yaml:"clientCertificatePath"`
+	ClientCertificatePassword string `yaml:"clientCertificatePassword"`
+	FederatedTokenFile        string `yaml:"federatedTokenFile"`
+	ManagedIdentity           bool   `yaml:"managedIdentity"`
 }
 
 // keyOf says in the file's words what is wrong with an entry.
 var keyOf = strings.NewReplacer(
 	"AZURE_TENANT_ID", "tenantId", "AZURE_CLIENT_ID", "clientId", "AZURE_CLIENT_SECRET_FILE", "clientSecretFile",
 	"AZURE_CLIENT_SECRET", "clientSecret", "AZURE_CLIENT_CERTIFICATE_PATH", "clientCertificatePath",
+	"AZURE_CLIENT_CERTIFICATE_PASSWORD", "clientCertificatePassword",
 	"AZURE_FEDERATED_TOKEN_FILE", "federatedTokenFile", "WORKER_MANAGED_IDENTITY=true", "managedIdentity: true",
 	"WORKER_MANAGED_IDENTITY", "managedIdentity",
 )
@@ -137,6 +139,7 @@ func (e tenantEntry) over(o azureOptions) azureOptions {
 	}
 	o.AzureClientSecret, o.AzureClientSecretFile = e.ClientSecret, e.ClientSecretFile
 	o.AzureClientCertificatePath, o.AzureFederatedTokenFile = e.ClientCertificatePath, e.FederatedTokenFile
+	o.AzureClientCertificatePassword = e.ClientCertificatePassword
 	o.ManagedIdentity = fmt.Sprint(e.ManagedIdentity)
 	return o
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -46,8 +45,10 @@ type Credential struct {
 
 	Secret             string
 	SecretFile         string
-	CertificatePath    string // PEM: certificate chain and RSA key
+	CertificatePath    string // PEM or PFX: certificate chain and RSA key
 	FederatedTokenFile string
+	// CertificatePassword is that of a PFX file; most have an empty one or need it.
+	CertificatePassword string
 	// ManagedIdentity uses the machine's identity; a ClientID then chooses a
 	// user-assigned one.
 	ManagedIdentity bool
@@ -57,8 +58,9 @@ type Credential struct {
 }
 
 const (
-	secretKind     = "client secret"
-	secretFileKind = "client secret from a file"
+	secretKind      = "client secret"
+	secretFileKind  = "client secret from a file"
+	certificateKind = "certificate"
 )
 
 // Kind names the sort of credential; empty where none is given.
@@ -69,7 +71,7 @@ func (c Credential) Kind() string {
 	case c.FederatedTokenFile != "":
 		return "federated token"
 	case c.CertificatePath != "":
-		return "certificate"
+		return certificateKind
 	case c.SecretFile != "":
 		return secretFileKind
 	case c.Secret != "":
@@ -195,15 +197,15 @@ func (c Credential) read() (confidential.Credential, string, error) {
 		return confidential.NewCredFromAssertionCallback(
 			func(context.Context, confidential.AssertionRequestOptions) (string, error) { return token, nil }), token, nil
 	case c.CertificatePath != "":
-		pem, err := os.ReadFile(c.CertificatePath)
+		password, err := c.certificatePassword()
+		if err != nil {
+			return none, "", err
+		}
+		cert, err := readCertificate(c.CertificatePath, password)
 		if err != nil {
 			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %w", err)
 		}
-		certs, key, err := confidential.CertFromPEM(pem, "")
-		if err != nil {
-			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %s is not a PEM file with a certificate and its unencrypted RSA key", c.CertificatePath)
-		}
-		cred, err := confidential.NewCredFromCert(certs, key)
+		cred, err := confidential.NewCredFromCert(cert.chain, cert.key)
 		if err != nil {
 			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %s: %w", c.CertificatePath, err)
 		}
@@ -233,9 +235,28 @@ func (c Credential) secret() (string, error) {
 	return secret, nil
 }
 
+func (c Credential) certificatePassword() (string, error) {
+	password, err := setting.Text(c.CertificatePassword)
+	if err != nil {
+		return "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PASSWORD: %w", err)
+	}
+	return password, nil
+}
+
 // Doubt says what is odd about a credential that can be used, and what to do;
 // both are empty where nothing is. What the credential is made of is not quoted.
 func (c Credential) Doubt() (detail, do string) {
+	if c.Kind() == certificateKind {
+		password, _ := c.certificatePassword()
+		cert, err := readCertificate(c.CertificatePath, password)
+		if err != nil {
+			return "", "" // no doubt, but an error: see Check
+		}
+		if detail, do = cert.doubt(time.Now()); detail != "" {
+			detail = "AZURE_CLIENT_CERTIFICATE_PATH: " + detail
+		}
+		return detail, do
+	}
 	if c.Kind() != secretKind && c.Kind() != secretFileKind {
 		return "", ""
 	}
