@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/graph"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/worker"
 )
@@ -63,6 +64,7 @@ type tenantsFile struct {
 func (c runCmd) config(r *reader) (worker.Config, tenantsFile) {
 	cfg := worker.Config{NATS: c.natsOptions.read(r), Names: c.nameOptions.read(r), Build: build()}
 	cfg.Endpoint = c.endpoint(r)
+	r.problems = append(r.problems, graph.CheckProxies()...)
 	file := tenantsFile{rate: c.policyOptions.read(r, &cfg)}
 	if c.TenantsFile == "" {
 		cfg.Tenants = []worker.Tenant{{Name: cfg.Names.Tenant, Credential: c.credential(r), Rate: file.rate}}

@@ -145,7 +145,9 @@ func (c Credential) transport() *http.Transport {
 	if !c.ManagedIdentity {
 		// The service of a managed identity is part of this machine: a proxy
 		// would not reach it, or would reach its own.
-		t.Proxy = http.ProxyFromEnvironment
+		proxy := proxyFromEnvironment()
+		t.Proxy = func(r *http.Request) (*url.URL, error) { return proxy(r.URL) }
+		t.OnProxyConnectResponse = throughProxy
 	}
 	return t
 }
