@@ -127,17 +127,17 @@ func (o natsOptions) read(r *reader) worker.NATS {
 		return err
 	})
 	r.file("NATS_NKEY", o.NatsNkey, "a file with the nkey seed of a user", func(path string) error {
-		_, err := nats.NkeyOptionFromSeed(path)
+		_, err := worker.NATSKey(path)
 		return err
 	})
 	r.file("NATS_CA", o.NatsCA, "a PEM file with certificates", func(path string) error {
-		return nats.RootCAs(path)(&nats.Options{})
+		return worker.NATSAuthorities(path)(&nats.Options{})
 	})
 	cert, key := r.file("NATS_CERT", o.NatsCert, "", nil), r.file("NATS_KEY", o.NatsKey, "", nil)
 	switch {
 	case (o.NatsCert == "") != (o.NatsKey == ""):
 		r.fail("NATS_CERT, NATS_KEY", "give both or neither")
-	case cert && key && o.NatsCert != "" && nats.ClientCert(o.NatsCert, o.NatsKey)(&nats.Options{}) != nil:
+	case cert && key && o.NatsCert != "" && worker.NATSCertificate(o.NatsCert, o.NatsKey)(&nats.Options{}) != nil:
 		r.fail("NATS_CERT, NATS_KEY", "they are not PEM files with a certificate and its unencrypted key")
 	}
 	return worker.NATS{

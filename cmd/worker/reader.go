@@ -150,8 +150,13 @@ func (r *reader) file(name, path, what string, check func(path string) error) bo
 	if path == "" {
 		return true
 	}
-	if _, err := os.ReadFile(path); err != nil {
+	data, err := os.ReadFile(path)
+	if err != nil {
 		r.fail(name, "it cannot be read: %v", err)
+		return false
+	}
+	if _, err := setting.Lines(data); err != nil {
+		r.fail(name, "%s: %v", path, err)
 		return false
 	}
 	if check != nil && check(path) != nil {
