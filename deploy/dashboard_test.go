@@ -109,7 +109,7 @@ func TestDashboardIsWellFormed(t *testing.T) {
 				t.Errorf("%s: data source %q", panel.Title, target.Datasource.UID)
 			}
 			for _, name := range metricNames(target.Expr) {
-				if !strings.Contains(shown, "\n"+name+"{") && !strings.Contains(shown, "\n"+name+" ") {
+				if !shows(shown, name) {
 					t.Errorf("%s reads %s, which the worker does not show", panel.Title, name)
 				}
 			}

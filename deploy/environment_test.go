@@ -25,7 +25,7 @@ func workerTakes(t *testing.T, env map[string]string) {
 	cmd := exec.CommandContext(t.Context(), program(t, "worker"), "run")
 	dir := t.TempDir()
 	for name, value := range env {
-		if text := contents(t, name); text != "" {
+		if text := contents(t, name); value != "" && text != "" {
 			value = filepath.Join(dir, name)
 			write(t, value, text)
 		}

@@ -30,7 +30,7 @@ const (
 	operatorSchemas   = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 )
 
-var overlays = []string{"secret", "certificate", "workload-identity", "tenants"}
+var overlays = []string{"secret", "certificate", "workload-identity", "tenants", "tenants-workload-identity", "openshift"}
 
 // tenantsDir is the overlay that serves many tenants.
 const tenantsDir = "kubernetes/overlays/tenants/"
@@ -63,7 +63,11 @@ func (r resource) is() string { return fmt.Sprintf("%v %v", r.at("kind"), r.at("
 // render is what kustomize makes of an overlay.
 func render(t *testing.T, overlay string) []resource {
 	t.Helper()
-	dir := "kubernetes/overlays/" + overlay
+	return kustomize(t, "kubernetes/overlays/"+overlay)
+}
+
+func kustomize(t *testing.T, dir string) []resource {
+	t.Helper()
 	var out string
 	if path, err := exec.LookPath("../bin/kustomize"); err == nil {
 		out = output(t, path, "build", dir)
@@ -119,7 +123,7 @@ func TestOverlaysAreValid(t *testing.T) {
 		}
 		want := map[string]int{"Namespace": 1, "ServiceAccount": 1, "ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1,
 			"NetworkPolicy": 1, "PodMonitor": 1, "PrometheusRule": 1, "Stream": 2, "KeyValue": 2, "Consumer": 1}
-		if overlay == "tenants" {
+		if strings.HasPrefix(overlay, "tenants") {
 			want["Consumer"] = 2
 		}
 		if !reflect.DeepEqual(kinds, want) {
@@ -324,6 +328,46 @@ func TestPodsAreRestricted(t *testing.T) {
 	}
 }
 
+// OpenShift chooses the ids of a pod; elsewhere they are fixed, so that no pod
+// is root's.
+func TestIDsOfThePods(t *testing.T) {
+	for _, overlay := range overlays {
+		context, _ := find(t, render(t, overlay), "Deployment").at("spec", "template", "spec", "securityContext").(map[string]any)
+		for _, name := range []string{"runAsUser", "runAsGroup", "fsGroup"} {
+			if id, fixed := context[name]; fixed != (overlay != "openshift") || id == 0 {
+				t.Errorf("%s: %s is %v", overlay, name, id)
+			}
+		}
+	}
+}
+
+// The chart kube-prometheus-stack takes monitors and rules with its label only.
+func TestKubePrometheusStack(t *testing.T) {
+	dir := t.TempDir()
+	var list strings.Builder
+	for _, of := range []struct{ key, path string }{
+		{"resources", "overlays/secret"}, {"components", "components/kube-prometheus-stack"},
+	} {
+		here, err := filepath.Abs("kubernetes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		path, err := filepath.Rel(dir, filepath.Join(here, of.path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&list, "%s: [%s]\n", of.key, path)
+	}
+	write(t, filepath.Join(dir, "kustomization.yaml"), "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"+list.String())
+	all := kustomize(t, dir)
+	for _, kind := range []string{"PodMonitor", "PrometheusRule"} {
+		labels := find(t, all, kind).at("metadata", "labels")
+		if l, _ := labels.(map[string]any); l["release"] != "kube-prometheus-stack" || len(l) < 2 {
+			t.Errorf("%s has the labels %v", kind, labels)
+		}
+	}
+}
+
 // What chooses pods chooses the worker's.
 func TestSelectorsChooseTheWorker(t *testing.T) {
 	for _, overlay := range overlays {
@@ -370,6 +414,9 @@ func TestNetworkPolicy(t *testing.T) {
 		if overlayEnv(t, overlay)["OTEL_EXPORTER_OTLP_ENDPOINT"] != "" {
 			want = append(want, 4318)
 		}
+		if overlay == "openshift" {
+			want = append(want, 5353, 5353)
+		}
 		if !slices.Equal(ports, want) {
 			t.Errorf("%s: the ports %v, not %v", overlay, ports, want)
 		}
@@ -397,7 +444,14 @@ func overlayEnv(t *testing.T, overlay string) map[string]string {
 func TestWorkerTakesTheOverlays(t *testing.T) {
 	for _, overlay := range overlays {
 		env := overlayEnv(t, overlay)
-		if overlay == "workload-identity" { // what its webhook adds
+		all := render(t, overlay)
+		if find(t, all, "Deployment").at("spec", "template", "metadata", "labels", "azure.workload.identity/use") == "true" { // what the webhook adds
+			account := find(t, all, "ServiceAccount")
+			env["AZURE_CLIENT_ID"] = fmt.Sprint(account.at("metadata", "annotations", "azure.workload.identity/client-id"))
+			env["AZURE_TENANT_ID"] = "00000000-0000-0000-0000-0000000000c1" // the cluster's own
+			if id, ok := account.at("metadata", "annotations", "azure.workload.identity/tenant-id").(string); ok {
+				env["AZURE_TENANT_ID"] = id
+			}
 			env["AZURE_FEDERATED_TOKEN_FILE"] = "/var/run/secrets/azure/tokens/azure-identity-token"
 			env["AZURE_AUTHORITY_HOST"] = "https://login.microsoftonline.com/"
 		}

@@ -50,6 +50,7 @@ func quickRules(t *testing.T) string {
 	replace(`(queue_oldest_seconds\) > )900\b`, func(m []string) string { return m[1] + "10" })
 	replace(`(queue_oldest_seconds\) > )43200\b`, func(m []string) string { return m[1] + "15" })
 	replace(`"300\(`, func([]string) string { return `"5(` })
+	replace(`histogram_fraction\(-Inf, 300,`, func([]string) string { return `histogram_fraction(-Inf, 5,` })
 	return rules
 }
 
@@ -72,21 +73,21 @@ type prom struct {
 	fired map[string]time.Time
 }
 
-// startProm scrapes each job's address once a second.
-func startProm(t *testing.T, rules string, jobs map[string]string) *prom {
+// startProm scrapes each job's addresses, separated by commas, once a second.
+func startProm(t *testing.T, rules string, jobs map[string]string, flags ...string) *prom {
 	t.Helper()
 	path := tool(t, "prometheus", debianPrometheus)
 	dir := t.TempDir()
 	var config strings.Builder
 	config.WriteString("global: {scrape_interval: 1s, evaluation_interval: 1s, scrape_timeout: 1s}\nrule_files: [rules.yaml]\nscrape_configs:\n")
 	for _, job := range slices.Sorted(maps.Keys(jobs)) {
-		fmt.Fprintf(&config, "  - {job_name: %s, static_configs: [{targets: ['%s']}]}\n", job, jobs[job])
+		fmt.Fprintf(&config, "  - {job_name: %s, static_configs: [{targets: ['%s']}]}\n", job, strings.ReplaceAll(jobs[job], ",", "', '"))
 	}
 	write(t, filepath.Join(dir, "prometheus.yml"), config.String())
 	write(t, filepath.Join(dir, "rules.yaml"), rules)
 	p := &prom{t: t, addr: freeAddr(t), fired: map[string]time.Time{}}
-	start(t, nil, path, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+p.addr, "--log.level=warn")
+	start(t, nil, path, append(flags, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
+		"--web.listen-address="+p.addr, "--log.level=warn")...)
 	await(t, 30*time.Second, "Prometheus", func() bool {
 		resp, err := http.Get("http://" + p.addr + "/-/ready")
 		if err != nil {

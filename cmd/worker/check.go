@@ -42,10 +42,16 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
 		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
 	}
+	for _, n := range r.notes {
+		fmt.Fprintf(s.err, "worker: %s\n", n)
+	}
 	found := map[check.Status]int{}
 	report := func(l check.Line) {
 		found[l.Status]++
 		p.precondition(l)
+	}
+	for _, d := range r.doubts {
+		report(check.Line{Status: check.Warning, What: "configuration", Detail: d.detail, Do: d.do})
 	}
 	for _, s := range sharing(cfg.Tenants) {
 		report(check.Line{Status: check.Warning, What: "tenants", Detail: s, Do: sharingHint})

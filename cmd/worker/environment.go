@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"passcode-worker/internal/setting"
 )
 
 // variables lists the environment variables of a command.
@@ -23,11 +25,11 @@ func variables(t reflect.Type) []string {
 	return out
 }
 
-// forgetEmpty makes an empty variable count as not set, which is what a compose
-// file means by it.
+// forgetEmpty makes an empty variable, or one of white space only, count as not
+// set, which is what a compose file means by it.
 func forgetEmpty(names []string) {
 	for _, name := range names {
-		if os.Getenv(name) == "" {
+		if value, err := setting.Text(os.Getenv(name)); value == "" && err == nil {
 			_ = os.Unsetenv(name) // fails for impossible names only
 		}
 	}

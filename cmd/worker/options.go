@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,16 +66,17 @@ type nameOptions struct {
 }
 
 type azureOptions struct {
-	AzureTenantID              string `group:"azure" env:"AZURE_TENANT_ID" placeholder:"GUID" help:"Directory (tenant) id, or a verified domain of it."`
-	AzureClientID              string `group:"azure" env:"AZURE_CLIENT_ID" placeholder:"GUID" help:"Application (client) id."`
-	AzureClientSecret          string `group:"azure" env:"AZURE_CLIENT_SECRET" placeholder:"SECRET" help:"Client secret. Better given by the environment, best in a file."`
-	AzureClientSecretFile      string `group:"azure" env:"AZURE_CLIENT_SECRET_FILE" placeholder:"FILE" help:"File with the client secret, read again for each token."`
-	AzureClientCertificatePath string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PATH" placeholder:"FILE" help:"PEM file with certificate and RSA key, read again for each token."`
-	AzureFederatedTokenFile    string `group:"azure" env:"AZURE_FEDERATED_TOKEN_FILE" placeholder:"FILE" help:"File with a token of a federated identity provider, read again for each token."`
-	ManagedIdentity            string `group:"azure" env:"WORKER_MANAGED_IDENTITY" default:"false" placeholder:"BOOL" help:"true: use the machine's managed identity."`
-	AzureAuthorityHost         string `group:"azure" env:"AZURE_AUTHORITY_HOST" placeholder:"URL" help:"Token service, in place of the cloud's."`
-	GraphCloud                 string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china: endpoint, token service and scope."`
-	GraphEndpoint              string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
+	AzureTenantID                  string `group:"azure" env:"AZURE_TENANT_ID" placeholder:"GUID" help:"Directory (tenant) id, or a verified domain of it."`
+	AzureClientID                  string `group:"azure" env:"AZURE_CLIENT_ID" placeholder:"GUID" help:"Application (client) id."`
+	AzureClientSecret              string `group:"azure" env:"AZURE_CLIENT_SECRET" placeholder:"SECRET" help:"Client secret. Better given by the environment, best in a file."`
+	AzureClientSecretFile          string `group:"azure" env:"AZURE_CLIENT_SECRET_FILE" placeholder:"FILE" help:"File with the client secret, read again for each token."`
+	AzureClientCertificatePath     string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PATH" placeholder:"FILE" help:"PEM or PFX file with certificate and RSA key, read again for each token."`
+	AzureClientCertificatePassword string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PASSWORD" placeholder:"SECRET" help:"Password of a PFX file. Better given by the environment."`
+	AzureFederatedTokenFile        string `group:"azure" env:"AZURE_FEDERATED_TOKEN_FILE" placeholder:"FILE" help:"File with a token of a federated identity provider, read again for each token."`
+	ManagedIdentity                string `group:"azure" env:"WORKER_MANAGED_IDENTITY" default:"false" placeholder:"BOOL" help:"true: use the machine's managed identity."`
+	AzureAuthorityHost             string `group:"azure" env:"AZURE_AUTHORITY_HOST" placeholder:"URL" help:"Token service, in place of the cloud's."`
+	GraphCloud                     string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china: endpoint, token service and scope."`
+	GraphEndpoint                  string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
 }
 
 // keepOptions decide how long records are needed.
@@ -107,6 +110,7 @@ type serviceOptions struct {
 }
 
 func (o natsOptions) read(r *reader) worker.NATS {
+	r.tidy(&o)
 	r.servers("NATS_URL", o.NatsURL)
 	var ways []string
 	for _, w := range []struct{ name, value string }{
@@ -131,17 +135,17 @@ func (o natsOptions) read(r *reader) worker.NATS {
 		return err
 	})
 	r.file("NATS_NKEY", o.NatsNkey, "a file with the nkey seed of a user", func(path string) error {
-		_, err := nats.NkeyOptionFromSeed(path)
+		_, err := worker.NATSKey(path)
 		return err
 	})
 	r.file("NATS_CA", o.NatsCA, "a PEM file with certificates", func(path string) error {
-		return nats.RootCAs(path)(&nats.Options{})
+		return worker.NATSAuthorities(path)(&nats.Options{})
 	})
 	cert, key := r.file("NATS_CERT", o.NatsCert, "", nil), r.file("NATS_KEY", o.NatsKey, "", nil)
 	switch {
 	case (o.NatsCert == "") != (o.NatsKey == ""):
 		r.fail("NATS_CERT, NATS_KEY", "give both or neither")
-	case cert && key && o.NatsCert != "" && nats.ClientCert(o.NatsCert, o.NatsKey)(&nats.Options{}) != nil:
+	case cert && key && o.NatsCert != "" && worker.NATSCertificate(o.NatsCert, o.NatsKey)(&nats.Options{}) != nil:
 		r.fail("NATS_CERT, NATS_KEY", "they are not PEM files with a certificate and its unencrypted key")
 	}
 	return worker.NATS{
@@ -151,6 +155,7 @@ func (o natsOptions) read(r *reader) worker.NATS {
 }
 
 func (o nameOptions) read(r *reader) consume.Names {
+	r.tidy(&o)
 	const what = "a name of letters, digits, - and _"
 	n := consume.Names{
 		Tenant:      r.match("WORKER_TENANT", o.Tenant, token, what),
@@ -169,12 +174,16 @@ func (o nameOptions) read(r *reader) consume.Names {
 	return n
 }
 
-// endpoint is the root of Graph.
+// endpoint is the root of Graph. What holds for all tenants is checked here.
 func (o azureOptions) endpoint(r *reader) string {
+	r.tidy(&o)
 	clouds := graph.Clouds()
 	cloud, ok := clouds[o.GraphCloud]
 	if !ok {
 		r.fail("GRAPH_CLOUD", "%q is none of: %s", o.GraphCloud, strings.Join(slices.Sorted(maps.Keys(clouds)), ", "))
+	}
+	if o.AzureAuthorityHost != "" {
+		r.https("AZURE_AUTHORITY_HOST", o.AzureAuthorityHost, "https://login.microsoftonline.com")
 	}
 	if o.GraphEndpoint == "" {
 		return cloud.Endpoint
@@ -189,52 +198,86 @@ func (o azureOptions) endpoint(r *reader) string {
 
 // credential is as whom devices are reset.
 func (o azureOptions) credential(r *reader) graph.Credential {
-	cloud := graph.Clouds()[o.GraphCloud] // what is no cloud is told already
+	r.tidy(&o)
+	c := o.assemble()
+	o.prove(r, c, true)
+	o.identify(r, c)
+	return c
+}
+
+// assemble puts the options together; whether they are right is not its matter.
+func (o azureOptions) assemble() graph.Credential {
+	cloud := graph.Clouds()[o.GraphCloud]
+	managed, _ := strconv.ParseBool(o.ManagedIdentity)
 	c := graph.Credential{
 		Authority: cloud.Authority, TenantID: o.AzureTenantID, ClientID: o.AzureClientID, Scope: cloud.Scope,
-		Secret:             o.AzureClientSecret,
-		SecretFile:         o.AzureClientSecretFile,
-		CertificatePath:    o.AzureClientCertificatePath,
-		FederatedTokenFile: o.AzureFederatedTokenFile,
-		ManagedIdentity:    r.boolean("WORKER_MANAGED_IDENTITY", o.ManagedIdentity),
+		Secret:              o.AzureClientSecret,
+		SecretFile:          o.AzureClientSecretFile,
+		CertificatePath:     o.AzureClientCertificatePath,
+		CertificatePassword: o.AzureClientCertificatePassword,
+		FederatedTokenFile:  o.AzureFederatedTokenFile,
+		ManagedIdentity:     managed,
 	}
 	if o.AzureAuthorityHost != "" {
 		c.Authority = o.AzureAuthorityHost
 	}
+	return c
+}
+
+// prove checks that there is one proof of who the application is, and that it
+// can be read. shared says that it comes from the options, not from the file of
+// the tenants.
+func (o azureOptions) prove(r *reader, c graph.Credential, shared bool) {
+	r.boolean("WORKER_MANAGED_IDENTITY", o.ManagedIdentity)
+	given := proofs(c)
+	switch {
+	case len(given) == 0:
+		r.fail("AZURE_CLIENT_SECRET", "no credential: give AZURE_CLIENT_SECRET, AZURE_CLIENT_SECRET_FILE, "+
+			"AZURE_CLIENT_CERTIFICATE_PATH, AZURE_FEDERATED_TOKEN_FILE or WORKER_MANAGED_IDENTITY=true")
+	case len(given) > 1:
+		hint := ""
+		if i := slices.Index(given, federated); i >= 0 && shared {
+			rest := strings.Join(slices.Delete(slices.Clone(given), i, i+1), ", ")
+			hint = fmt.Sprintf(". If you did not set %s, the platform has: Kubernetes workload identity injects it into pods with the label "+
+				`azure.workload.identity/use: "true". Take %s away to use that identity, or take the label away to use %s`, federated, rest, rest)
+		}
+		r.fail(strings.Join(given, ", "), "give one credential, not %d%s", len(given), hint)
+	case !r.illegible[given[0]]:
+		if err := c.Check(); err != nil {
+			r.problems = append(r.problems, err)
+		}
+		r.doubt(c.Doubt())
+	}
+}
+
+const federated = "AZURE_FEDERATED_TOKEN_FILE"
+
+// proofs names the options of a credential that prove who the application is.
+func proofs(c graph.Credential) []string {
 	var given []string
 	for _, w := range []struct {
 		name string
 		set  bool
 	}{
 		{"AZURE_CLIENT_SECRET", c.Secret != ""}, {"AZURE_CLIENT_SECRET_FILE", c.SecretFile != ""},
-		{"AZURE_CLIENT_CERTIFICATE_PATH", c.CertificatePath != ""}, {"AZURE_FEDERATED_TOKEN_FILE", c.FederatedTokenFile != ""},
+		{"AZURE_CLIENT_CERTIFICATE_PATH", c.CertificatePath != ""}, {federated, c.FederatedTokenFile != ""},
 		{"WORKER_MANAGED_IDENTITY", c.ManagedIdentity},
 	} {
 		if w.set {
 			given = append(given, w.name)
 		}
 	}
-	switch {
-	case len(given) == 0:
-		r.fail("AZURE_CLIENT_SECRET", "no credential: give AZURE_CLIENT_SECRET, AZURE_CLIENT_SECRET_FILE, "+
-			"AZURE_CLIENT_CERTIFICATE_PATH, AZURE_FEDERATED_TOKEN_FILE or WORKER_MANAGED_IDENTITY=true")
-	case len(given) > 1:
-		r.fail(strings.Join(given, ", "), "give one credential, not %d", len(given))
-	default:
-		if err := c.Check(); err != nil {
-			r.problems = append(r.problems, err)
-		}
-	}
+	return given
+}
+
+// identify checks the ids of directory and application.
+func (o azureOptions) identify(r *reader, c graph.Credential) {
 	if !c.ManagedIdentity {
 		r.entra("AZURE_TENANT_ID", o.AzureTenantID, "the directory's GUID or a verified domain of it")
-		if o.AzureAuthorityHost != "" {
-			r.https("AZURE_AUTHORITY_HOST", o.AzureAuthorityHost, "https://login.microsoftonline.com")
-		}
 	}
 	if !c.ManagedIdentity || o.AzureClientID != "" {
 		r.entra("AZURE_CLIENT_ID", o.AzureClientID, "the application's GUID")
 	}
-	return c
 }
 
 func (o keepOptions) read(r *reader) (maxAge, cooldown time.Duration, fuse pace.Rate) {
@@ -247,6 +290,7 @@ func (o keepOptions) read(r *reader) (maxAge, cooldown time.Duration, fuse pace.
 }
 
 func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
+	r.tidy(&o)
 	c.Concurrency = r.number("WORKER_CONCURRENCY", o.Concurrency, 1, 1000)
 	rate, err := pace.ParseRate(o.Rate)
 	if err != nil {
@@ -272,6 +316,7 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 }
 
 func (o serviceOptions) read(r *reader, c *worker.Config) {
+	r.tidy(&o)
 	c.Setup = r.boolean("WORKER_SETUP", o.Setup)
 	c.HTTPAddr = o.HTTPAddr
 	if _, port, err := net.SplitHostPort(o.HTTPAddr); err != nil || !isPort(port) {
@@ -282,6 +327,7 @@ func (o serviceOptions) read(r *reader, c *worker.Config) {
 
 // logger makes the log; it is usable even if its options are not.
 func (o serviceOptions) logger(r *reader) *zap.Logger {
+	r.tidy(&o)
 	// The library also takes levels that would silence the log.
 	level, err := zapcore.ParseLevel(r.oneOf("WORKER_LOG_LEVEL", strings.ToLower(o.LogLevel), "debug", "info", "warn", "error"))
 	if err != nil {

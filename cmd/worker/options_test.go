@@ -63,6 +63,8 @@ func azureOptionTable(t *testing.T) []option {
 			get: func(c worker.Config) any { return c.Tenants[0].Credential.SecretFile }, usualIs: "", otherIs: secret},
 		{name: "AZURE_CLIENT_CERTIFICATE_PATH", other: cert, with: noSecret,
 			get: func(c worker.Config) any { return c.Tenants[0].Credential.CertificatePath }, usualIs: "", otherIs: cert},
+		{name: "AZURE_CLIENT_CERTIFICATE_PASSWORD", other: "-pa ss", with: []string{"AZURE_CLIENT_SECRET", "", "AZURE_CLIENT_CERTIFICATE_PATH", cert},
+			get: func(c worker.Config) any { return c.Tenants[0].Credential.CertificatePassword }, usualIs: "", otherIs: "-pa ss"},
 		{name: "AZURE_FEDERATED_TOKEN_FILE", other: federated, with: noSecret,
 			get: func(c worker.Config) any { return c.Tenants[0].Credential.FederatedTokenFile }, usualIs: "", otherIs: federated},
 		{name: "WORKER_MANAGED_IDENTITY", usual: "false", other: "true", with: noSecret,

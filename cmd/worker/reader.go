@@ -4,11 +4,16 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/setting"
 )
 
 // usageError holds every problem of a configuration, or of what a command was
@@ -34,9 +39,23 @@ func (e *usageError) Error() string {
 }
 
 // reader turns options into values and gathers what is wrong with them.
-type reader struct{ problems []error }
+type reader struct {
+	problems []error
+	// doubts are what is odd and yet usable.
+	doubts []doubt
+	// notes are what is as it should be, and worth a line in the log.
+	notes []string
+	// illegible are the options whose value cannot be meant, which is told already.
+	illegible map[string]bool
+}
 
+// fail notes a problem with the options that name lists, separated by commas.
 func (r *reader) fail(name, format string, args ...any) {
+	for n := range strings.SplitSeq(name, ", ") {
+		if r.illegible[n] {
+			return // a value that is not known can be wrong in no other way
+		}
+	}
 	r.problems = append(r.problems, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
 }
 
@@ -45,6 +64,50 @@ func (r *reader) err() error {
 		return nil
 	}
 	return &usageError{problems: r.problems}
+}
+
+// doubt is what is odd and yet usable, and what to do about it.
+type doubt struct{ detail, do string }
+
+// doubt notes what is odd, once.
+func (r *reader) doubt(detail, do string) {
+	if d := (doubt{detail, do}); detail != "" && !slices.Contains(r.doubts, d) {
+		r.doubts = append(r.doubts, d)
+	}
+}
+
+// tell puts what is odd, or worth a line, into the log.
+func (r *reader) tell(log *zap.Logger) {
+	for _, n := range r.notes {
+		log.Info(n)
+	}
+	for _, d := range r.doubts {
+		log.Warn(d.detail + ": " + d.do)
+	}
+}
+
+// tidy takes from the options that have a variable what nobody meant to give:
+// white space and byte order marks around the value. One that cannot be meant
+// stays as it is and is a problem.
+func (r *reader) tidy(options any) {
+	v := reflect.ValueOf(options).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("env")
+		if name == "" {
+			continue
+		}
+		value, err := setting.Text(v.Field(i).String())
+		switch {
+		case err == nil:
+			v.Field(i).SetString(value)
+		case !r.illegible[name]:
+			r.fail(name, "%v", err)
+			if r.illegible == nil {
+				r.illegible = map[string]bool{}
+			}
+			r.illegible[name] = true
+		}
+	}
 }
 
 func (r *reader) duration(name, s string, least time.Duration) time.Duration {
@@ -100,8 +163,13 @@ func (r *reader) file(name, path, what string, check func(path string) error) bo
 	if path == "" {
 		return true
 	}
-	if _, err := os.ReadFile(path); err != nil {
+	data, err := os.ReadFile(path)
+	if err != nil {
 		r.fail(name, "it cannot be read: %v", err)
+		return false
+	}
+	if _, err := setting.Lines(data); err != nil {
+		r.fail(name, "%s: %v", path, err)
 		return false
 	}
 	if check != nil && check(path) != nil {

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/graph"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/worker"
 )
@@ -36,6 +37,7 @@ func (c runCmd) Run(ctx context.Context) error {
 	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
 		cfg.Log.Warn(unknownVariable(name))
 	}
+	r.tell(cfg.Log)
 	started := []zap.Field{
 		zap.String("version", cfg.Build.Version), zap.String("revision", cfg.Build.Revision),
 		zap.String("graph", cfg.Endpoint), zap.Int("concurrency", cfg.Concurrency), zap.Int("tenants", len(cfg.Tenants)),
@@ -63,14 +65,16 @@ type tenantsFile struct {
 func (c runCmd) config(r *reader) (worker.Config, tenantsFile) {
 	cfg := worker.Config{NATS: c.natsOptions.read(r), Names: c.nameOptions.read(r), Build: build()}
 	cfg.Endpoint = c.endpoint(r)
+	r.problems = append(r.problems, graph.CheckProxies()...)
 	file := tenantsFile{rate: c.policyOptions.read(r, &cfg)}
-	switch {
-	case c.TenantsFile == "":
+	if c.TenantsFile == "" {
 		cfg.Tenants = []worker.Tenant{{Name: cfg.Names.Tenant, Credential: c.credential(r), Rate: file.rate}}
-	case c.AzureTenantID != "":
-		r.fail("WORKER_TENANTS_FILE, AZURE_TENANT_ID", "give one of them: the file names the directory of each tenant")
-	default:
+	} else {
 		cfg.Tenants, file.data = c.readTenants(r, file.rate)
+		if c.AzureTenantID != "" {
+			// Kubernetes workload identity sets it to the cluster's own directory.
+			r.notes = append(r.notes, "AZURE_TENANT_ID is ignored: WORKER_TENANTS_FILE names the directory of each tenant")
+		}
 	}
 	c.serviceOptions.read(r, &cfg)
 	cfg.Log = c.serviceOptions.logger(r)

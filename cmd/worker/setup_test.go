@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +218,16 @@ func TestNATSLogin(t *testing.T) {
 			}
 			if r := runFor(t, env, "setup"); r.code != exitDone || r.out != made("created ") {
 				t.Errorf("status %d, standard error:\n%s", r.code, r.err)
+			}
+			// The same as editors and shells leave it.
+			for name, value := range c.env {
+				if data, err := os.ReadFile(value); err == nil {
+					value = write(t, "pasted", mark+strings.ReplaceAll(string(data), "\n", "\r\n")+"\r\n")
+				}
+				env[name] = value + "\n"
+			}
+			if r := runFor(t, env, "setup"); r.code != exitDone || r.out != made("exists  ") {
+				t.Errorf("pasted: status %d, standard output:\n%s\nstandard error:\n%s", r.code, r.out, r.err)
 			}
 		})
 	}

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/setting"
 	"passcode-worker/internal/worker"
 )
 
@@ -24,21 +25,23 @@ type tenantsOption struct {
 
 // tenantEntry is one tenant in the file. What it leaves out is as the options say.
 type tenantEntry struct {
-	Name                  string `yaml:"name"`
-	TenantID              string `yaml:"tenantId"`
-	Rate                  string `yaml:"rate"`
-	ClientID              string `yaml:"clientId"`
-	ClientSecret          string `yaml:"clientSecret"`
-	ClientSecretFile      string `yaml:"clientSecretFile"`
-	ClientCertificatePath string `yaml:"clientCertificatePath"`
-	FederatedTokenFile    string `yaml:"federatedTokenFile"`
-	ManagedIdentity       bool   `yaml:"managedIdentity"`
+	Name                      string `yaml:"name"`
+	TenantID                  string `yaml:"tenantId"`
+	Rate                      string `yaml:"rate"`
+	ClientID                  string `yaml:"clientId"`
+	ClientSecret              string `yaml:"clientSecret"`
+	ClientSecretFile          string `yaml:"clientSecretFile"`
+	ClientCertificatePath     string `yaml:"clientCertificatePath"`
+	ClientCertificatePassword string `yaml:"clientCertificatePassword"`
+	FederatedTokenFile        string `yaml:"federatedTokenFile"`
+	ManagedIdentity           bool   `yaml:"managedIdentity"`
 }
 
 // keyOf says in the file's words what is wrong with an entry.
 var keyOf = strings.NewReplacer(
 	"AZURE_TENANT_ID", "tenantId", "AZURE_CLIENT_ID", "clientId", "AZURE_CLIENT_SECRET_FILE", "clientSecretFile",
 	"AZURE_CLIENT_SECRET", "clientSecret", "AZURE_CLIENT_CERTIFICATE_PATH", "clientCertificatePath",
+	"AZURE_CLIENT_CERTIFICATE_PASSWORD", "clientCertificatePassword",
 	"AZURE_FEDERATED_TOKEN_FILE", "federatedTokenFile", "WORKER_MANAGED_IDENTITY=true", "managedIdentity: true",
 	"WORKER_MANAGED_IDENTITY", "managedIdentity",
 )
@@ -81,6 +84,8 @@ func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.
 	if len(list) == 0 {
 		r.fail("WORKER_TENANTS_FILE", "it lists no tenant")
 	}
+	shared, proven := c.azureOptions, false
+	r.tidy(&shared)
 	out := make([]worker.Tenant, 0, len(list))
 	names := map[string]bool{}
 	for i, e := range list {
@@ -90,7 +95,17 @@ func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.
 			own.fail("name", "another tenant has it, too")
 		}
 		names[e.Name] = true
-		t.Credential = e.over(c.azureOptions).credential(own)
+		azure := e.over(shared)
+		own.tidy(&azure)
+		t.Credential = azure.assemble()
+		switch {
+		case e.hasProof() || len(proofs(t.Credential)) == 0:
+			azure.prove(own, t.Credential, false)
+		case !proven: // what the options give is wrong once, not for each tenant
+			azure.prove(r, t.Credential, true)
+			proven = true
+		}
+		azure.identify(own, t.Credential)
 		if e.Rate != "" {
 			var err error
 			if t.Rate, err = pace.ParseRate(e.Rate); err != nil {
@@ -103,6 +118,9 @@ func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.
 		}
 		for _, p := range own.problems {
 			r.fail("WORKER_TENANTS_FILE", "%s: %s", which, keyOf.Replace(p.Error()))
+		}
+		for _, d := range own.doubts {
+			r.doubt("WORKER_TENANTS_FILE: "+which+": "+keyOf.Replace(d.detail), d.do)
 		}
 		out = append(out, t)
 	}
@@ -167,13 +185,19 @@ func (e tenantEntry) over(o azureOptions) azureOptions {
 	if e.ClientID != "" {
 		o.AzureClientID = e.ClientID
 	}
-	if e.ClientSecret == "" && e.ClientSecretFile == "" && e.ClientCertificatePath == "" && e.FederatedTokenFile == "" && !e.ManagedIdentity {
+	if !e.hasProof() {
 		return o
 	}
 	o.AzureClientSecret, o.AzureClientSecretFile = e.ClientSecret, e.ClientSecretFile
 	o.AzureClientCertificatePath, o.AzureFederatedTokenFile = e.ClientCertificatePath, e.FederatedTokenFile
+	o.AzureClientCertificatePassword = e.ClientCertificatePassword
 	o.ManagedIdentity = fmt.Sprint(e.ManagedIdentity)
 	return o
+}
+
+// hasProof reports whether an entry has a credential of its own.
+func (e tenantEntry) hasProof() bool {
+	return e.ClientSecret != "" || e.ClientSecretFile != "" || e.ClientCertificatePath != "" || e.FederatedTokenFile != "" || e.ManagedIdentity
 }
 
 // readTenants reads and checks the file.
@@ -192,6 +216,10 @@ func (c runCmd) readTenants(r *reader, rate pace.Rate) ([]worker.Tenant, []byte)
 }
 
 func readTenantsFile(path string) ([]byte, error) {
+	path, err := setting.Text(path)
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -261,6 +289,7 @@ func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, 
 			}
 			known = data
 			log.Info("the tenants are read again", zap.Int("tenants", len(tenants)))
+			r.tell(log)
 			warnOfSharing(log, tenants)
 			select {
 			case changes <- tenants:

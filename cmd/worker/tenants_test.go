@@ -56,7 +56,6 @@ func TestTenantsFileIsWrong(t *testing.T) {
 		env  []string
 		want []string
 	}{
-		"both ways":     {file: good, env: []string{"AZURE_TENANT_ID", "a.example"}, want: []string{"WORKER_TENANTS_FILE, AZURE_TENANT_ID: give one of them"}},
 		"empty":         {file: "", want: []string{"it lists no tenant"}},
 		"no list":       {file: "name: a\ntenantId: b\n", want: []string{"line 1: it is not a YAML list"}},
 		"no YAML":       {file: "- {", want: []string{"it is not a YAML list"}},

@@ -55,10 +55,16 @@ func (c *checker) token(ctx context.Context, credential graph.Credential) (graph
 	token, err := tokens.Get(ctx)
 	if err != nil {
 		do := "is the token service reachable from here, also through HTTPS_PROXY?"
-		if e := (*graph.Error)(nil); errors.As(err, &e) && e.Kind == graph.TokenRefused {
-			do = "compare AZURE_TENANT_ID, AZURE_CLIENT_ID and the credential with the application's registration; has the credential ended?"
+		means := ""
+		if e := (*graph.Error)(nil); errors.As(err, &e) {
+			if e.Kind == graph.TokenRefused {
+				do = "compare AZURE_TENANT_ID, AZURE_CLIENT_ID and the credential with the application's registration; has the credential ended?"
+			}
+			if h, ok := explain(e.Code + ": " + e.Message); ok {
+				means, do = ": "+h.Means, h.Do
+			}
 		}
-		c.say(Failed, what, fmt.Sprintf("by %s: %v", credential.Kind(), err), do)
+		c.say(Failed, what, fmt.Sprintf("by %s: %v%s", credential.Kind(), err, means), do)
 		return token, false
 	}
 	c.ok(what, fmt.Sprintf("by %s, good for %s", credential.Kind(), time.Until(expires).Round(time.Second)))
@@ -105,9 +111,12 @@ func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.T
 		return
 	}
 	reached := fmt.Sprintf("%s answers", c.cfg.Endpoint)
+	h, known := explain(p.Said)
 	switch {
 	case !haveToken:
 		c.say(Warning, what, reached+"; without a token no more can be tried", "see the token above")
+	case known && h.Everybody && p.Status != http.StatusForbidden:
+		c.say(Failed, what, fmt.Sprintf("%s answers every call with HTTP %d, %q: %s", c.cfg.Endpoint, p.Status, h.Says, h.Means), h.Do)
 	case p.Status == http.StatusUnauthorized:
 		c.say(Failed, what, fmt.Sprintf("%s does not accept the token: %v", c.cfg.Endpoint, p.Err), "is GRAPH_CLOUD right, and has the tenant a licence of Intune?")
 	case p.Status == http.StatusForbidden:

@@ -160,7 +160,10 @@ var errNoHTTP = errors.New("the connection failed, or the answer is not HTTP")
 func told(err error) error {
 	var network net.Error
 	var certificate *tls.CertificateVerificationError
+	var proxy *proxyRefusal
 	switch {
+	case errors.As(err, &proxy):
+		return proxy
 	case errors.As(err, &network):
 		return network
 	case errors.As(err, &certificate):

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -120,11 +121,17 @@ type dialedKey struct{}
 
 func newConns(scheme, addr string, roots *x509.CertPool) *conns {
 	dialer := &net.Dialer{Timeout: dialTimeout, Control: giveUpUnacknowledged(unackedTimeout)}
+	proxy := proxyFromEnvironment()
 	return &conns{
 		scheme: scheme,
 		addr:   addr,
 		transport: &http.Transport{
-			Proxy:             http.ProxyFromEnvironment,
+			// NewClientConn asks without the port, which NO_PROXY may name.
+			Proxy: func(*http.Request) (*url.URL, error) {
+				return proxy(&url.URL{Scheme: scheme, Host: addr})
+			},
+			OnProxyConnectResponse: throughProxy,
+
 			ForceAttemptHTTP2: true,
 			TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {

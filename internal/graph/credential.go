@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/managedidentity"
+	"github.com/google/uuid"
+
+	"passcode-worker/internal/setting"
 )
 
 // Cloud is one of Microsoft's clouds.
@@ -43,8 +45,10 @@ type Credential struct {
 
 	Secret             string
 	SecretFile         string
-	CertificatePath    string // PEM: certificate chain and RSA key
+	CertificatePath    string // PEM or PFX: certificate chain and RSA key
 	FederatedTokenFile string
+	// CertificatePassword is that of a PFX file; most have an empty one or need it.
+	CertificatePassword string
 	// ManagedIdentity uses the machine's identity; a ClientID then chooses a
 	// user-assigned one.
 	ManagedIdentity bool
@@ -52,6 +56,12 @@ type Credential struct {
 	// RootCAs are trusted for TLS; nil means the system's.
 	RootCAs *x509.CertPool
 }
+
+const (
+	secretKind      = "client secret"
+	secretFileKind  = "client secret from a file"
+	certificateKind = "certificate"
+)
 
 // Kind names the sort of credential; empty where none is given.
 func (c Credential) Kind() string {
@@ -61,11 +71,11 @@ func (c Credential) Kind() string {
 	case c.FederatedTokenFile != "":
 		return "federated token"
 	case c.CertificatePath != "":
-		return "certificate"
+		return certificateKind
 	case c.SecretFile != "":
-		return "client secret from a file"
+		return secretFileKind
 	case c.Secret != "":
-		return "client secret"
+		return secretKind
 	}
 	return ""
 }
@@ -135,7 +145,9 @@ func (c Credential) transport() *http.Transport {
 	if !c.ManagedIdentity {
 		// The service of a managed identity is part of this machine: a proxy
 		// would not reach it, or would reach its own.
-		t.Proxy = http.ProxyFromEnvironment
+		proxy := proxyFromEnvironment()
+		t.Proxy = func(r *http.Request) (*url.URL, error) { return proxy(r.URL) }
+		t.OnProxyConnectResponse = throughProxy
 	}
 	return t
 }
@@ -180,48 +192,85 @@ func (c Credential) read() (confidential.Credential, string, error) {
 	none := confidential.Credential{}
 	switch {
 	case c.FederatedTokenFile != "":
-		token, err := readSecret(c.FederatedTokenFile)
+		token, err := setting.File(c.FederatedTokenFile)
 		if err != nil {
 			return none, "", fmt.Errorf("AZURE_FEDERATED_TOKEN_FILE: %w", err)
 		}
 		return confidential.NewCredFromAssertionCallback(
 			func(context.Context, confidential.AssertionRequestOptions) (string, error) { return token, nil }), token, nil
 	case c.CertificatePath != "":
-		pem, err := os.ReadFile(c.CertificatePath)
+		password, err := c.certificatePassword()
+		if err != nil {
+			return none, "", err
+		}
+		cert, err := readCertificate(c.CertificatePath, password)
 		if err != nil {
 			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %w", err)
 		}
-		certs, key, err := confidential.CertFromPEM(pem, "")
-		if err != nil {
-			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %s is not a PEM file with a certificate and its unencrypted RSA key", c.CertificatePath)
-		}
-		cred, err := confidential.NewCredFromCert(certs, key)
+		cred, err := confidential.NewCredFromCert(cert.chain, cert.key)
 		if err != nil {
 			return none, "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PATH: %s: %w", c.CertificatePath, err)
 		}
 		return cred, "", nil
-	case c.SecretFile != "":
-		secret, err := readSecret(c.SecretFile)
-		if err != nil {
-			return none, "", fmt.Errorf("AZURE_CLIENT_SECRET_FILE: %w", err)
-		}
-		cred, err := confidential.NewCredFromSecret(secret)
-		return cred, secret, err
 	}
-	cred, err := confidential.NewCredFromSecret(c.Secret)
-	return cred, c.Secret, err
+	secret, err := c.secret()
+	if err != nil {
+		return none, "", err
+	}
+	cred, err := confidential.NewCredFromSecret(secret)
+	return cred, secret, err
 }
 
-func readSecret(path string) (string, error) {
-	b, err := os.ReadFile(path)
+// secret is the client secret.
+func (c Credential) secret() (string, error) {
+	if c.SecretFile != "" {
+		secret, err := setting.File(c.SecretFile)
+		if err != nil {
+			return "", fmt.Errorf("AZURE_CLIENT_SECRET_FILE: %w", err)
+		}
+		return secret, nil
+	}
+	secret, err := setting.Text(c.Secret)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("AZURE_CLIENT_SECRET: %w", err)
 	}
-	s := strings.TrimSpace(string(b))
-	if s == "" {
-		return "", fmt.Errorf("%s is empty", path)
+	return secret, nil
+}
+
+func (c Credential) certificatePassword() (string, error) {
+	password, err := setting.Text(c.CertificatePassword)
+	if err != nil {
+		return "", fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PASSWORD: %w", err)
 	}
-	return s, nil
+	return password, nil
+}
+
+// Doubt says what is odd about a credential that can be used, and what to do;
+// both are empty where nothing is. What the credential is made of is not quoted.
+func (c Credential) Doubt() (detail, do string) {
+	if c.Kind() == certificateKind {
+		password, _ := c.certificatePassword()
+		cert, err := readCertificate(c.CertificatePath, password)
+		if err != nil {
+			return "", "" // no doubt, but an error: see Check
+		}
+		if detail, do = cert.doubt(time.Now()); detail != "" {
+			detail = "AZURE_CLIENT_CERTIFICATE_PATH: " + detail
+		}
+		return detail, do
+	}
+	if c.Kind() != secretKind && c.Kind() != secretFileKind {
+		return "", ""
+	}
+	name := "AZURE_CLIENT_SECRET"
+	if c.SecretFile != "" {
+		name = "AZURE_CLIENT_SECRET_FILE"
+	}
+	const guid = 36 // bytes; the library also takes other forms
+	if secret, err := c.secret(); err == nil && len(secret) == guid && uuid.Validate(secret) == nil {
+		return name + ": the secret is a GUID, so it looks like the secret's id", "give the secret's value, which Entra shows once, when the secret is made"
+	}
+	return "", ""
 }
 
 // isMicrosoft tells whether a host is one of Microsoft's token services.

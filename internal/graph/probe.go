@@ -20,6 +20,9 @@ type Probe struct {
 	Clock bool
 	// Err is Graph's refusal; nil for 200 and 404.
 	Err error
+	// Said is Graph's code and message of a refusal, to be compared with known
+	// ones. It is not to be shown: nobody knows what else it may hold.
+	Said string
 }
 
 // Probe reads a device that does not exist. It fails where Graph gave no answer.
@@ -34,6 +37,7 @@ func (c *Client) Probe(ctx context.Context, call Call) (Probe, error) {
 	if !errors.As(err, &e) || e.Status == 0 {
 		return Probe{}, err
 	}
+	p.Said = e.Code + ": " + e.Message
 	e.Message = "" // as for every answer that may be about a device
 	p.Status = e.Status
 	if e.Status != http.StatusNotFound {

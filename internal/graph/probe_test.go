@@ -44,6 +44,9 @@ func TestProbe(t *testing.T) {
 		if c.clock && (p.Ahead < 59*time.Minute || p.Ahead > time.Hour) {
 			t.Errorf("%d: the clock is ahead by %s", status, p.Ahead)
 		}
+		if refused := status >= 400; refused != (p.Said == "c: the passcode is 1234") {
+			t.Errorf("%d: said %q", status, p.Said)
+		}
 		if p.Err != nil && (p.Err.Error() == "" || len(p.Err.Error()) > 60) {
 			t.Errorf("%d: %v", status, p.Err)
 		}

@@ -50,7 +50,7 @@ func Connect(cfg NATS, extra ...nats.Option) (*nats.Conn, error) {
 		opts = append(opts, nats.UserCredentials(cfg.Creds))
 	}
 	if cfg.NKey != "" {
-		opt, err := nats.NkeyOptionFromSeed(cfg.NKey)
+		opt, err := NATSKey(cfg.NKey)
 		if err != nil {
 			return nil, fmt.Errorf("NATS_NKEY: %s is not a file with an nkey seed", cfg.NKey)
 		}
@@ -63,10 +63,10 @@ func Connect(cfg NATS, extra ...nats.Option) (*nats.Conn, error) {
 		opts = append(opts, nats.Token(cfg.Token))
 	}
 	if cfg.CA != "" {
-		opts = append(opts, nats.RootCAs(cfg.CA))
+		opts = append(opts, NATSAuthorities(cfg.CA))
 	}
 	if cfg.Cert != "" {
-		opts = append(opts, nats.ClientCert(cfg.Cert, cfg.Key))
+		opts = append(opts, NATSCertificate(cfg.Cert, cfg.Key))
 	}
 	url := cfg.URL
 	if url == "" {

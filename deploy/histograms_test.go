@@ -1,0 +1,88 @@
+package deploy_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"passcode-worker/internal/metrics"
+)
+
+const nativeHistograms = "--enable-feature=native-histograms"
+
+// The service level and the dashboard say the same, whether a real Prometheus
+// takes the classic form of the worker's histograms, the native form alone, or
+// the one from one replica and the other from another.
+func TestHistogramsOfEitherForm(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	native, classic := exposes(t, true), exposes(t, false)
+	for name, c := range map[string]struct {
+		targets         string
+		flags           []string
+		buckets, native float64 // series of each form
+	}{
+		"classic": {targets: classic, buckets: 1},
+		"native":  {targets: native, flags: []string{nativeHistograms}, native: 1},
+		"both":    {targets: native + "," + classic, flags: []string{nativeHistograms}, buckets: 1, native: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := startProm(t, quickRules(t), map[string]string{"w": c.targets}, c.flags...)
+			p.watch()
+			p.awaitAlerts(60*time.Second, "PasscodeResetBudgetBurnsFast")
+			const late = "job_tenant:passcode_reset_requests_late:"
+			if share := p.value(late + "ratio_rate1h"); share < 0.19 || share > 0.21 {
+				t.Errorf("%f of the requests are late, not a fifth", share)
+			}
+			if n := p.value(late + "increase1h"); n < 5 {
+				t.Errorf("%f requests are late", n)
+			}
+			const duration = "passcode_reset_request_duration_seconds"
+			if n := p.value(`count(` + duration + `_bucket{tenant="default", outcome="accepted", le="60"})`); n != c.buckets {
+				t.Errorf("%v classic series, not %v", n, c.buckets)
+			}
+			if n := p.value(`count(` + duration + `{tenant="default", outcome="accepted"})`); n != c.native {
+				t.Errorf("%v native series, not %v", n, c.native)
+			}
+			asked := 0
+			for title, query := range readDashboard(t).queries() {
+				if !strings.Contains(query, "histogram_") {
+					continue
+				}
+				asked++
+				if n, err := p.samples(query, began, time.Now()); err != nil || n == 0 {
+					t.Errorf("%s: %d samples, %v: %s", title, n, err, query)
+				}
+			}
+			if asked < 5 {
+				t.Errorf("%d queries of the dashboard are of histograms", asked)
+			}
+		})
+	}
+}
+
+// exposes is the address of a worker's metrics, on which one request in five takes
+// a minute. Without native it speaks the text format, as an older one would.
+func exposes(t *testing.T, native bool) string {
+	t.Helper()
+	m := metrics.New(metrics.Build{})
+	tenant := m.Tenant("default")
+	h := metrics.Handler(m, nil)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tenant.Request(metrics.OutcomeAccepted, time.Minute)
+		for range 4 {
+			tenant.Request(metrics.OutcomeAccepted, time.Second)
+		}
+		m.GraphRequest(http.MethodPost, http.StatusNoContent, 300*time.Millisecond)
+		m.GraphRequest(http.MethodGet, http.StatusOK, 300*time.Millisecond)
+		if !native {
+			r.Header.Set("Accept", "text/plain;version=0.0.4")
+		}
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}

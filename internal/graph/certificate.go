@@ -1,0 +1,201 @@
+package graph
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/fips140"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"software.sslmate.com/src/go-pkcs12"
+
+	"passcode-worker/internal/setting"
+)
+
+// certificate is a certificate with what is needed to use it.
+type certificate struct {
+	// chain begins with the certificate of the key; each next one certifies the
+	// one before, as far as the file holds it.
+	chain []*x509.Certificate
+	key   *rsa.PrivateKey
+}
+
+// readCertificate reads a PEM or PFX file. Its errors say what is wrong with it
+// and what to do; they quote nothing of the file.
+func readCertificate(path, password string) (certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return certificate{}, err
+	}
+	var certs []*x509.Certificate
+	var key any
+	if isDER(data) {
+		certs, key, err = fromDER(path, data, password)
+	} else {
+		certs, key, err = fromPEM(path, data)
+	}
+	if err != nil {
+		return certificate{}, fmt.Errorf("%s: %w", path, err)
+	}
+	c, err := match(certs, key)
+	if err != nil {
+		return certificate{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// match puts certificates of any order, and one key, together.
+func match(certs []*x509.Certificate, key any) (certificate, error) {
+	const both = "give one file with the certificate and its private key"
+	switch {
+	case len(certs) == 0 && key == nil:
+		return certificate{}, errors.New("it holds neither a certificate nor a private key: " + both)
+	case len(certs) == 0:
+		return certificate{}, errors.New("it holds a private key, but no certificate: " + both)
+	case key == nil:
+		return certificate{}, errors.New("it holds a certificate, but no private key: " + both)
+	}
+	private, ok := key.(*rsa.PrivateKey)
+	if !ok {
+		return certificate{}, fmt.Errorf("its key is %s key: Entra takes RSA keys only, so make the certificate anew with one", keyName(key))
+	}
+	var leaf *x509.Certificate
+	var rest []*x509.Certificate
+	for _, c := range certs {
+		switch {
+		case !private.PublicKey.Equal(c.PublicKey):
+			rest = append(rest, c)
+		case leaf == nil || c.NotAfter.After(leaf.NotAfter): // renewed with the same key
+			leaf = c
+		}
+	}
+	if leaf == nil {
+		return certificate{}, errors.New("its private key belongs to none of its certificates: was only one of the two replaced?")
+	}
+	chain := []*x509.Certificate{leaf}
+	for {
+		last := chain[len(chain)-1]
+		i := slices.IndexFunc(rest, func(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, last.RawIssuer) })
+		if i < 0 {
+			break
+		}
+		chain, rest = append(chain, rest[i]), slices.Delete(rest, i, i+1)
+	}
+	return certificate{chain: append(chain, rest...), key: private}, nil
+}
+
+func keyName(key any) string {
+	switch key.(type) {
+	case *ecdsa.PrivateKey:
+		return "an EC"
+	case ed25519.PrivateKey:
+		return "an Ed25519"
+	}
+	return "another sort of"
+}
+
+// isDER reports whether a file is binary: a sequence of ASN.1, as PFX files are.
+func isDER(data []byte) bool {
+	return len(data) > 1 && data[0] == 0x30 && data[1]&0x80 != 0 && !bytes.Contains(data, []byte("-----BEGIN "))
+}
+
+func fromDER(path string, data []byte, password string) ([]*x509.Certificate, any, error) {
+	if certs, err := x509.ParseCertificates(data); err == nil {
+		return certs, nil, nil
+	}
+	if key, err := parseKey(data); err == nil {
+		return nil, key, nil
+	}
+	asPEM := fmt.Sprintf("openssl pkcs12 -in %s -out app.pem -nodes", path)
+	if fips140.Enforced() {
+		return nil, nil, fmt.Errorf("it looks like a PFX file, which is made with algorithms that FIPS 140 forbids: turn it into PEM by %s", asPEM)
+	}
+	key, leaf, more, err := pkcs12.DecodeChain(data, password)
+	switch {
+	case err == nil:
+		return append([]*x509.Certificate{leaf}, more...), key, nil
+	case errors.Is(err, pkcs12.ErrIncorrectPassword) && password == "":
+		return nil, nil, fmt.Errorf("it is a PFX file with a password: give it in AZURE_CLIENT_CERTIFICATE_PASSWORD, or turn the file into PEM by %s", asPEM)
+	case errors.Is(err, pkcs12.ErrIncorrectPassword):
+		return nil, nil, fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PASSWORD is not the password of this PFX file: see whether %s takes it", asPEM)
+	}
+	return nil, nil, fmt.Errorf("it is binary, and no PFX file with one key that can be read here: if it is one, turn it into PEM by %s", asPEM)
+}
+
+func fromPEM(path string, data []byte) (certs []*x509.Certificate, key any, err error) {
+	rest, err := setting.Lines(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	begun := bytes.Count(rest, []byte("-----BEGIN "))
+	encrypted := fmt.Errorf("its private key is encrypted: take the encryption off by openssl pkey -in %s -out key.pem, and put certificate and key into one file", path)
+	for n := 1; ; n++ {
+		block, next := pem.Decode(rest)
+		if block == nil {
+			if n <= begun {
+				return nil, nil, fmt.Errorf("%d of its %d PEM blocks are damaged: compare it with the original", begun-n+1, begun)
+			}
+			return certs, key, nil
+		}
+		rest = next
+		switch block.Type {
+		case "CERTIFICATE", "X509 CERTIFICATE":
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, nil, fmt.Errorf("PEM block %d is labelled a certificate and is none that can be read", n)
+			}
+			certs = append(certs, c)
+		case "ENCRYPTED PRIVATE KEY":
+			return nil, nil, encrypted
+		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
+			if block.Headers["DEK-Info"] != "" {
+				return nil, nil, encrypted
+			}
+			if key != nil {
+				return nil, nil, errors.New("it holds more than one private key: leave only that of the certificate")
+			}
+			if key, err = parseKey(block.Bytes); err != nil {
+				return nil, nil, fmt.Errorf("PEM block %d is labelled a private key and is none that can be read", n)
+			}
+		}
+	}
+}
+
+// parseKey reads a private key by what it is, not by its label: some tools write
+// a PKCS #1 key as PRIVATE KEY, others a PKCS #8 key as RSA PRIVATE KEY.
+func parseKey(der []byte) (any, error) {
+	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		return key, nil
+	}
+	if key, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return key, nil
+	}
+	return x509.ParseECPrivateKey(der)
+}
+
+// doubt says whether the time for which a certificate is made is over, has not
+// begun, or is about to end.
+func (c certificate) doubt(now time.Time) (detail, do string) {
+	leaf := c.chain[0]
+	const renew = "make a new one, add it to the application's registration, then replace the file; no restart is needed"
+	soon := min(certificateSoon, leaf.NotAfter.Sub(leaf.NotBefore)/10) // some live for hours only
+	switch {
+	case now.After(leaf.NotAfter):
+		return "the certificate ended at " + leaf.NotAfter.UTC().Format(time.RFC3339), renew
+	case now.Before(leaf.NotBefore):
+		return "the certificate begins at " + leaf.NotBefore.UTC().Format(time.RFC3339), "is the clock of this machine right?"
+	case now.Add(soon).After(leaf.NotAfter):
+		return "the certificate ends at " + leaf.NotAfter.UTC().Format(time.RFC3339), renew
+	}
+	return "", ""
+}
+
+// certificateSoon is how long before its end a certificate is warned of.
+const certificateSoon = 14 * 24 * time.Hour
