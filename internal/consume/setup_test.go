@@ -127,7 +127,7 @@ func TestSetup(t *testing.T) {
 func TestSetupLayout(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	if _, err := Setup(r.ctx, r.js, spec, Layout{Replicas: 1, Memory: true, Retention: time.Minute, MaxBytes: 1 << 20}); err != nil {
+	if _, err := Setup(r.ctx, r.js, spec, Layout{Replicas: 1, Memory: true, Retention: time.Minute, MaxBytes: Sizes{Requests: 1 << 20}}); err != nil {
 		t.Fatal(err)
 	}
 	want := contract()
@@ -170,7 +170,7 @@ func TestSetupKeeps(t *testing.T) {
 	}
 	compare(t, r.made(), set)
 
-	done, err = Setup(r.ctx, r.js, spec, Layout{Update: true, MaxBytes: 1 << 20})
+	done, err = Setup(r.ctx, r.js, spec, Layout{Update: true, MaxBytes: Sizes{Requests: 1 << 20}})
 	if err != nil || actions(done) != all("updated") {
 		t.Fatalf("%s, %v", actions(done), err)
 	}
@@ -216,7 +216,7 @@ func TestSetupAtOnce(t *testing.T) {
 	r := newRig(t)
 	var wg sync.WaitGroup
 	for i := range 8 {
-		layout := Layout{MaxBytes: int64(1+i%2) << 20} // they need not be of one mind
+		layout := Layout{MaxBytes: Sizes{Requests: int64(1+i%2) << 20}} // they need not be of one mind
 		wg.Go(func() {
 			if _, err := Setup(r.ctx, r.js, spec, layout); err != nil {
 				t.Error(err)
@@ -282,7 +282,9 @@ func TestCreate(t *testing.T) {
 		"no cluster":                    {Layout{}, []error{code(10074), nil}, "created", 1, ""},
 		"no cluster, and refused":       {Layout{}, []error{code(10074), code(10047)}, "", 1, "10047"},
 		"no cluster, three asked for":   {Layout{Replicas: 3}, []error{code(10074)}, "", 3, "10074"},
-		"too few peers":                 {Layout{}, []error{code(10005)}, "", 3, "ask for fewer replicas"},
+		"too few peers":                 {Layout{}, []error{code(10005)}, "", 3, "10005"},
+		"no tier of three":              {Layout{}, []error{code(10120), nil}, "created", 1, ""},
+		"no tier of what is asked for":  {Layout{Replicas: 3}, []error{code(10120)}, "", 3, "10120"},
 		"another was faster":            {Layout{}, []error{taken}, "exists", 3, ""},
 		"another was faster in the end": {Layout{}, []error{code(10074), taken}, "exists", 1, ""},
 	} {
@@ -351,7 +353,7 @@ func TestStatus(t *testing.T) {
 func TestDiscardNew(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.setup(Layout{Memory: true, MaxBytes: 2048})
+	r.setup(Layout{Memory: true, MaxBytes: Sizes{Requests: 2048}})
 	var err error
 	n := 0
 	for ; err == nil && n < 100; n++ {

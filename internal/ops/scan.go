@@ -81,7 +81,7 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 		if err := sub.SetPendingLimits(-1, -1); err != nil {
 			return err
 		}
-		if err := t.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+		if err := t.nc.PublishRequest(t.api("DIRECT.GET."+stream), inbox, body); err != nil {
 			return err
 		}
 		last := uint64(0)
@@ -166,7 +166,7 @@ func (t *Tools) current(ctx context.Context, stream string, sequence uint64) (*s
 	}
 	err := t.insist(ctx, func(ctx context.Context) error {
 		answer.Error, answer.Message = nil, nil
-		m, err := t.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, fmt.Appendf(nil, `{"seq":%d}`, sequence))
+		m, err := t.nc.RequestWithContext(ctx, t.api("STREAM.MSG.GET."+stream), fmt.Appendf(nil, `{"seq":%d}`, sequence))
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,429 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/natstest"
+)
+
+// everyTool are the commands that connect, beside run and check.
+var everyTool = [][]string{
+	{"setup"}, {"status"}, {"dead", "list"}, {"pause"}, {"resume"}, {"send", "--device", graphsim.GoodDevice(9), "--id", "T9"},
+}
+
+// tlsServer is a server that wants TLS, and the file of its authority.
+func tlsServer(t *testing.T, first bool) (url, ca string) {
+	t.Helper()
+	p := newPair(t)
+	both, err := tls.X509KeyPair([]byte(p.cert), []byte(p.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startNATS(t, server.Options{TLS: true, TLSHandshakeFirst: first, TLSTimeout: 2,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{both}, MinVersion: tls.VersionTLS12}})
+	_, host, _ := strings.Cut(s.URL(), "://")
+	return "nats://" + host, write(t, "ca.pem", p.cert)
+}
+
+func TestTLSFirst(t *testing.T) {
+	t.Parallel()
+	w := newGraph(t, graphsim.Config{})
+	var ca string
+	w.url, ca = tlsServer(t, true)
+	env := w.env("NATS_CA", ca, "NATS_TLS_FIRST", "true")
+	for _, args := range everyTool {
+		if r := runFor(t, env, args...); r.code != exitDone {
+			t.Errorf("%q: status %d\n%s%s", args, r.code, r.out, r.err)
+		}
+	}
+	runCheck(t, env, exitDone).is(t, "NATS", "ok", "")
+	p := launch(t, env, "run")
+	p.awaitReady()
+	await(t, "the reset", func() bool { return w.sim.Resets(graphsim.GoodDevice(9)) == 1 })
+	p.stop()
+
+	// Without the variable the error names it, at once and in the log.
+	without := with(env, "NATS_TLS_FIRST", "")
+	r := runFor(t, without, "status")
+	if r.code != exitFailed || !strings.Contains(r.err, "NATS_TLS_FIRST=true") {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+	runCheck(t, without, exitFailed).is(t, "NATS", "failed", "NATS_TLS_FIRST=true")
+	p = launch(t, without, "run")
+	await(t, "the log to name the variable", func() bool { return strings.Contains(p.err.String(), "NATS_TLS_FIRST=true") })
+	p.stop()
+
+	// And where the server is not one of those.
+	url, ca := tlsServer(t, false)
+	r = runFor(t, map[string]string{"NATS_URL": url, "NATS_CA": ca, "NATS_TLS_FIRST": "true"}, "status")
+	if r.code != exitFailed || !strings.Contains(r.err, "leave NATS_TLS_FIRST out") {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+}
+
+// TestSlowLink holds back what the server says first.
+func TestSlowLink(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	proxy, err := natstest.StartProxy(w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	proxy.DelayFirst(2500 * time.Millisecond)
+	env := w.env("NATS_URL", proxy.URL())
+	if r := runFor(t, env, "setup"); r.code != exitDone {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+	p := launch(t, env, "run")
+	p.awaitReady()
+	p.stop()
+	r := runFor(t, with(env, "NATS_TIMEOUT", "500ms"), "status")
+	if r.code != exitFailed || !strings.Contains(r.err, "NATS_TIMEOUT") {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+	proxy.DelayFirst(6 * time.Second)
+	if r := runFor(t, with(env, "NATS_TIMEOUT", "9s"), "status"); r.code != exitDone {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+}
+
+// TestInboxPrefix lets the user listen to its own inboxes only.
+func TestInboxPrefix(t *testing.T) {
+	t.Parallel()
+	const inbox = "_INBOX_worker-default"
+	w := newGraph(t, graphsim.Config{})
+	w.url = startNATS(t, server.Options{Users: []*server.User{
+		{Username: "worker", Password: "pw", Permissions: &server.Permissions{
+			Subscribe: &server.SubjectPermission{Allow: []string{inbox + ".>", "passcode.reset.status.>"}},
+		}},
+	}}).URL()
+	env := w.env("NATS_USER", "worker", "NATS_PASSWORD", "pw", "NATS_INBOX_PREFIX", inbox)
+	for _, args := range everyTool {
+		if r := runFor(t, env, args...); r.code != exitDone {
+			t.Errorf("%q: status %d\n%s%s", args, r.code, r.out, r.err)
+		}
+	}
+	runCheck(t, env, exitDone).is(t, "right to subscribe to "+inbox+".>", "ok", "granted")
+	p := launch(t, env, "run")
+	p.awaitReady()
+	await(t, "the reset", func() bool { return w.sim.Resets(graphsim.GoodDevice(9)) == 1 })
+	p.stop()
+	for _, said := range []string{p.err.String()} {
+		if strings.Contains(said, "Permissions Violation") {
+			t.Errorf("something was not allowed:\n%s", said)
+		}
+	}
+	// A prefix that is not allowed is named.
+	other := with(env, "NATS_INBOX_PREFIX", "_INBOX_other")
+	runCheck(t, other, exitFailed).is(t, "right to subscribe to _INBOX_other.>", "failed", "_INBOX_other")
+	if r := runFor(t, other, "status"); r.code != exitFailed || !strings.Contains(r.err, "may not subscribe to _INBOX_other.>") {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+}
+
+// TestJWTWithoutFile logs in to a server in operator mode.
+func TestJWTWithoutFile(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t, nil)
+	env := map[string]string{"NATS_URL": o.url, "NATS_JWT": o.jwt, "NATS_SEED": o.seed}
+	for _, args := range everyTool {
+		if r := runFor(t, env, args...); r.code != exitDone || strings.Contains(r.out+r.err, o.seed) {
+			t.Errorf("%q: status %d\n%s%s", args, r.code, r.out, r.err)
+		}
+	}
+	if r := runFor(t, with(env, "NATS_SEED", ""), "status"); r.code != exitFailed {
+		t.Errorf("without the seed: status %d\n%s", r.code, r.err)
+	}
+}
+
+// operator is a server in operator mode, and a user of its account.
+type operator struct{ url, jwt, seed string }
+
+// newOperator runs a server whose account has the given limits of JetStream; nil:
+// none.
+func newOperator(t *testing.T, tiers jwt.JetStreamTieredLimits) operator {
+	t.Helper()
+	pair := func(kp nkeys.KeyPair, err error) (nkeys.KeyPair, string) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := kp.PublicKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return kp, public
+	}
+	signed := func(c interface {
+		Encode(nkeys.KeyPair) (string, error)
+	}, by nkeys.KeyPair) string {
+		t.Helper()
+		s, err := c.Encode(by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	op, opID := pair(nkeys.CreateOperator())
+	sys, sysID := pair(nkeys.CreateAccount())
+	account, accountID := pair(nkeys.CreateAccount())
+	user, userID := pair(nkeys.CreateUser())
+	operatorClaims := jwt.NewOperatorClaims(opID)
+	operatorClaims.SystemAccount = sysID
+	claims := jwt.NewAccountClaims(accountID)
+	if claims.Limits.JetStreamLimits = (jwt.JetStreamLimits{DiskStorage: 1 << 30, MemoryStorage: 1 << 30}); tiers != nil {
+		claims.Limits.JetStreamLimits, claims.Limits.JetStreamTieredLimits = jwt.JetStreamLimits{}, tiers
+	}
+	resolver := &server.MemAccResolver{}
+	for id, token := range map[string]string{sysID: signed(jwt.NewAccountClaims(sysID), op), accountID: signed(claims, op)} {
+		if err := resolver.Store(id, token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	trusted, err := jwt.DecodeOperatorClaims(signed(operatorClaims, op))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startNATS(t, server.Options{TrustedOperators: []*jwt.OperatorClaims{trusted}, AccountResolver: resolver, SystemAccount: sysID})
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = sys
+	return operator{s.URL(), signed(jwt.NewUserClaims(userID), account), string(seed)}
+}
+
+// TestContext takes everything from a saved context of the nats tool.
+func TestContext(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t, nil)
+	plain := startNATS(t, server.Options{Username: "jo", Password: "p@ss"})
+	home := t.TempDir()
+	save := func(dir, name, text string) {
+		t.Helper()
+		dir = filepath.Join(dir, "nats", "context")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config := filepath.Join(home, ".config")
+	// As `nats context save` writes it.
+	save(config, "jwt", fmt.Sprintf(`{"description":"","url":%q,"socks_proxy":"","token":"","user":"","password":"","creds":"","nkey":"","cert":"","key":"","ca":"","nsc":"",`+
+		`"jetstream_domain":"","jetstream_api_prefix":"","jetstream_event_prefix":"","inbox_prefix":"_INBOX_c","user_jwt":%q,"user_seed":%q,"color_scheme":"","tls_first":false}`, o.url, o.jwt, o.seed))
+	save(config, "jo", fmt.Sprintf(`{"url":%q,"user":"jo","password":"p@ss"}`, plain.URL()))
+	save(config, "wrong", fmt.Sprintf(`{"url":%q,"user":"jo","password":"hunter2"}`, plain.URL()))
+	save(config, "proxy", `{"url":"nats://127.0.0.1:1","socks_proxy":"socks5://127.0.0.1:1"}`)
+	save(config, "vault", `{"url":"nats://127.0.0.1:1","user":"jo","password":"op://vault/hunter2"}`)
+	save(config, "broken", `{"url":`)
+	if err := os.WriteFile(filepath.Join(config, "nats", "context.txt"), []byte("jo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := t.TempDir()
+	save(elsewhere, "jo", fmt.Sprintf(`{"url":%q,"user":"jo","password":"p@ss"}`, plain.URL()))
+	env := map[string]string{"HOME": home}
+	for _, args := range everyTool {
+		for _, name := range []string{"jwt", "jo"} {
+			if r := runFor(t, with(env, "NATS_CONTEXT", name), args...); r.code != exitDone {
+				t.Errorf("%s, %q: status %d\n%s%s", name, args, r.code, r.out, r.err)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		env  map[string]string
+		code int
+		says string
+	}{
+		"elsewhere":                  {map[string]string{"XDG_CONFIG_HOME": elsewhere, "NATS_CONTEXT": "jo"}, exitDone, ""},
+		"password before it":         {with(env, "NATS_CONTEXT", "wrong", "NATS_PASSWORD", "p@ss"), exitDone, ""},
+		"address before it":          {with(env, "NATS_CONTEXT", "jo", "NATS_URL", "nats://127.0.0.1:1"), exitFailed, "connect to 127.0.0.1:1"},
+		"the usual address before":   {with(env, "NATS_CONTEXT", "jo", "NATS_URL", "nats://127.0.0.1:4222"), exitFailed, "127.0.0.1:4222"},
+		"a login before it":          {with(env, "NATS_CONTEXT", "jo", "NATS_JWT", o.jwt, "NATS_SEED", o.seed, "NATS_URL", o.url), exitDone, ""},
+		"a selected one is not used": {with(env, "NATS_URL", plain.URL()), exitFailed, "Authorization Violation"},
+		"unknown":                    {with(env, "NATS_CONTEXT", "none"), exitUsage, "NATS_CONTEXT: it cannot be read"},
+		"a path":                     {with(env, "NATS_CONTEXT", "../jo"), exitUsage, `NATS_CONTEXT: "../jo" is not the name of a context`},
+		"broken":                     {with(env, "NATS_CONTEXT", "broken"), exitUsage, "is not a context as the nats tool saves it"},
+		"proxy":                      {with(env, "NATS_CONTEXT", "proxy"), exitUsage, "socks_proxy"},
+		"vault":                      {with(env, "NATS_CONTEXT", "vault"), exitUsage, "refers to password by an address"},
+	} {
+		r := runFor(t, c.env, "status")
+		if r.code != c.code || !strings.Contains(r.err, c.says) || strings.Contains(r.err, "hunter2") {
+			t.Errorf("%s: status %d\n%s", name, r.code, r.err)
+		}
+	}
+}
+
+// hubAndLeaf are two servers with JetStream of their own, and a Graph.
+func hubAndLeaf(t *testing.T) (w *world, hub, leaf string) {
+	t.Helper()
+	h, l, err := natstest.StartLeaf(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Stop)
+	t.Cleanup(l.Stop)
+	w = newGraph(t, graphsim.Config{})
+	w.js = connect(t, h.URL())
+	return w, h.URL(), l.URL()
+}
+
+// streamsAt are the streams on a server.
+func streamsAt(t *testing.T, url string) (names []string) {
+	t.Helper()
+	js := connect(t, url)
+	for name := range js.StreamNames(t.Context()).Name() {
+		names = append(names, name)
+	}
+	return names
+}
+
+// TestDomain works through a leaf node with what is on its hub.
+func TestDomain(t *testing.T) {
+	t.Parallel()
+	w, hub, leaf := hubAndLeaf(t)
+	env := w.env("NATS_URL", leaf, "NATS_JS_DOMAIN", "hub")
+	for _, args := range everyTool {
+		if r := runFor(t, env, args...); r.code != exitDone {
+			t.Errorf("%q: status %d\n%s%s", args, r.code, r.out, r.err)
+		}
+	}
+	check := runCheck(t, env, exitDone)
+	check.is(t, "streams that take requests", "ok", "PASSCODE_RESETS")
+	check.is(t, "right to publish to $JS.hub.API.$KV.passcode-resets.default.>", "ok", "granted")
+	p := launch(t, env, "run")
+	p.awaitReady()
+	w.publish(body("T1", graphsim.GoodDevice(1)), nil)
+	w.publish("nonsense", nil)
+	w.awaitEmpty()
+	if n := w.sim.Resets(graphsim.GoodDevice(1)); n != 1 || w.records()["T1"].State != "accepted" {
+		t.Errorf("%d resets, %v", n, w.records())
+	}
+	p.stop()
+	if found := streamsAt(t, leaf); len(found) > 0 {
+		t.Errorf("on the leaf: %q", found)
+	}
+	// Every tool that reads or changes what is there.
+	id := fmt.Sprintf("PASSCODE_RESETS-%d", 3)
+	for args, want := range map[string]string{"status T1": "accepted", "dead list": "invalid_request", "dead show " + id: "nonsense", "dead remove " + id: ""} {
+		if r := runFor(t, env, strings.Fields(args)...); r.code != exitDone || !strings.Contains(r.out, want) {
+			t.Errorf("%s: status %d\n%s%s", args, r.code, r.out, r.err)
+		}
+	}
+	_ = hub
+}
+
+// TestSecondDomain keeps a worker at a leaf node from making streams for what the
+// hub stores already.
+func TestSecondDomain(t *testing.T) {
+	t.Parallel()
+	w, hub, leaf := hubAndLeaf(t)
+	a := launch(t, w.env("NATS_URL", hub), "run")
+	a.awaitReady()
+	b := launch(t, w.env("NATS_URL", leaf), "run")
+	await(t, "the log to name the variable", func() bool { return strings.Contains(b.err.String(), "NATS_JS_DOMAIN") })
+	if r := runFor(t, map[string]string{"NATS_URL": leaf}, "setup"); r.code != exitFailed || !strings.Contains(r.err, "NATS_JS_DOMAIN") {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+	runCheck(t, w.env("NATS_URL", leaf), exitFailed).is(t, "streams that take requests", "failed", "PASSCODE_RESETS")
+	connect(t, leaf) // whoever publishes there reaches the hub
+	if r := runFor(t, map[string]string{"NATS_URL": leaf}, "send", "--device", graphsim.GoodDevice(1), "--id", "T1"); r.code != exitDone {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+	w.awaitEmpty()
+	if n := w.sim.Resets(graphsim.GoodDevice(1)); n != 1 {
+		t.Errorf("%d resets", n)
+	}
+	if code, _ := b.get("/readyz"); code == http.StatusOK {
+		t.Error("the worker at the leaf node is ready")
+	}
+	if found := streamsAt(t, leaf); len(found) > 0 {
+		t.Errorf("on the leaf: %q", found)
+	}
+	a.stop()
+	b.stop()
+}
+
+// TestTwoDomains finds what an earlier version let be made.
+func TestTwoDomains(t *testing.T) {
+	t.Parallel()
+	w, hub, leaf := hubAndLeaf(t)
+	w.setUp()
+	for _, cfg := range []jetstream.StreamConfig{{Name: names.Stream, Subjects: []string{"passcode.reset.requests.*"}, Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew},
+		{Name: names.DeadStream, Subjects: []string{"passcode.reset.dead.*"}}} {
+		if _, err := connect(t, leaf).CreateStream(w.ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for where, env := range map[string]map[string]string{
+		"of another domain or account": w.env("NATS_URL", hub),
+		"of the domain leaf":           w.env("NATS_URL", leaf, "NATS_JS_DOMAIN", "hub"),
+	} {
+		check := runCheck(t, env, exitDone)
+		check.is(t, "streams that take requests", "warning", "stream PASSCODE_RESETS "+where)
+		check.is(t, "streams that take dead letters", "warning", "stream PASSCODE_RESETS_DEAD "+where)
+	}
+	p := launch(t, w.env("NATS_URL", hub), "run")
+	await(t, "the log to name the other stream", func() bool { return strings.Contains(p.err.String(), "of another JetStream domain or account") })
+	p.stop()
+
+	// The nearest answers first, and it is not the one that is meant.
+	r := runFor(t, map[string]string{"NATS_URL": leaf, "NATS_JS_DOMAIN": "hub"}, "send", "--device", graphsim.GoodDevice(1), "--id", "T1")
+	if r.code != exitFailed || !strings.Contains(r.err, `of the domain "leaf"`) {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
+}
+
+// TestFIPS works with nothing but approved cryptography.
+func TestFIPS(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string][]string{
+		"secret":      nil,
+		"certificate": {"AZURE_CLIENT_SECRET", "", "AZURE_CLIENT_CERTIFICATE_PATH", "cert"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newGraph(t, graphsim.Config{})
+			var ca string
+			w.url, ca = tlsServer(t, false)
+			env := with(w.env(change...), "NATS_URL", strings.Replace(w.url, "nats://", "tls://", 1), "NATS_CA", ca, "GODEBUG", "fips140=only")
+			if name == "certificate" {
+				p := newPair(t)
+				env["AZURE_CLIENT_CERTIFICATE_PATH"] = write(t, "entra.pem", p.cert+p.key)
+			}
+			if r := runFor(t, env, "setup"); r.code != exitDone {
+				t.Fatalf("status %d\n%s", r.code, r.err)
+			}
+			p := launch(t, env, "run")
+			p.awaitReady()
+			if r := runFor(t, env, "send", "--device", graphsim.GoodDevice(1), "--id", "T1", "--wait"); r.code != exitDone {
+				t.Errorf("status %d\n%s", r.code, r.err)
+			}
+			p.stop()
+			runCheck(t, env, exitDone)
+		})
+	}
+	for _, url := range []string{"ws://127.0.0.1:1", "wss://127.0.0.1:1"} {
+		for _, args := range append(everyTool, []string{"run"}, []string{"check"}) {
+			r := runFor(t, map[string]string{"NATS_URL": url, "GODEBUG": "fips140=only"}, args...)
+			if r.code != exitUsage || !strings.Contains(r.err, "NATS_URL: ws and wss are not possible under GODEBUG=fips140=only") {
+				t.Errorf("%s, %q: status %d\n%s", url, args, r.code, r.err)
+			}
+		}
+	}
+}
