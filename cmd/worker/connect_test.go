@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
@@ -122,10 +123,8 @@ func TestInboxPrefix(t *testing.T) {
 	p.awaitReady()
 	await(t, "the reset", func() bool { return w.sim.Resets(graphsim.GoodDevice(9)) == 1 })
 	p.stop()
-	for _, said := range []string{p.err.String()} {
-		if strings.Contains(said, "Permissions Violation") {
-			t.Errorf("something was not allowed:\n%s", said)
-		}
+	if strings.Contains(p.err.String(), "Permissions Violation") {
+		t.Error("something was not allowed")
 	}
 	// A prefix that is not allowed is named.
 	other := with(env, "NATS_INBOX_PREFIX", "_INBOX_other")
@@ -179,7 +178,7 @@ func newOperator(t *testing.T, tiers jwt.JetStreamTieredLimits) operator {
 		return s
 	}
 	op, opID := pair(nkeys.CreateOperator())
-	sys, sysID := pair(nkeys.CreateAccount())
+	_, sysID := pair(nkeys.CreateAccount())
 	account, accountID := pair(nkeys.CreateAccount())
 	user, userID := pair(nkeys.CreateUser())
 	operatorClaims := jwt.NewOperatorClaims(opID)
@@ -203,7 +202,6 @@ func newOperator(t *testing.T, tiers jwt.JetStreamTieredLimits) operator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = sys
 	return operator{s.URL(), signed(jwt.NewUserClaims(userID), account), string(seed)}
 }
 
@@ -296,7 +294,7 @@ func streamsAt(t *testing.T, url string) (names []string) {
 // TestDomain works through a leaf node with what is on its hub.
 func TestDomain(t *testing.T) {
 	t.Parallel()
-	w, hub, leaf := hubAndLeaf(t)
+	w, _, leaf := hubAndLeaf(t)
 	env := w.env("NATS_URL", leaf, "NATS_JS_DOMAIN", "hub")
 	for _, args := range everyTool {
 		if r := runFor(t, env, args...); r.code != exitDone {
@@ -320,12 +318,14 @@ func TestDomain(t *testing.T) {
 	}
 	// Every tool that reads or changes what is there.
 	id := fmt.Sprintf("PASSCODE_RESETS-%d", 3)
-	for args, want := range map[string]string{"status T1": "accepted", "dead list": "invalid_request", "dead show " + id: "nonsense", "dead remove " + id: ""} {
-		if r := runFor(t, env, strings.Fields(args)...); r.code != exitDone || !strings.Contains(r.out, want) {
-			t.Errorf("%s: status %d\n%s%s", args, r.code, r.out, r.err)
+	for _, c := range [][2]string{{"status T1", "accepted"}, {"dead list", "invalid_request"}, {"dead show " + id, "nonsense"}, {"dead remove " + id, ""}} {
+		if r := runFor(t, env, strings.Fields(c[0])...); r.code != exitDone || !strings.Contains(r.out, c[1]) {
+			t.Errorf("%s: status %d\n%s%s", c[0], r.code, r.out, r.err)
 		}
 	}
-	_ = hub
+	if n := w.stream(names.DeadStream).State.Msgs; n != 0 {
+		t.Errorf("%d letters are left", n)
+	}
 }
 
 // TestSecondDomain keeps a worker at a leaf node from making streams for what the
@@ -341,7 +341,7 @@ func TestSecondDomain(t *testing.T) {
 		t.Errorf("status %d\n%s", r.code, r.err)
 	}
 	runCheck(t, w.env("NATS_URL", leaf), exitFailed).is(t, "streams that take requests", "failed", "PASSCODE_RESETS")
-	connect(t, leaf) // whoever publishes there reaches the hub
+	// Whoever publishes at the leaf node reaches the hub.
 	if r := runFor(t, map[string]string{"NATS_URL": leaf}, "send", "--device", graphsim.GoodDevice(1), "--id", "T1"); r.code != exitDone {
 		t.Errorf("status %d\n%s", r.code, r.err)
 	}
@@ -398,13 +398,13 @@ func TestFIPS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newGraph(t, graphsim.Config{})
+			entra := newPair(t)
+			w := newGraph(t, graphsim.Config{ClientCert: entra.leaf})
 			var ca string
 			w.url, ca = tlsServer(t, false)
 			env := with(w.env(change...), "NATS_URL", strings.Replace(w.url, "nats://", "tls://", 1), "NATS_CA", ca, "GODEBUG", "fips140=only")
 			if name == "certificate" {
-				p := newPair(t)
-				env["AZURE_CLIENT_CERTIFICATE_PATH"] = write(t, "entra.pem", p.cert+p.key)
+				env["AZURE_CLIENT_CERTIFICATE_PATH"] = write(t, "entra.pem", entra.cert+entra.key)
 			}
 			if r := runFor(t, env, "setup"); r.code != exitDone {
 				t.Fatalf("status %d\n%s", r.code, r.err)
@@ -426,4 +426,145 @@ func TestFIPS(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestOtherAccount works with JetStream that another account exports, under a
+// prefix.
+func TestOtherAccount(t *testing.T) {
+	t.Parallel()
+	w := newGraph(t, graphsim.Config{})
+	w.url = startConfigured(t, `
+accounts {
+  OWNER {
+    jetstream: enabled
+    users: [{user: owner, password: pw}]
+    exports: [
+      {service: "$JS.API.>", response_type: stream}, {service: "$JS.ACK.>"}, {service: "$KV.>"}
+      {service: "passcode.reset.>"}
+    ]
+  }
+  WORKER {
+    users: [{user: worker, password: pw}]
+    imports: [
+      {service: {account: OWNER, subject: "$JS.API.INFO"}, to: "JS.owner.INFO"}
+      {service: {account: OWNER, subject: "$JS.API.STREAM.>"}, to: "JS.owner.STREAM.>"}
+      {service: {account: OWNER, subject: "$JS.API.CONSUMER.>"}, to: "JS.owner.CONSUMER.>"}
+      {service: {account: OWNER, subject: "$JS.API.DIRECT.>"}, to: "JS.owner.DIRECT.>"}
+      {service: {account: OWNER, subject: "$KV.>"}, to: "JS.owner.$KV.>"}
+      {service: {account: OWNER, subject: "$JS.ACK.>"}}
+      {service: {account: OWNER, subject: "passcode.reset.>"}}
+    ]
+  }
+}`)
+	w.js = connect(t, w.url, nats.UserInfo("owner", "pw"))
+	env := w.env("NATS_USER", "worker", "NATS_PASSWORD", "pw", "NATS_JS_API_PREFIX", "JS.owner")
+	for _, args := range everyTool {
+		if r := runFor(t, env, args...); r.code != exitDone {
+			t.Errorf("%q: status %d\n%s%s", args, r.code, r.out, r.err)
+		}
+	}
+	runCheck(t, env, exitDone).is(t, "right to publish to JS.owner.$KV.passcode-resets.default.>", "ok", "granted")
+	p := launch(t, env, "run")
+	p.awaitReady()
+	w.publish("nonsense", nil)
+	w.awaitEmpty()
+	if n, letters := w.sim.Resets(graphsim.GoodDevice(9)), w.stream(names.DeadStream).State.Msgs; n != 1 || letters != 1 || w.records()["T9"].State != "accepted" {
+		t.Errorf("%d resets, %d letters, %v", n, letters, w.records())
+	}
+	p.stop()
+}
+
+// startConfigured runs a server with a configuration of its own.
+func startConfigured(t *testing.T, config string) (url string) {
+	t.Helper()
+	opts, err := server.ProcessConfigFile(write(t, "nats.conf", config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startNATS(t, *opts).URL()
+}
+
+// TestLimitedAccounts sets up where the account demands or forbids something: each
+// refusal names what cures it, and with that all is made.
+func TestLimitedAccounts(t *testing.T) {
+	t.Parallel()
+	limited := func(limits string) string {
+		return startConfigured(t, `accounts {A {users: [{user: w, password: w}], jetstream: {`+limits+`}}}`)
+	}
+	env := func(url string) map[string]string {
+		return map[string]string{"NATS_URL": url, "NATS_USER": "w", "NATS_PASSWORD": "w"}
+	}
+	tiered := func(tiers jwt.JetStreamTieredLimits) map[string]string {
+		o := newOperator(t, tiers)
+		return map[string]string{"NATS_URL": o.url, "NATS_JWT": o.jwt, "NATS_SEED": o.seed}
+	}
+	all := []string{"stream PASSCODE_RESETS:", "stream PASSCODE_RESETS_DEAD:", "bucket passcode-resets:", "bucket passcode-resets-state:"}
+	for name, c := range map[string]struct {
+		env  map[string]string
+		args string // without the cure
+		says []string
+		cure string // arguments; empty: none of setup's
+	}{
+		"max bytes required": {env(limited("max_file: 10GB, max_bytes_required: true")), "",
+			append(all, "err_code=10113", "--max-bytes N", "--max-bytes-state N"), "--max-bytes=1073741824"},
+		"max bytes of each": {env(limited("max_file: 10GB, max_bytes_required: true")), "--max-bytes-requests=1000000 --max-bytes-dead=1000000 --max-bytes-records=1000000",
+			[]string{"key-value bucket passcode-resets-state: ", "--max-bytes-state N"}, "--max-bytes-state=1000000"},
+		"a stream too large": {env(limited("max_file: 10GB, max_bytes_required: true, store_max_stream_bytes: 1MB")), "--max-bytes=2000000",
+			[]string{"err_code=10122", "max_stream_bytes"}, "--max-bytes=1000000"},
+		"too little storage": {env(limited("max_file: 4MB, max_bytes_required: true")), "--max-bytes=2000000",
+			[]string{"err_code=10047", "bucket passcode-resets:", "--max-bytes-records N with less"}, "--max-bytes=1000000 --update"},
+		"acks pending": {env(limited("max_file: 1GB, max_ack_pending: 100")), "",
+			[]string{"consumer worker-default:", "err_code=10121", "limit of 100", "--max-ack-pending N"}, "--max-ack-pending=100"},
+		"replicas without a cluster": {env(limited("max_file: 1GB")), "--replicas=3", append(all, "err_code=10074", "--replicas 1"), "--replicas=1"},
+		"a tier of one only": {tiered(jwt.JetStreamTieredLimits{"R1": {DiskStorage: 1 << 30, MemoryStorage: 1 << 20}}), "--replicas=3",
+			append(all, "err_code=10120", "--replicas N", "tiers"), ""},
+		"memory not granted": {tiered(jwt.JetStreamTieredLimits{"R1": {DiskStorage: 1 << 30}}), "--storage=memory --max-bytes=1000000",
+			[]string{"err_code=", "--storage"}, "--storage=file"},
+		"streams":   {env(limited("max_file: 1GB, max_streams: 3")), "", []string{"bucket passcode-resets-state:", "err_code=10027", "max_streams"}, ""},
+		"consumers": {env(limited("max_file: 1GB, max_consumers: 1")), "--tenants-file=" + write(t, "tenants.yaml", "- {name: a, tenantId: contoso.com}\n- {name: b, tenantId: fabrikam.com}\n"), []string{"consumer worker-b:", "err_code=10026", "max_consumers"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := runFor(t, c.env, append([]string{"setup"}, strings.Fields(c.args)...)...)
+			if r.code != exitFailed {
+				t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
+			}
+			for _, says := range c.says {
+				if !strings.Contains(r.err, says) {
+					t.Errorf("nothing about %q in\n%s", says, r.err)
+				}
+			}
+			if strings.Contains(r.err, "SIZE") {
+				t.Error(r.err)
+			}
+			if c.cure != "" {
+				r := runFor(t, c.env, append([]string{"setup"}, strings.Fields(c.args+" "+c.cure)...)...)
+				if r.code != exitDone || strings.Count(r.out, "\n") != 5 {
+					t.Errorf("%s: status %d\n%s%s", c.cure, r.code, r.out, r.err)
+				}
+			}
+		})
+	}
+	t.Run("tier of one by itself", func(t *testing.T) {
+		t.Parallel()
+		for _, tier := range []string{"R1"} {
+			r := runFor(t, tiered(jwt.JetStreamTieredLimits{tier: {DiskStorage: 1 << 30, MemoryStorage: 1 << 20}}), "setup")
+			if r.code != exitDone || r.out != made("created ") {
+				t.Errorf("%s: status %d\n%s%s", tier, r.code, r.out, r.err)
+			}
+		}
+	})
+	t.Run("run", func(t *testing.T) {
+		t.Parallel()
+		w := newGraph(t, graphsim.Config{})
+		w.url = limited("max_file: 10GB, max_bytes_required: true")
+		env := w.env("NATS_USER", "w", "NATS_PASSWORD", "w")
+		p := launch(t, env, "run")
+		await(t, "the log to name the flag", func() bool { return strings.Contains(p.err.String(), "worker setup --max-bytes N") })
+		if r := runFor(t, env, "setup", "--max-bytes=1000000"); r.code != exitDone {
+			t.Errorf("status %d\n%s", r.code, r.err)
+		}
+		p.awaitReady()
+		p.stop()
+	})
 }

@@ -155,7 +155,9 @@ const rivalsWait = time.Second
 func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) {
 	n := c.cfg.Tenants[0].Names
 	for _, t := range []struct{ what, subject, own, do string }{
-		{"streams that take requests", n.Filter(), n.Stream, "each request would be done twice: take the subject from one of them"},
+		{"streams that take requests", n.Filter(), n.Stream,
+			"with a worker at each every request would be done twice, and where the streams have the same name, an acknowledgement of one reaches the other, too, " +
+				"so that a request can be lost: take the subject from one of them"},
 		{"streams that take dead letters", n.Dead(), n.DeadStream, "see which of the two installations is meant, and take the subject from the other"},
 	} {
 		found, err := consume.Takers(ctx, nc, t.subject, rivalsWait, 0)

@@ -8,11 +8,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Error codes of a server that cannot place replicas: it is not clustered, or the
-// account has no limits for so many. Source: nats-server, server/errors.json.
+// Error codes of a server that cannot place replicas: it is not clustered, the
+// account has no limits for so many, or the sizes of all are too much. Source:
+// nats-server, server/errors.json.
 const (
 	errNoReplicas jetstream.ErrorCode = 10074
 	errNoTier     jetstream.ErrorCode = 10120
+	errNoStorage  jetstream.ErrorCode = 10047
+	errNoMemory   jetstream.ErrorCode = 10028
 )
 
 // cures tell, for each way in which a server refuses what setup asks for, what
@@ -24,8 +27,8 @@ func cures() map[jetstream.ErrorCode]string {
 		10113: "the account demands a size for each stream: worker setup --max-bytes N gives one to all, SIZE N to this one",
 		10122: "the account takes no stream so large: worker setup SIZE N with no more than its max_stream_bytes",
 		10002: "the account has too little storage for it; each replica counts: worker setup SIZE N with less, --replicas 1, or more storage for the account",
-		10047: "the servers have too little storage for it: worker setup SIZE N with less, or more max_file_store on the servers",
-		10028: "the servers have too little memory for it: worker setup SIZE N with less, or --storage file",
+		10047: "the account (max_file) or the servers (max_file_store) have too little storage left for it, and each replica counts: worker setup SIZE N with less, --replicas 1, or more storage",
+		10028: "the account (max_mem) or the servers (max_memory_store) have too little memory left for it: worker setup SIZE N with less, or --storage file",
 		10023: "the servers have too little left for it: worker setup SIZE N with less, --replicas 1, or more storage on the servers",
 		// Replicas.
 		10074: "the server is not part of a cluster: worker setup --replicas 1",

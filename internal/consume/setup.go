@@ -251,7 +251,7 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.Str
 		if err := alone(ctx, js, subject); err != nil {
 			return "", err
 		}
-		return create(l, &cfg.Replicas, jetstream.ErrStreamNameAlreadyInUse, func() error {
+		return create(l, single(js), &cfg.Replicas, jetstream.ErrStreamNameAlreadyInUse, func() error {
 			_, err := js.CreateStream(ctx, cfg)
 			return err
 		})
@@ -275,7 +275,7 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.Str
 func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, l Layout) (string, error) {
 	existing, err := js.Stream(ctx, "KV_"+cfg.Bucket)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return create(l, &cfg.Replicas, jetstream.ErrBucketExists, func() error {
+		return create(l, single(js), &cfg.Replicas, jetstream.ErrBucketExists, func() error {
 			_, err := js.CreateKeyValue(ctx, cfg)
 			return err
 		})
@@ -299,7 +299,7 @@ func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Key
 func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, l Layout) (string, error) {
 	existing, err := js.Consumer(ctx, stream, cfg.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return create(l, new(int), jetstream.ErrConsumerExists, func() error {
+		return create(l, false, new(int), jetstream.ErrConsumerExists, func() error {
 			_, err := js.CreateConsumer(ctx, stream, cfg)
 			return err
 		})
@@ -316,6 +316,13 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, 
 	return "updated", err
 }
 
+// single tells that the server which answers is certainly not part of a cluster.
+func single(js jetstream.JetStream) bool {
+	nc, o := js.Conn(), js.Options()
+	own, _ := nc.ConnectedServerJetStream()
+	return own && nc.ConnectedClusterName() == "" && API(o, "") == jetstream.DefaultAPIPrefix
+}
+
 // kept is an existing configuration with the number of replicas that was asked for.
 func (l Layout) kept(existing jetstream.StreamConfig) jetstream.StreamConfig {
 	if l.Replicas != 0 {
@@ -326,10 +333,13 @@ func (l Layout) kept(existing jetstream.StreamConfig) jetstream.StreamConfig {
 
 // create tries three replicas where none were asked for, and falls to one on a
 // server that is not part of a cluster, or for an account that has no tier of
-// three. taken is the error that another worker was faster.
-func create(l Layout, replicas *int, taken error, try func() error) (string, error) {
+// three. Such a server says first that three times the size is too much, so it
+// has to be known that it is single. taken is the error that another worker was
+// faster.
+func create(l Layout, single bool, replicas *int, taken error, try func() error) (string, error) {
 	err := try()
-	if l.Replicas == 0 && (hasCode(err, errNoReplicas) || hasCode(err, errNoTier)) {
+	tooLarge := hasCode(err, errNoStorage) || hasCode(err, errNoMemory)
+	if l.Replicas == 0 && (hasCode(err, errNoReplicas) || hasCode(err, errNoTier) || single && tooLarge) {
 		*replicas = 1
 		err = try()
 	}
