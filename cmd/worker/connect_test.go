@@ -156,6 +156,14 @@ type operator struct{ url, jwt, seed string }
 // none.
 func newOperator(t *testing.T, tiers jwt.JetStreamTieredLimits) operator {
 	t.Helper()
+	o, opts := operatorMode(t, tiers)
+	o.url = startNATS(t, opts).URL()
+	return o
+}
+
+// operatorMode makes the options of such a server, and its user.
+func operatorMode(t *testing.T, tiers jwt.JetStreamTieredLimits) (operator, server.Options) {
+	t.Helper()
 	pair := func(kp nkeys.KeyPair, err error) (nkeys.KeyPair, string) {
 		t.Helper()
 		if err != nil {
@@ -197,12 +205,12 @@ func newOperator(t *testing.T, tiers jwt.JetStreamTieredLimits) operator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := startNATS(t, server.Options{TrustedOperators: []*jwt.OperatorClaims{trusted}, AccountResolver: resolver, SystemAccount: sysID})
 	seed, err := user.Seed()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return operator{s.URL(), signed(jwt.NewUserClaims(userID), account), string(seed)}
+	return operator{jwt: signed(jwt.NewUserClaims(userID), account), seed: string(seed)},
+		server.Options{TrustedOperators: []*jwt.OperatorClaims{trusted}, AccountResolver: resolver, SystemAccount: sysID}
 }
 
 // TestContext takes everything from a saved context of the nats tool.
@@ -547,11 +555,9 @@ func TestLimitedAccounts(t *testing.T) {
 	}
 	t.Run("tier of one by itself", func(t *testing.T) {
 		t.Parallel()
-		for _, tier := range []string{"R1"} {
-			r := runFor(t, tiered(jwt.JetStreamTieredLimits{tier: {DiskStorage: 1 << 30, MemoryStorage: 1 << 20}}), "setup")
-			if r.code != exitDone || r.out != made("created ") {
-				t.Errorf("%s: status %d\n%s%s", tier, r.code, r.out, r.err)
-			}
+		r := runFor(t, tiered(jwt.JetStreamTieredLimits{"R1": {DiskStorage: 1 << 30, MemoryStorage: 1 << 20}}), "setup")
+		if r.code != exitDone || r.out != made("created ") {
+			t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
 		}
 	})
 	t.Run("run", func(t *testing.T) {
@@ -567,4 +573,34 @@ func TestLimitedAccounts(t *testing.T) {
 		p.awaitReady()
 		p.stop()
 	})
+}
+
+// TestTierOfThree works in a cluster for an account that grants three replicas and
+// nothing else: also what is read once, when a replica takes over, has to keep to
+// that.
+func TestTierOfThree(t *testing.T) {
+	t.Parallel()
+	o, opts := operatorMode(t, jwt.JetStreamTieredLimits{"R3": {DiskStorage: 1 << 30, MemoryStorage: 1 << 20}})
+	c, err := natstest.StartClusterWith(t.TempDir(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Stop)
+	w := newGraph(t, graphsim.Config{})
+	w.url = c.Servers[0].URL()
+	env := w.env("NATS_JWT", o.jwt, "NATS_SEED", o.seed, "WORKER_FUSE", "500/1h")
+	if r := runFor(t, env, "setup"); r.code != exitDone || r.out != made("created ") {
+		t.Fatalf("status %d\n%s%s", r.code, r.out, r.err)
+	}
+	for _, id := range []string{"T1", "T2"} { // the second worker takes over from the first
+		p := launch(t, env, "run")
+		p.awaitReady()
+		if r := runFor(t, env, "send", "--device", graphsim.GoodDevice(1), "--id", id, "--wait"); r.code != exitDone {
+			t.Errorf("status %d\n%s", r.code, r.err)
+		}
+		p.stop()
+		if r := runFor(t, env, "status", id); r.code != exitDone || !strings.Contains(r.out, "accepted") {
+			t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
+		}
+	}
 }

@@ -28,11 +28,17 @@ const (
 
 // StartCluster runs three servers; dir keeps their streams.
 func StartCluster(dir string) (*Cluster, error) {
+	return StartClusterWith(dir, server.Options{})
+}
+
+// StartClusterWith runs three servers with the given options; names, addresses,
+// routes, JetStream and logging are set here.
+func StartClusterWith(dir string, opts server.Options) (*Cluster, error) {
 	if _, err := os.Stat(nodeDir(dir, 0)); err == nil {
-		return startCluster(dir, startTimeout) // with the streams of an earlier one
+		return startCluster(dir, opts, startTimeout) // with the streams of an earlier one
 	}
 	for range startTries - 1 {
-		if c, err := startCluster(dir, startPatience); err == nil {
+		if c, err := startCluster(dir, opts, startPatience); err == nil {
 			return c, nil
 		}
 		for i := range (Cluster{}).Servers {
@@ -41,12 +47,12 @@ func StartCluster(dir string) (*Cluster, error) {
 			}
 		}
 	}
-	return startCluster(dir, startTimeout)
+	return startCluster(dir, opts, startTimeout)
 }
 
 func nodeDir(dir string, i int) string { return filepath.Join(dir, fmt.Sprintf("node%d", i+1)) }
 
-func startCluster(dir string, patience time.Duration) (*Cluster, error) {
+func startCluster(dir string, opts server.Options, patience time.Duration) (*Cluster, error) {
 	ports, err := freePorts()
 	if err != nil {
 		return nil, err
@@ -57,17 +63,12 @@ func startCluster(dir string, patience time.Duration) (*Cluster, error) {
 	}
 	c := &Cluster{}
 	for i := range c.Servers {
-		s := &Server{opts: server.Options{
-			ServerName: fmt.Sprintf("node%d", i+1),
-			StoreDir:   nodeDir(dir, i),
-			Host:       "127.0.0.1",
-			Port:       server.RANDOM_PORT,
-			JetStream:  true,
-			NoSigs:     true,
-			NoLog:      true,
-			Cluster:    server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
-			Routes:     server.RoutesFromStr(routes[1:]),
-		}}
+		s := &Server{opts: opts}
+		s.opts.ServerName, s.opts.StoreDir = fmt.Sprintf("node%d", i+1), nodeDir(dir, i)
+		s.opts.Host, s.opts.Port = "127.0.0.1", server.RANDOM_PORT
+		s.opts.JetStream, s.opts.NoSigs, s.opts.NoLog = true, true, true
+		s.opts.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}
+		s.opts.Routes = server.RoutesFromStr(routes[1:])
 		if err := s.launch(); err != nil {
 			c.Stop()
 			return nil, err
