@@ -144,6 +144,9 @@ func TestJWTWithoutFile(t *testing.T) {
 			t.Errorf("%q: status %d\n%s%s", args, r.code, r.out, r.err)
 		}
 	}
+	if r := runFor(t, with(env, "NATS_SEED", o.seed+"\n", "NATS_JWT", o.jwt+"\n"), "status"); r.code != exitDone {
+		t.Errorf("with a line break: status %d\n%s", r.code, r.err)
+	}
 	if r := runFor(t, with(env, "NATS_SEED", ""), "status"); r.code != exitFailed {
 		t.Errorf("without the seed: status %d\n%s", r.code, r.err)
 	}

@@ -81,6 +81,7 @@ func (o natsOptions) withContext(r *reader) natsOptions {
 		o.NatsTLSFirst = cmp.Or(o.NatsTLSFirst, strconv.FormatBool(c.TLSFirst))
 	}
 	o.NatsURL = cmp.Or(o.NatsURL, "nats://127.0.0.1:4222")
+	o.NatsJWT, o.NatsSeed = strings.TrimSpace(o.NatsJWT), strings.TrimSpace(o.NatsSeed) // as they come out of a file
 	return o
 }
 

@@ -43,7 +43,7 @@ func describe(v *kong.Value) string {
 
 type natsOptions struct {
 	NatsContext     string `group:"nats" env:"NATS_CONTEXT" placeholder:"NAME" help:"Saved context of the nats tool; what is given besides goes before it. Not given: none is used."`
-	NatsURL         string `group:"nats" env:"NATS_URL" placeholder:"URL" help:"Servers, separated by commas. Not given, without a context: nats://127.0.0.1:4222."`
+	NatsURL         string `group:"nats" env:"NATS_URL" filled:"" placeholder:"URL" help:"Servers, separated by commas. Not given, without a context: nats://127.0.0.1:4222."`
 	NatsCreds       string `group:"nats" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file."`
 	NatsNkey        string `group:"nats" env:"NATS_NKEY" placeholder:"FILE" help:"File with an nkey seed."`
 	NatsUser        string `group:"nats" env:"NATS_USER" placeholder:"NAME" help:"User."`
@@ -54,7 +54,7 @@ type natsOptions struct {
 	NatsCA          string `name:"nats-ca" group:"nats" env:"NATS_CA" placeholder:"FILE" help:"PEM file of the authorities to trust."`
 	NatsCert        string `group:"nats" env:"NATS_CERT" placeholder:"FILE" help:"PEM file of the client certificate."`
 	NatsKey         string `group:"nats" env:"NATS_KEY" placeholder:"FILE" help:"PEM file of the client certificate's key."`
-	NatsTLSFirst    string `name:"nats-tls-first" group:"nats" env:"NATS_TLS_FIRST" placeholder:"BOOL" help:"true: begin with TLS, before the server says anything."`
+	NatsTLSFirst    string `name:"nats-tls-first" group:"nats" env:"NATS_TLS_FIRST" filled:"" placeholder:"BOOL" help:"true: begin with TLS, before the server says anything."`
 	NatsTimeout     string `group:"nats" env:"NATS_TIMEOUT" default:"5s" placeholder:"TIME" help:"Time to connect to one server in."`
 	NatsInboxPrefix string `group:"nats" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" help:"Where answers arrive, in place of _INBOX."`
 	NatsJSDomain    string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"NAME" help:"JetStream domain that is meant, of a hub or a leaf node."`
