@@ -74,3 +74,22 @@ func TestTakers(t *testing.T) {
 		t.Errorf("%d messages were stored", n)
 	}
 }
+
+// TestOfDomain takes no answer of another domain for one of the domain that is
+// meant.
+func TestOfDomain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	hub, err := jetstream.NewWithDomain(r.nc, "hub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for domain, meant := range map[string]bool{"hub": true, "leaf": false, "": false} {
+		if err := OfDomain(hub, &jetstream.PubAck{Stream: "S", Domain: domain}); errors.Is(err, ErrOtherDomain) == meant {
+			t.Errorf("hub is meant, %q answers: %v", domain, err)
+		}
+		if err := OfDomain(r.js, &jetstream.PubAck{Stream: "S", Domain: domain}); err != nil {
+			t.Errorf("any is meant, %q answers: %v", domain, err)
+		}
+	}
+}
