@@ -58,6 +58,8 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 	}
 	check.Run(ctx, check.Config{
 		Connect:      func(o ...nats.Option) (*nats.Conn, error) { return worker.Connect(cfg.NATS, o...) },
+		JetStream:    cfg.NATS.JetStream,
+		Inbox:        cfg.NATS.InboxPrefix,
 		Servers:      hosts(cfg.NATS.URL),
 		Monitors:     monitors,
 		Tenants:      checked(cfg),

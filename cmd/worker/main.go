@@ -124,7 +124,13 @@ func text(ctx *kong.DecodeContext, target reflect.Value) error {
 	if !t.IsValue() {
 		return errors.New("its value is missing; one that begins with a hyphen is given as --flag=value")
 	}
-	target.SetString(t.String())
+	value := t.String()
+	if value == "" && ctx.Value.Tag.Has("filled") {
+		// What may come from elsewhere if it is not given is given here, and empty:
+		// that must not pass for left out.
+		value = " "
+	}
+	target.SetString(value)
 	return nil
 }
 

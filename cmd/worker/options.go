@@ -45,15 +45,23 @@ func describe(v *kong.Value) string {
 // a configuration can be told at once, instead of the first thing only.
 
 type natsOptions struct {
-	NatsURL      string `group:"nats" env:"NATS_URL" default:"nats://127.0.0.1:4222" placeholder:"URL" help:"Servers, separated by commas."`
-	NatsCreds    string `group:"nats" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file."`
-	NatsNkey     string `group:"nats" env:"NATS_NKEY" placeholder:"FILE" help:"File with an nkey seed."`
-	NatsUser     string `group:"nats" env:"NATS_USER" placeholder:"NAME" help:"User."`
-	NatsPassword string `group:"nats" env:"NATS_PASSWORD" placeholder:"SECRET" help:"Password of the user. Better given by the environment: others can see a flag."`
-	NatsToken    string `group:"nats" env:"NATS_TOKEN" placeholder:"SECRET" help:"Token. Better given by the environment."`
-	NatsCA       string `name:"nats-ca" group:"nats" env:"NATS_CA" placeholder:"FILE" help:"PEM file of the authorities to trust."`
-	NatsCert     string `group:"nats" env:"NATS_CERT" placeholder:"FILE" help:"PEM file of the client certificate."`
-	NatsKey      string `group:"nats" env:"NATS_KEY" placeholder:"FILE" help:"PEM file of the client certificate's key."`
+	NatsContext     string `group:"nats" env:"NATS_CONTEXT" placeholder:"NAME" help:"Saved context of the nats tool; what is given besides goes before it. Not given: none is used."`
+	NatsURL         string `group:"nats" env:"NATS_URL" filled:"" placeholder:"URL" help:"Servers, separated by commas. Not given, without a context: nats://127.0.0.1:4222."`
+	NatsCreds       string `group:"nats" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file."`
+	NatsNkey        string `group:"nats" env:"NATS_NKEY" placeholder:"FILE" help:"File with an nkey seed."`
+	NatsUser        string `group:"nats" env:"NATS_USER" placeholder:"NAME" help:"User."`
+	NatsPassword    string `group:"nats" env:"NATS_PASSWORD" placeholder:"SECRET" help:"Password of the user. Better given by the environment: others can see a flag."`
+	NatsToken       string `group:"nats" env:"NATS_TOKEN" placeholder:"SECRET" help:"Token. Better given by the environment."`
+	NatsJWT         string `name:"nats-jwt" group:"nats" env:"NATS_JWT" placeholder:"SECRET" help:"JWT of a user, itself. Better given by the environment."`
+	NatsSeed        string `group:"nats" env:"NATS_SEED" placeholder:"SECRET" help:"Seed of the JWT's user, itself. Better given by the environment."`
+	NatsCA          string `name:"nats-ca" group:"nats" env:"NATS_CA" placeholder:"FILE" help:"PEM file of the authorities to trust."`
+	NatsCert        string `group:"nats" env:"NATS_CERT" placeholder:"FILE" help:"PEM file of the client certificate."`
+	NatsKey         string `group:"nats" env:"NATS_KEY" placeholder:"FILE" help:"PEM file of the client certificate's key."`
+	NatsTLSFirst    string `name:"nats-tls-first" group:"nats" env:"NATS_TLS_FIRST" filled:"" placeholder:"BOOL" help:"true: begin with TLS, before the server says anything."`
+	NatsTimeout     string `group:"nats" env:"NATS_TIMEOUT" default:"5s" placeholder:"TIME" help:"Time to connect to one server in."`
+	NatsInboxPrefix string `group:"nats" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" help:"Where answers arrive, in place of _INBOX."`
+	NatsJSDomain    string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"NAME" help:"JetStream domain that is meant, of a hub or a leaf node."`
+	NatsJSAPIPrefix string `name:"nats-js-api-prefix" group:"nats" env:"NATS_JS_API_PREFIX" placeholder:"SUBJECT" help:"Prefix of the JetStream API, where it is imported from another account."`
 }
 
 type nameOptions struct {
@@ -110,13 +118,12 @@ type serviceOptions struct {
 }
 
 func (o natsOptions) read(r *reader) worker.NATS {
+	o = o.withContext(r)
 	r.tidy(&o)
 	r.servers("NATS_URL", o.NatsURL)
 	var ways []string
-	for _, w := range []struct{ name, value string }{
-		{"NATS_CREDS", o.NatsCreds}, {"NATS_NKEY", o.NatsNkey}, {"NATS_USER", o.NatsUser}, {"NATS_TOKEN", o.NatsToken},
-	} {
-		if w.value != "" {
+	for _, w := range o.ways() {
+		if *w.value != "" {
 			ways = append(ways, w.name)
 		}
 	}
@@ -126,6 +133,28 @@ func (o natsOptions) read(r *reader) worker.NATS {
 	if o.NatsPassword != "" && o.NatsUser == "" {
 		r.fail("NATS_PASSWORD", "it needs NATS_USER: give both")
 	}
+	if o.NatsSeed != "" && o.NatsJWT == "" {
+		r.fail("NATS_SEED", "it needs NATS_JWT: give both; a seed without a JWT is given as a file, with NATS_NKEY")
+	}
+	if o.NatsSeed != "" && !isUserSeed(o.NatsSeed) {
+		r.fail("NATS_SEED", "it is not the seed of a user")
+	}
+	if o.NatsJWT != "" && strings.Count(o.NatsJWT, ".") != 2 {
+		r.fail("NATS_JWT", "it is not a JWT; a file is given with NATS_CREDS")
+	}
+	if o.NatsInboxPrefix != "" {
+		r.match("NATS_INBOX_PREFIX", o.NatsInboxPrefix, inboxPrefix, "a subject without wildcards and without a dot at its end")
+	}
+	if o.NatsJSDomain != "" {
+		r.match("NATS_JS_DOMAIN", o.NatsJSDomain, token, "a name of letters, digits, - and _")
+	}
+	if o.NatsJSAPIPrefix != "" {
+		r.match("NATS_JS_API_PREFIX", strings.TrimSuffix(o.NatsJSAPIPrefix, "."), apiPrefix, "a subject without wildcards")
+	}
+	if o.NatsJSDomain != "" && o.NatsJSAPIPrefix != "" {
+		r.fail("NATS_JS_DOMAIN, NATS_JS_API_PREFIX", "give one of them")
+	}
+	first := o.NatsTLSFirst != "" && r.boolean("NATS_TLS_FIRST", o.NatsTLSFirst)
 	r.file("NATS_CREDS", o.NatsCreds, "a NATS credentials file", func(path string) error {
 		var opts nats.Options
 		if err := nats.UserCredentials(path)(&opts); err != nil {
@@ -150,7 +179,9 @@ func (o natsOptions) read(r *reader) worker.NATS {
 	}
 	return worker.NATS{
 		URL: o.NatsURL, Creds: o.NatsCreds, NKey: o.NatsNkey, User: o.NatsUser, Password: o.NatsPassword, Token: o.NatsToken,
-		CA: o.NatsCA, Cert: o.NatsCert, Key: o.NatsKey,
+		JWT: o.NatsJWT, Seed: o.NatsSeed, CA: o.NatsCA, Cert: o.NatsCert, Key: o.NatsKey, TLSFirst: first,
+		Timeout:     r.duration("NATS_TIMEOUT", o.NatsTimeout, 100*time.Millisecond),
+		InboxPrefix: o.NatsInboxPrefix, JSDomain: o.NatsJSDomain, JSAPIPrefix: strings.TrimSuffix(o.NatsJSAPIPrefix, "."),
 	}
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -31,6 +33,14 @@ func natsOptionTable(t *testing.T) []option {
 	p := newPair(t)
 	creds, nkey := write(t, "creds", natsCreds), write(t, "nkey", nkeySeed)
 	cert, key := write(t, "cert.pem", p.cert), write(t, "key.pem", p.key)
+	config := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(config, "nats", "context"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(config, "nats", "context", "saved.json"), []byte(`{"user":"of the context"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("XDG_CONFIG_HOME", config)
 	return []option{
 		{name: "NATS_URL", usual: "nats://127.0.0.1:4222", other: "tls://a.example:4222,b.example",
 			get: func(c worker.Config) any { return c.NATS.URL }, usualIs: "nats://127.0.0.1:4222", otherIs: "tls://a.example:4222,b.example"},
@@ -40,6 +50,14 @@ func natsOptionTable(t *testing.T) []option {
 		{name: "NATS_PASSWORD", other: "-p w", with: []string{"NATS_USER", "jo"},
 			get: func(c worker.Config) any { return c.NATS.Password }, usualIs: "", otherIs: "-p w"},
 		{name: "NATS_TOKEN", other: "--t", get: func(c worker.Config) any { return c.NATS.Token }, usualIs: "", otherIs: "--t"},
+		{name: "NATS_CONTEXT", other: "saved", get: func(c worker.Config) any { return c.NATS.User }, usualIs: "", otherIs: "of the context"},
+		{name: "NATS_JWT", other: "a.b.c", get: func(c worker.Config) any { return c.NATS.JWT }, usualIs: "", otherIs: "a.b.c"},
+		{name: "NATS_SEED", other: nkeySeed, with: []string{"NATS_JWT", "a.b.c"}, get: func(c worker.Config) any { return c.NATS.Seed }, usualIs: "", otherIs: nkeySeed},
+		{name: "NATS_TIMEOUT", usual: "5s", other: "1m", get: func(c worker.Config) any { return c.NATS.Timeout }, usualIs: 5 * time.Second, otherIs: time.Minute},
+		{name: "NATS_TLS_FIRST", usual: "false", other: "true", get: func(c worker.Config) any { return c.NATS.TLSFirst }, usualIs: false, otherIs: true},
+		{name: "NATS_INBOX_PREFIX", other: "_INBOX_a.b", get: func(c worker.Config) any { return c.NATS.InboxPrefix }, usualIs: "", otherIs: "_INBOX_a.b"},
+		{name: "NATS_JS_DOMAIN", other: "hub", get: func(c worker.Config) any { return c.NATS.JSDomain }, usualIs: "", otherIs: "hub"},
+		{name: "NATS_JS_API_PREFIX", other: "$JS.hub.API.", get: func(c worker.Config) any { return c.NATS.JSAPIPrefix }, usualIs: "", otherIs: "$JS.hub.API"},
 		{name: "NATS_CA", other: cert, get: func(c worker.Config) any { return c.NATS.CA }, usualIs: "", otherIs: cert},
 		{name: "NATS_CERT", other: cert, with: []string{"NATS_KEY", key}, get: func(c worker.Config) any { return c.NATS.Cert }, usualIs: "", otherIs: cert},
 		{name: "NATS_KEY", other: key, with: []string{"NATS_CERT", cert}, get: func(c worker.Config) any { return c.NATS.Key }, usualIs: "", otherIs: key},

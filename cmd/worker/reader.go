@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/fips140"
 	"fmt"
 	"net/url"
 	"os"
@@ -182,7 +183,10 @@ func (r *reader) file(name, path, what string, check func(path string) error) bo
 var (
 	token   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 	subject = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
-	entraID = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+	// A private inbox may begin with $ or hold what a tenant's name may.
+	inboxPrefix = regexp.MustCompile(`^[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*$`)
+	apiPrefix   = inboxPrefix
+	entraID     = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 )
 
 func (r *reader) match(name, s string, form *regexp.Regexp, what string) string {
@@ -226,6 +230,10 @@ func (r *reader) servers(name, list string) {
 			r.fail(name, "its scheme is none of: nats, tls, ws, wss")
 			return
 		}
+	}
+	if websocket && fips140.Enforced() {
+		r.fail(name, "ws and wss are not possible under GODEBUG=fips140=only, since a WebSocket's greeting is made with SHA-1: use nats or tls")
+		return
 	}
 	if plain && websocket {
 		r.fail(name, "give nats and tls addresses, or ws and wss ones: they cannot be mixed")

@@ -8,12 +8,12 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/worker"
@@ -25,11 +25,16 @@ type setupCmd struct {
 	tenantsOption `embed:""`
 	keepOptions   `embed:""`
 
-	Replicas  string `default:"0" placeholder:"N" help:"Replicas of streams and bucket: 1, 3 or 5. 0: three in a cluster, else one."`
-	Storage   string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
-	Retention string `default:"2160h" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
-	MaxBytes  string `default:"0" placeholder:"N" help:"Size limit of the request stream in bytes; when it is full the publisher is told. 0: none."`
-	Update    bool   `help:"Change what exists to these settings."`
+	Replicas         string `default:"0" placeholder:"N" help:"Replicas of streams and buckets: 1, 3 or 5. 0: three in a cluster, else one."`
+	Storage          string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
+	Retention        string `default:"2160h" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
+	MaxBytes         string `default:"0" placeholder:"N" help:"Size limit of each stream and each bucket in bytes; nothing is dropped from what is full. 0: none."`
+	MaxBytesRequests string `placeholder:"N" help:"Size limit of the request stream alone. A publisher is told when it is full."`
+	MaxBytesDead     string `placeholder:"N" help:"Size limit of the dead-letter stream alone."`
+	MaxBytesRecords  string `placeholder:"N" help:"Size limit of the bucket of records alone."`
+	MaxBytesState    string `placeholder:"N" help:"Size limit alone of the bucket in which replicas hand things on."`
+	MaxAckPending    string `default:"1000" placeholder:"N" help:"Requests of a tenant that may be delivered and not settled at a time. Fewer than wait for a retry hold up those behind them."`
+	Update           bool   `help:"Change what exists to these settings."`
 }
 
 const setupTimeout = 30 * time.Second
@@ -43,9 +48,16 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 		Replicas:  replicas,
 		Memory:    r.oneOf("--storage", c.Storage, "file", "memory") == "memory",
 		Retention: c.retention(r),
-		MaxBytes:  int64(r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt)),
-		Update:    c.Update,
+		MaxBytes: consume.Sizes{
+			Requests: c.size(r, "--max-bytes-requests", c.MaxBytesRequests),
+			Dead:     c.size(r, "--max-bytes-dead", c.MaxBytesDead),
+			Records:  c.size(r, "--max-bytes-records", c.MaxBytesRecords),
+			State:    c.size(r, "--max-bytes-state", c.MaxBytesState),
+		},
+		MaxAckPending: r.number("--max-ack-pending", c.MaxAckPending, 1, math.MaxInt32),
+		Update:        c.Update,
 	}
+	r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt) // told once
 	tenants := []string{names.Tenant}
 	if c.TenantsFile != "" {
 		tenants = c.tenantsOption.names(r)
@@ -64,7 +76,8 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			// To the one who asked, a request that is not allowed looks like
 			// one that nobody answers.
-			if errors.Is(err, nats.ErrPermissionViolation) {
+			// Whether a stream of another domain takes the requests may stay unknown.
+			if errors.Is(err, nats.ErrPermissionViolation) && !about(err, names.Filter(), names.Dead()) {
 				stop(fmt.Errorf("a right is missing: %w", err))
 			}
 		}))
@@ -72,9 +85,9 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 		return fmt.Errorf("connect to %s: %w", hosts(natsCfg.URL), err)
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := natsCfg.JetStream(nc)
 	if err != nil {
-		return fmt.Errorf("JetStream: %w", err)
+		return err
 	}
 	done, err := consume.SetupShared(ctx, js, names, layout)
 	for _, t := range tenants {
@@ -106,6 +119,20 @@ func (c setupCmd) retention(r *reader) time.Duration {
 			"WORKER_MAX_AGE, WORKER_DEVICE_COOLDOWN, the time of WORKER_FUSE, and the 10m in which NATS knows copies: give at least %s", c.Retention, least)
 	}
 	return given
+}
+
+// size is that of one stream or bucket: its own, or that of all.
+func (c setupCmd) size(r *reader, flag, own string) int64 {
+	if own != "" {
+		return int64(r.number(flag, own, 0, math.MaxInt))
+	}
+	all, _ := strconv.ParseInt(c.MaxBytes, 10, 64) // what is no number is told once, elsewhere
+	return all
+}
+
+// about tells whether an error of the connection names one of the subjects.
+func about(err error, subjects ...string) bool {
+	return slices.ContainsFunc(subjects, func(s string) bool { return strings.Contains(err.Error(), strconv.Quote(s)) })
 }
 
 // hosts names the servers of a list without the passwords that it may hold.

@@ -54,17 +54,17 @@ func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(co
 	for _, name := range unknownVariables(variables(reflect.TypeFor[cli]()), os.Environ()) {
 		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
 	}
-	var rights ops.Rights
+	rights := ops.Rights{Inbox: natsCfg.InboxPrefix}
 	nc, err := worker.Connect(natsCfg, nats.RetryOnFailedConnect(false), rights.Option())
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", hosts(natsCfg.URL), err)
 	}
 	defer nc.Close()
-	tools, err := ops.New(nc, names, &rights)
+	js, err := natsCfg.JetStream(nc)
 	if err != nil {
 		return err
 	}
-	t := &tool{Tools: tools, printer: newPrinter(s.out, asJSON), s: s, tenant: names.Tenant}
+	t := &tool{Tools: ops.New(js, names, &rights), printer: newPrinter(s.out, asJSON), s: s, tenant: names.Tenant}
 	if err := work(ctx, t); err != nil {
 		return err
 	}

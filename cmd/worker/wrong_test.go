@@ -45,6 +45,20 @@ func wrongTable(t *testing.T) []wrong {
 		{name: "NATS_NKEY", value: text, says: "is not a file with the nkey seed of a user"},
 		{name: "NATS_CREDS, NATS_USER", value: "", also: []string{"NATS_CREDS", write(t, "creds", natsCreds), "NATS_USER", "jo"}, says: "give one of them"},
 		{name: "NATS_PASSWORD", value: "pw", says: "it needs NATS_USER"},
+		{name: "NATS_SEED", value: nkeySeed, says: "it needs NATS_JWT"},
+		{name: "NATS_SEED", value: text, also: []string{"NATS_JWT", "a.b.c"}, says: "it is not the seed of a user"},
+		{name: "NATS_JWT", value: text, says: "it is not a JWT; a file is given with NATS_CREDS"},
+		{name: "NATS_TOKEN, NATS_JWT", also: []string{"NATS_TOKEN", "t", "NATS_JWT", "a.b.c"}, says: "give one of them"},
+		{name: "NATS_TIMEOUT", value: "5", says: "is not a time: write it like 30s, 5m or 24h"},
+		{name: "NATS_TIMEOUT", value: "0s", says: "it must be at least 100ms"},
+		{name: "NATS_TLS_FIRST", value: "first", says: "is neither true nor false"},
+		{name: "NATS_INBOX_PREFIX", value: "_INBOX.", says: "is not a subject without wildcards and without a dot at its end"},
+		{name: "NATS_INBOX_PREFIX", value: "_INBOX.>", says: "is not a subject without wildcards"},
+		{name: "NATS_JS_DOMAIN", value: "a.b", says: "is not a name of letters, digits, - and _"},
+		{name: "NATS_JS_API_PREFIX", value: "JS.*", says: "is not a subject without wildcards"},
+		{name: "NATS_JS_DOMAIN, NATS_JS_API_PREFIX", also: []string{"NATS_JS_DOMAIN", "a", "NATS_JS_API_PREFIX", "b"}, says: "give one of them"},
+		{name: "NATS_CONTEXT", value: "../x", says: "is not the name of a context"},
+		{name: "NATS_CONTEXT", value: "none-of-that-name", says: "it cannot be read"},
 		{name: "NATS_CA", value: missing, says: unread},
 		{name: "NATS_CA", value: write(t, "wide", utf16le(p.cert)), says: "it is UTF-16 text"},
 		{name: "NATS_NKEY", value: write(t, "wide", utf16le(nkeySeed)), says: "it is UTF-16 text"},
@@ -186,6 +200,7 @@ func TestEverythingWrong(t *testing.T) {
 		}
 	}
 	delete(env, "NATS_NKEY") // two ways to log in are a problem of their own
+	delete(env, "NATS_JWT")
 	delete(env, "AZURE_CLIENT_SECRET_FILE")
 	delete(env, "AZURE_CLIENT_CERTIFICATE_PATH")
 	r := call(t, env, "run")

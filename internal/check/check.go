@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
@@ -48,6 +49,10 @@ type Tenant struct {
 type Config struct {
 	// Connect connects to NATS once, with some options more.
 	Connect func(...nats.Option) (*nats.Conn, error)
+	// JetStream is the one that is meant.
+	JetStream func(*nats.Conn) (jetstream.JetStream, error)
+	// Inbox begins the subjects on which answers arrive; empty: _INBOX.
+	Inbox string
 	// Servers names the NATS servers, without passwords.
 	Servers string
 	// Monitors are the addresses of the servers' monitoring; none: what only

@@ -1,9 +1,11 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,7 +24,7 @@ func (c *checker) nats(ctx context.Context) {
 	if err != nil {
 		do := "is NATS_URL right, is the server up, and may this machine reach it?"
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
-			do = "give the right NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_TOKEN"
+			do = "give the right NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, NATS_TOKEN, or NATS_JWT and NATS_SEED"
 		}
 		c.say(Failed, "NATS", fmt.Sprintf("no connection to %s: %v", c.cfg.Servers, err), do)
 		return
@@ -42,7 +44,7 @@ func (c *checker) nats(ctx context.Context) {
 	if len(c.cfg.Monitors) == 0 {
 		c.say(Warning, "sync to disk", "a client cannot see whether the servers write each request to disk at once", syncHint+"; --nats-monitor http://HOST:8222 checks it")
 	}
-	js, err := jetstream.New(nc)
+	js, err := c.cfg.JetStream(nc)
 	if err != nil {
 		c.say(Failed, "JetStream", err.Error(), "")
 		return
@@ -63,6 +65,7 @@ func (c *checker) nats(ctx context.Context) {
 	c.of("")
 	if len(c.cfg.Tenants) > 0 {
 		c.unserved(ctx, js)
+		c.rivals(ctx, nc, js)
 	}
 	if !clock.IsZero() {
 		c.clock("clock of NATS", clock.Sub(asked))
@@ -84,6 +87,7 @@ func (c *checker) clock(what string, ahead time.Duration) {
 
 // inbox tries whether answers may be received: without that nothing else can be.
 func (c *checker) inbox(ctx context.Context, nc *nats.Conn) bool {
+	what := "right to subscribe to " + cmp.Or(c.cfg.Inbox, "_INBOX") + ".>"
 	before := nc.LastError()
 	sub, err := nc.SubscribeSync(nc.NewInbox())
 	if err == nil {
@@ -94,10 +98,10 @@ func (c *checker) inbox(ctx context.Context, nc *nats.Conn) bool {
 		err = after
 	}
 	if err != nil {
-		c.say(Failed, "right to subscribe to _INBOX.>", err.Error(), "grant it: without it no answer arrives, so nothing else was tried")
+		c.say(Failed, what, err.Error(), "grant it, or set NATS_INBOX_PREFIX to the prefix that the account may listen to: without it no answer arrives, so nothing else was tried")
 		return false
 	}
-	c.ok("right to subscribe to _INBOX.>", "granted")
+	c.ok(what, "granted")
 	return true
 }
 
@@ -140,4 +144,84 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	default:
 		c.ok(what, "none")
 	}
+}
+
+// rivalsWait is how long streams of other domains may take to answer.
+const rivalsWait = time.Second
+
+// rivals looks for a second installation: streams of another domain, or of
+// another account, that store the same requests or dead letters. Each keeps
+// records of its own.
+func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) {
+	n := c.cfg.Tenants[0].Names
+	for _, t := range []struct{ what, subject, own, do string }{
+		{"streams that take requests", n.Filter(), n.Stream,
+			"with a worker at each every request would be done twice, and where the streams have the same name, an acknowledgement of one reaches the other, too, " +
+				"so that a request can be lost: take the subject from one of them"},
+		{"streams that take dead letters", n.Dead(), n.DeadStream, "see which of the two installations is meant, and take the subject from the other"},
+	} {
+		found, err := consume.Takers(ctx, nc, t.subject, rivalsWait, 0)
+		others, absent := consume.Others(found, t.own), c.absent(ctx, js, t.own)
+		if absent {
+			others = found
+		}
+		switch {
+		case errors.Is(err, consume.ErrNotAllowed):
+			// A worker need not have the right to publish requests.
+			if nc.ConnectedDomain() != "" {
+				c.say(Warning, t.what, "this account may not publish on "+t.subject+", so it is not known whether another JetStream domain stores them, too",
+					"run worker check as a user that may")
+			}
+		case err != nil:
+			c.say(Warning, t.what, fmt.Sprintf("could not be found out: %v", err), "see the lines above")
+		case len(others) > 0 && absent:
+			c.say(Failed, t.what, fmt.Sprintf("%s is stored by %s, so that stream %s is not made here", t.subject, strings.Join(c.placed(ctx, nc, js, others), ", "), t.own),
+				"name the JetStream domain that is meant with NATS_JS_DOMAIN, or take the subject from that stream")
+		case len(others) > 0:
+			c.say(Warning, t.what, fmt.Sprintf("%s is stored by %s, too, besides stream %s%s", t.subject, strings.Join(c.placed(ctx, nc, js, others), ", "), t.own, domain(js.Options().Domain)),
+				t.do+"; NATS_JS_DOMAIN names the domain that is meant")
+		default:
+			c.ok(t.what, "no other than "+t.own)
+		}
+	}
+}
+
+// absent tells that a stream certainly does not exist.
+func (c *checker) absent(ctx context.Context, js jetstream.JetStream, name string) bool {
+	if !c.tried[consume.API(js.Options(), "STREAM.INFO."+name)] {
+		return false // it may not be asked for
+	}
+	ctx, cancel := context.WithTimeout(ctx, stepWait)
+	defer cancel()
+	_, err := js.Stream(ctx, name)
+	return errors.Is(err, jetstream.ErrStreamNotFound)
+}
+
+// placed are the names of streams, with their domain where it is that of the
+// server that this is connected to: there is no list of domains to ask.
+func (c *checker) placed(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, streams []string) []string {
+	near := nc.ConnectedDomain()
+	var out []string
+	for _, s := range streams {
+		where := " of another domain or account"
+		if near != "" && js.Options().Domain != "" && near != js.Options().Domain {
+			if other, err := jetstream.NewWithDomain(nc, near); err == nil {
+				ctx, cancel := context.WithTimeout(ctx, rivalsWait)
+				if _, err := other.Stream(ctx, s); err == nil {
+					where = domain(near)
+				}
+				cancel()
+			}
+		}
+		out = append(out, "stream "+s+where)
+	}
+	return out
+}
+
+// domain is a domain as it is told; nothing for none.
+func domain(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " of the domain " + name
 }

@@ -41,7 +41,7 @@ func (q *queue) check(ctx context.Context) {
 // stream checks that a stream is there, and its settings. weight is how much its
 // absence counts where the worker does not create it.
 func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
-	if !q.may["$JS.API.STREAM.INFO."+name] {
+	if !q.may[q.api("STREAM.INFO."+name)] {
 		q.say(Warning, what, "its settings cannot be seen without the right above", "")
 		return
 	}
@@ -50,7 +50,7 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 	s, err := q.js.Stream(ctx, name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		q.missing(ctx, what, weight, "$JS.API.STREAM.CREATE."+name)
+		q.missing(ctx, what, weight, q.api("STREAM.CREATE."+name))
 		return
 	case err != nil:
 		q.trouble(what, err)
@@ -102,7 +102,7 @@ func (q *queue) trouble(what string, err error) {
 func (q *queue) consumer(ctx context.Context) {
 	n := q.names
 	what := "consumer " + n.Consumer()
-	if !q.may["$JS.API.CONSUMER.INFO."+n.Stream+"."+n.Consumer()] {
+	if !q.may[q.api("CONSUMER.INFO."+n.Stream+"."+n.Consumer())] {
 		return // which is said above
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
@@ -111,7 +111,7 @@ func (q *queue) consumer(ctx context.Context) {
 	consumer, err := q.js.Consumer(ctx, n.Stream, n.Consumer())
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		q.missing(ctx, what, Failed, "$JS.API.CONSUMER.CREATE."+n.Stream+"."+n.Consumer()+"."+n.Filter())
+		q.missing(ctx, what, Failed, q.api("CONSUMER.CREATE."+n.Stream+"."+n.Consumer()+"."+n.Filter()))
 		return
 	case err != nil:
 		q.trouble(what, err)

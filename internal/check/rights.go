@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/consume"
 )
 
 // right is a subject that the worker publishes to, and how to try it without an
@@ -32,6 +34,11 @@ const (
 	noStream = "-"
 	noKey    = "=check"
 )
+
+// api is the subject of a call to the JetStream that is meant, and kv that of
+// writing a key.
+func (q *queue) api(call string) string       { return consume.API(q.js.Options(), call) }
+func (q *queue) kv(bucket, key string) string { return consume.KV(q.js.Options(), bucket, key) }
 
 // rights lists what the worker of a tenant publishes to. The setup reads more
 // than the work alone.
@@ -60,29 +67,29 @@ func (q *queue) rights() []right {
 		past = Failed
 	}
 	return []right{
-		call("$JS.API.CONSUMER.INFO."+consumer, "", "to bind to the consumer", Failed),
-		call("$JS.API.CONSUMER.MSG.NEXT."+consumer, broken, "to take requests", Failed),
+		call(q.api("CONSUMER.INFO."+consumer), "", "to bind to the consumer", Failed),
+		call(q.api("CONSUMER.MSG.NEXT."+consumer), broken, "to take requests", Failed),
 		{"$JS.ACK." + consumer + ".>", "to acknowledge", Failed,
 			&nats.Msg{Subject: "$JS.ACK." + consumer + ".0.0.0.0.0", Data: []byte(noVerb)}},
 		{"$JS.ACK.*.*." + consumer + ".>", "to acknowledge once a server uses the newer form of these subjects", Warning,
 			&nats.Msg{Subject: "$JS.ACK._.check." + consumer + ".0.0.0.0.0.check", Data: []byte(noVerb)}},
-		call("$JS.API.CONSUMER.UNPIN."+consumer, broken, "to hand over to another replica at once", Warning),
-		call("$JS.API.STREAM.INFO."+records, "", "to find the records", Failed),
-		{"$JS.API.DIRECT.GET." + records + ".>", "to read records", Failed,
-			&nats.Msg{Subject: "$JS.API.DIRECT.GET." + records + ".$KV." + n.Bucket + "." + n.Tenant + "." + noKey}},
-		call("$JS.API.STREAM.MSG.GET."+records, broken, "to find out what became of a write, and what a record was that somebody has written over", Failed),
-		store("$KV."+n.Bucket+"."+n.Tenant+"."+noKey, "$KV."+n.Bucket+"."+n.Tenant+".>", "to write records", Failed),
+		call(q.api("CONSUMER.UNPIN."+consumer), broken, "to hand over to another replica at once", Warning),
+		call(q.api("STREAM.INFO."+records), "", "to find the records", Failed),
+		{q.api("DIRECT.GET."+records) + ".>", "to read records", Failed,
+			&nats.Msg{Subject: q.api("DIRECT.GET."+records) + ".$KV." + n.Bucket + "." + n.Tenant + "." + noKey}},
+		call(q.api("STREAM.MSG.GET."+records), broken, "to find out what became of a write, and what a record was that somebody has written over", Failed),
+		store(q.kv(n.Bucket, n.Tenant+"."+noKey), q.kv(n.Bucket, n.Tenant+".>"), "to write records", Failed),
 		store(n.Dead(), n.Dead(), "to write dead letters", Failed),
-		call("$JS.API.STREAM.MSG.GET."+n.Stream, broken, "to tell whether an earlier message of a request still exists", Failed),
-		call("$JS.API.STREAM.INFO."+n.Stream, "", look, setup),
-		call("$JS.API.STREAM.INFO."+n.DeadStream, "", look, setup),
-		call("$JS.API.CONSUMER.NAMES."+n.Stream, broken, "to name tenants that nobody serves", Warning),
-		{"$JS.API.CONSUMER.CREATE." + records + ".*.$KV." + n.Bucket + "." + n.Tenant + ".*", before, past,
-			&nats.Msg{Subject: "$JS.API.CONSUMER.CREATE." + records + ".check.$KV." + n.Bucket + "." + n.Tenant + ".*", Data: []byte(broken)}},
-		call("$JS.API.CONSUMER.MSG.NEXT."+records+".*", broken, before, past).at("$JS.API.CONSUMER.MSG.NEXT." + records + ".check"),
-		call("$JS.API.STREAM.INFO."+states, "", "to hand on holds, pauses and the fuse", setup),
-		call("$JS.API.STREAM.MSG.GET."+states, broken, "to hand on holds, pauses and the fuse", Warning),
-		store("$KV."+n.StateBucket()+"."+n.Tenant+".worker", "$KV."+n.StateBucket()+"."+n.Tenant+".worker",
+		call(q.api("STREAM.MSG.GET."+n.Stream), broken, "to tell whether an earlier message of a request still exists", Failed),
+		call(q.api("STREAM.INFO."+n.Stream), "", look, setup),
+		call(q.api("STREAM.INFO."+n.DeadStream), "", look, setup),
+		call(q.api("CONSUMER.NAMES."+n.Stream), broken, "to name tenants that nobody serves", Warning),
+		{q.api("CONSUMER.CREATE."+records) + ".*.$KV." + n.Bucket + "." + n.Tenant + ".*", before, past,
+			&nats.Msg{Subject: q.api("CONSUMER.CREATE."+records) + ".check.$KV." + n.Bucket + "." + n.Tenant + ".*", Data: []byte(broken)}},
+		call(q.api("CONSUMER.MSG.NEXT."+records)+".*", broken, before, past).at(q.api("CONSUMER.MSG.NEXT."+records) + ".check"),
+		call(q.api("STREAM.INFO."+states), "", "to hand on holds, pauses and the fuse", setup),
+		call(q.api("STREAM.MSG.GET."+states), broken, "to hand on holds, pauses and the fuse", Warning),
+		store(q.kv(n.StateBucket(), n.Tenant+".worker"), q.kv(n.StateBucket(), n.Tenant+".worker"),
 			"to hand on holds, pauses and the fuse", Warning),
 	}
 }

@@ -79,7 +79,11 @@ func (l *Letters) Publish(ctx context.Context, m Message, letter Letter) error {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
 	msg := letter.compose(l.names, m, time.Now(), l.js.Conn().MaxPayload())
-	if _, err := l.js.PublishMsg(ctx, msg); err != nil {
+	ack, err := l.js.PublishMsg(ctx, msg)
+	if err == nil {
+		err = OfDomain(l.js, ack)
+	}
+	if err != nil {
 		return fmt.Errorf("publish the dead letter to %s: %w", msg.Subject, err)
 	}
 	return nil

@@ -191,7 +191,7 @@ func (p *puller) endTerm(except *lane) {
 func (p pinned) handOver(ctx context.Context, info *jetstream.ConsumerInfo, within time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	subject := fmt.Sprintf("%s.CONSUMER.UNPIN.%s.%s", apiPrefix(p.js.Options()), info.Stream, info.Name)
+	subject := API(p.js.Options(), "CONSUMER.UNPIN."+info.Stream+"."+info.Name)
 	// The answer is not looked at: what could be done about a refusal?
 	_, _ = p.js.Conn().RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"group":%q}`, p.group))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,7 +110,7 @@ func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, slo
 		times:    t,
 		on:       on,
 		slots:    slots,
-		subject:  fmt.Sprintf("%s.CONSUMER.MSG.NEXT.%s.%s", apiPrefix(js.Options()), info.Stream, info.Name),
+		subject:  API(js.Options(), "CONSUMER.MSG.NEXT."+info.Stream+"."+info.Name),
 		most:     cap(slots),
 		expiry:   t.expiry,
 		wake:     make(chan struct{}, 1),
@@ -144,16 +143,6 @@ func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, slo
 		p.mu.Unlock()
 	}
 	return p, nil
-}
-
-func apiPrefix(o jetstream.JetStreamOptions) string {
-	switch {
-	case o.Domain != "":
-		return "$JS." + o.Domain + ".API"
-	case o.APIPrefix != "":
-		return strings.TrimSuffix(o.APIPrefix, ".")
-	}
-	return strings.TrimSuffix(jetstream.DefaultAPIPrefix, ".")
 }
 
 // receive sorts what arrives. Only a message has a subject to reply to: that of

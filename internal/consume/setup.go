@@ -1,6 +1,7 @@
 package consume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,12 +40,18 @@ type Layout struct {
 	Memory   bool // memory instead of files: for tests only, a restart loses all
 	// Retention of dead letters and records; 0 means 90 days.
 	Retention time.Duration
-	// MaxBytes of the request stream; 0 means no limit. A publisher is told
-	// when it is full.
-	MaxBytes int64
+	// MaxBytes limits the sizes. Who writes to what is full is told; nothing is
+	// dropped.
+	MaxBytes Sizes
+	// MaxAckPending is how many requests of a tenant may be delivered and not
+	// settled at a time; 0 means 1,000.
+	MaxAckPending int
 	// Update changes what exists already to what it should be.
 	Update bool
 }
+
+// Sizes are the limits of the streams and buckets, in bytes; 0 means none.
+type Sizes struct{ Requests, Dead, Records, State int64 }
 
 const (
 	ackWait       = 30 * time.Second
@@ -82,11 +89,12 @@ func (l Layout) retention() time.Duration {
 	return l.Retention
 }
 
-func (l Layout) maxBytes() int64 {
-	if l.MaxBytes == 0 {
+// limit is a size as the server knows it.
+func limit(bytes int64) int64 {
+	if bytes == 0 {
 		return -1
 	}
-	return l.MaxBytes
+	return bytes
 }
 
 // Requests is the configuration of the request stream. It never drops a
@@ -101,7 +109,7 @@ func (l Layout) Requests(n Names) jetstream.StreamConfig {
 		Storage:     l.storage(),
 		Replicas:    l.replicas(),
 		Duplicates:  dedupeWindow,
-		MaxBytes:    l.maxBytes(),
+		MaxBytes:    limit(l.MaxBytes.Requests),
 		AllowDirect: true,
 	}
 }
@@ -119,6 +127,7 @@ func (l Layout) Letters(n Names) jetstream.StreamConfig {
 		Replicas:    l.replicas(),
 		MaxAge:      l.retention(),
 		Duplicates:  min(dedupeWindow, l.retention()),
+		MaxBytes:    limit(l.MaxBytes.Dead),
 		AllowDirect: true,
 	}
 }
@@ -130,6 +139,7 @@ func (l Layout) Records(n Names) jetstream.KeyValueConfig {
 		Description: "one record per passcode reset",
 		History:     history,
 		TTL:         l.retention(),
+		MaxBytes:    limit(l.MaxBytes.Records),
 		Storage:     l.storage(),
 		Replicas:    l.replicas(),
 		RePublish:   &jetstream.RePublish{Source: "$KV." + n.Bucket + ".>", Destination: statusSubject + ".>"},
@@ -144,6 +154,7 @@ func (l Layout) State(n Names) jetstream.KeyValueConfig {
 		Description: "what the workers of a tenant hand on to each other",
 		// So that what others store under a key does not push out what it should hold.
 		History:  history,
+		MaxBytes: limit(l.MaxBytes.State),
 		Storage:  l.storage(),
 		Replicas: l.replicas(),
 	}
@@ -162,7 +173,7 @@ func (l Layout) Worker(n Names) jetstream.ConsumerConfig {
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       ackWait,
 		MaxDeliver:    -1,
-		MaxAckPending: maxAckPending,
+		MaxAckPending: cmp.Or(l.MaxAckPending, maxAckPending),
 		FilterSubject: n.Filter(),
 		// So that one replica at a time works on the tenant, and its quota is kept.
 		PriorityPolicy: jetstream.PriorityPolicyPinned,
@@ -197,40 +208,52 @@ func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layou
 	what := "consumer " + n.Consumer()
 	action, err := ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
 	if err != nil {
-		return Done{}, fmt.Errorf("%s: %w", what, err)
+		return Done{}, fmt.Errorf("%s: %w", what, explain(err, ""))
 	}
 	return Done{what, action}, nil
 }
 
 // SetupShared does what [Setup] does for what all tenants share: everything but
-// the consumer.
+// the consumer. What the server refuses does not keep it from the rest, so that its
+// error names all that is missing.
 func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (done []Done, err error) {
-	for _, cfg := range []jetstream.StreamConfig{l.Requests(n), l.Letters(n)} {
-		action, err := ensureStream(ctx, js, cfg, l)
-		if done, err = appendDone(done, "stream "+cfg.Name, action, err); err != nil {
-			return done, err
+	requests, letters, records, states := l.Requests(n), l.Letters(n), l.Records(n), l.State(n)
+	var missing error
+	for _, step := range []struct {
+		what, size string
+		ensure     func() (string, error)
+	}{
+		{"stream " + requests.Name, "--max-bytes-requests", func() (string, error) { return ensureStream(ctx, js, requests, n.Filter(), l) }},
+		{"stream " + letters.Name, "--max-bytes-dead", func() (string, error) { return ensureStream(ctx, js, letters, n.Dead(), l) }},
+		{"key-value bucket " + records.Bucket, "--max-bytes-records", func() (string, error) { return ensureBucket(ctx, js, records, l) }},
+		{"key-value bucket " + states.Bucket, "--max-bytes-state", func() (string, error) { return ensureBucket(ctx, js, states, l) }},
+	} {
+		action, err := step.ensure()
+		if err == nil {
+			done = append(done, Done{step.what, action})
+			continue
+		}
+		refused := errors.As(err, new(*jetstream.APIError))
+		err = fmt.Errorf("%s: %w", step.what, explain(err, step.size))
+		if missing != nil {
+			err = fmt.Errorf("%w; %w", missing, err)
+		}
+		if missing = err; !refused {
+			break
 		}
 	}
-	for _, cfg := range []jetstream.KeyValueConfig{l.Records(n), l.State(n)} {
-		action, err := ensureBucket(ctx, js, cfg, l)
-		if done, err = appendDone(done, "key-value bucket "+cfg.Bucket, action, err); err != nil {
-			return done, err
-		}
-	}
-	return done, nil
+	return done, missing
 }
 
-func appendDone(done []Done, what, action string, err error) ([]Done, error) {
-	if err != nil {
-		return done, fmt.Errorf("%s: %w", what, err)
-	}
-	return append(done, Done{what, action}), nil
-}
-
-func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, l Layout) (string, error) {
+// ensureStream makes a stream that is to take the subject, unless one of another
+// domain takes it: two would each keep their own count of what was done.
+func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, subject string, l Layout) (string, error) {
 	existing, err := js.Stream(ctx, cfg.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return create(l, &cfg.Replicas, jetstream.ErrStreamNameAlreadyInUse, func() error {
+		if err := alone(ctx, js, subject); err != nil {
+			return "", err
+		}
+		return create(l, single(js), &cfg.Replicas, jetstream.ErrStreamNameAlreadyInUse, func() error {
 			_, err := js.CreateStream(ctx, cfg)
 			return err
 		})
@@ -260,7 +283,7 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.Str
 func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, l Layout) (string, error) {
 	existing, err := js.Stream(ctx, "KV_"+cfg.Bucket)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return create(l, &cfg.Replicas, jetstream.ErrBucketExists, func() error {
+		return create(l, single(js), &cfg.Replicas, jetstream.ErrBucketExists, func() error {
 			_, err := js.CreateKeyValue(ctx, cfg)
 			return err
 		})
@@ -271,6 +294,9 @@ func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Key
 	to := l.kept(existing.CachedInfo().Config)
 	to.Description, to.Storage, to.MaxMsgsPerSubject = cfg.Description, cfg.Storage, int64(cfg.History)
 	to.MaxAge, to.RePublish = cfg.TTL, cfg.RePublish
+	if cfg.MaxBytes > 0 {
+		to.MaxBytes = cfg.MaxBytes
+	}
 	if cfg.TTL > 0 {
 		to.Duplicates = min(to.Duplicates, cfg.TTL)
 	}
@@ -292,7 +318,7 @@ func mend(to *jetstream.StreamConfig, least int32) {
 func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, l Layout) (string, error) {
 	existing, err := js.Consumer(ctx, stream, cfg.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return create(l, new(int), jetstream.ErrConsumerExists, func() error {
+		return create(l, false, new(int), jetstream.ErrConsumerExists, func() error {
 			_, err := js.CreateConsumer(ctx, stream, cfg)
 			return err
 		})
@@ -315,6 +341,13 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, 
 	return "updated", err
 }
 
+// single tells that the server which answers is certainly not part of a cluster.
+func single(js jetstream.JetStream) bool {
+	nc, o := js.Conn(), js.Options()
+	own, _ := nc.ConnectedServerJetStream()
+	return own && nc.ConnectedClusterName() == "" && API(o, "") == jetstream.DefaultAPIPrefix
+}
+
 // kept is an existing configuration with the number of replicas that was asked for.
 func (l Layout) kept(existing jetstream.StreamConfig) jetstream.StreamConfig {
 	if l.Replicas != 0 {
@@ -324,31 +357,22 @@ func (l Layout) kept(existing jetstream.StreamConfig) jetstream.StreamConfig {
 }
 
 // create tries three replicas where none were asked for, and falls to one on a
-// server that is not part of a cluster. taken is the error that another worker
-// was faster.
-func create(l Layout, replicas *int, taken error, try func() error) (string, error) {
+// server that is not part of a cluster, or for an account that has no tier of
+// three. Such a server says first that three times the size is too much, so it
+// has to be known that it is single. taken is the error that another worker was
+// faster.
+func create(l Layout, single bool, replicas *int, taken error, try func() error) (string, error) {
 	err := try()
-	if l.Replicas == 0 && hasCode(err, errNoReplicas) {
+	tooLarge := hasCode(err, errNoStorage) || hasCode(err, errNoMemory)
+	if l.Replicas == 0 && (hasCode(err, errNoReplicas) || hasCode(err, errNoTier) || single && tooLarge) {
 		*replicas = 1
 		err = try()
 	}
-	switch {
-	case errors.Is(err, taken):
+	if errors.Is(err, taken) {
 		return "exists", nil
-	case l.Replicas == 0 && hasCode(err, errNoPeers):
-		// A cluster that has just started says the same as one that is too
-		// small: one replica here would be one for ever.
-		err = fmt.Errorf("%w; if the cluster has fewer than %d servers with JetStream, ask for fewer replicas", err, maxReplicas)
 	}
 	return "created", err
 }
-
-// Error codes of a server that cannot place replicas: it is not clustered, or
-// knows of too few peers. Source: nats-server, server/errors.json.
-const (
-	errNoReplicas jetstream.ErrorCode = 10074
-	errNoPeers    jetstream.ErrorCode = 10005
-)
 
 func hasCode(err error, code jetstream.ErrorCode) bool {
 	var api *jetstream.APIError

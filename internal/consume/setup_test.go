@@ -127,7 +127,7 @@ func TestSetup(t *testing.T) {
 func TestSetupLayout(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	if _, err := Setup(r.ctx, r.js, spec, Layout{Replicas: 1, Memory: true, Retention: time.Minute, MaxBytes: 1 << 20}); err != nil {
+	if _, err := Setup(r.ctx, r.js, spec, Layout{Replicas: 1, Memory: true, Retention: time.Minute, MaxBytes: Sizes{Requests: 1 << 20}}); err != nil {
 		t.Fatal(err)
 	}
 	want := contract()
@@ -170,7 +170,7 @@ func TestSetupKeeps(t *testing.T) {
 	}
 	compare(t, r.made(), set)
 
-	done, err = Setup(r.ctx, r.js, spec, Layout{Update: true, MaxBytes: 1 << 20})
+	done, err = Setup(r.ctx, r.js, spec, Layout{Update: true, MaxBytes: Sizes{Requests: 1 << 20}})
 	if err != nil || actions(done) != all("updated") {
 		t.Fatalf("%s, %v", actions(done), err)
 	}
@@ -197,7 +197,8 @@ func TestSetupCannot(t *testing.T) {
 		t.Fatal(err)
 	}
 	done, err := Setup(r.ctx, r.js, spec, Layout{Update: true})
-	if err == nil || !strings.Contains(err.Error(), "stream PASSCODE_RESETS_DEAD") || actions(done) != "created stream PASSCODE_RESETS" {
+	if err == nil || !strings.Contains(err.Error(), "stream PASSCODE_RESETS_DEAD") || strings.Contains(err.Error(), ";") ||
+		actions(done) != "created stream PASSCODE_RESETS; created key-value bucket passcode-resets; created key-value bucket passcode-resets-state" {
 		t.Errorf("%s, %v", actions(done), err)
 	}
 	if _, err := Setup(r.ctx, r.js, spec, Layout{}); err != nil {
@@ -216,7 +217,7 @@ func TestSetupAtOnce(t *testing.T) {
 	r := newRig(t)
 	var wg sync.WaitGroup
 	for i := range 8 {
-		layout := Layout{MaxBytes: int64(1+i%2) << 20} // they need not be of one mind
+		layout := Layout{MaxBytes: Sizes{Requests: int64(1+i%2) << 20}} // they need not be of one mind
 		wg.Go(func() {
 			if _, err := Setup(r.ctx, r.js, spec, layout); err != nil {
 				t.Error(err)
@@ -273,22 +274,28 @@ func TestCreate(t *testing.T) {
 	code := func(c jetstream.ErrorCode) error { return fmt.Errorf("nats: %w", &jetstream.APIError{ErrorCode: c}) }
 	for name, c := range map[string]struct {
 		layout   Layout
+		single   bool
 		errs     []error // of the tries, one after another
 		action   string
 		replicas int
 		hint     string
 	}{
-		"made":                          {Layout{}, []error{nil}, "created", 3, ""},
-		"no cluster":                    {Layout{}, []error{code(10074), nil}, "created", 1, ""},
-		"no cluster, and refused":       {Layout{}, []error{code(10074), code(10047)}, "", 1, "10047"},
-		"no cluster, three asked for":   {Layout{Replicas: 3}, []error{code(10074)}, "", 3, "10074"},
-		"too few peers":                 {Layout{}, []error{code(10005)}, "", 3, "ask for fewer replicas"},
-		"another was faster":            {Layout{}, []error{taken}, "exists", 3, ""},
-		"another was faster in the end": {Layout{}, []error{code(10074), taken}, "exists", 1, ""},
+		"made":                          {Layout{}, false, []error{nil}, "created", 3, ""},
+		"no cluster":                    {Layout{}, false, []error{code(10074), nil}, "created", 1, ""},
+		"no cluster, and refused":       {Layout{}, false, []error{code(10074), code(10047)}, "", 1, "10047"},
+		"no cluster, three asked for":   {Layout{Replicas: 3}, false, []error{code(10074)}, "", 3, "10074"},
+		"too few peers":                 {Layout{}, false, []error{code(10005)}, "", 3, "10005"},
+		"no tier of three":              {Layout{}, false, []error{code(10120), nil}, "created", 1, ""},
+		"no tier of what is asked for":  {Layout{Replicas: 3}, false, []error{code(10120)}, "", 3, "10120"},
+		"another was faster":            {Layout{}, false, []error{taken}, "exists", 3, ""},
+		"another was faster in the end": {Layout{}, false, []error{code(10074), taken}, "exists", 1, ""},
+		"too large for three":           {Layout{}, true, []error{code(10047), nil}, "created", 1, ""},
+		"too large in memory":           {Layout{}, true, []error{code(10028), nil}, "created", 1, ""},
+		"too large, of a cluster":       {Layout{}, false, []error{code(10047)}, "", 3, "10047"},
 	} {
 		replicas := c.layout.replicas()
 		tries := 0
-		action, err := create(c.layout, &replicas, taken, func() error {
+		action, err := create(c.layout, c.single, &replicas, taken, func() error {
 			tries++
 			return c.errs[tries-1]
 		})
@@ -351,7 +358,7 @@ func TestStatus(t *testing.T) {
 func TestDiscardNew(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.setup(Layout{Memory: true, MaxBytes: 2048})
+	r.setup(Layout{Memory: true, MaxBytes: Sizes{Requests: 2048}})
 	var err error
 	n := 0
 	for ; err == nil && n < 100; n++ {

@@ -58,7 +58,7 @@ func stored(ctx context.Context, js jetstream.JetStream, stream, what string, re
 	if err != nil {
 		return fail(err)
 	}
-	reply, err := js.Conn().RequestWithContext(ctx, apiPrefix(js.Options())+".STREAM.MSG.GET."+stream, body)
+	reply, err := js.Conn().RequestWithContext(ctx, API(js.Options(), "STREAM.MSG.GET."+stream), body)
 	if err != nil {
 		return fail(err)
 	}

@@ -27,10 +27,12 @@ const (
 )
 
 // StartCluster runs three servers; dir keeps their streams.
-func StartCluster(dir string) (*Cluster, error) { return StartClusterWith(dir, server.Options{}) }
+func StartCluster(dir string) (*Cluster, error) {
+	return StartClusterWith(dir, server.Options{})
+}
 
 // StartClusterWith runs three servers with the given options; names, addresses,
-// stores and logging are set here.
+// routes, JetStream and logging are set here.
 func StartClusterWith(dir string, opts server.Options) (*Cluster, error) {
 	if _, err := os.Stat(nodeDir(dir, 0)); err == nil {
 		return startCluster(dir, opts, startTimeout) // with the streams of an earlier one
@@ -62,8 +64,7 @@ func startCluster(dir string, opts server.Options, patience time.Duration) (*Clu
 	c := &Cluster{}
 	for i := range c.Servers {
 		s := &Server{opts: opts}
-		s.opts.ServerName = fmt.Sprintf("node%d", i+1)
-		s.opts.StoreDir = nodeDir(dir, i)
+		s.opts.ServerName, s.opts.StoreDir = fmt.Sprintf("node%d", i+1), nodeDir(dir, i)
 		s.opts.Host, s.opts.Port = "127.0.0.1", server.RANDOM_PORT
 		s.opts.JetStream, s.opts.NoSigs, s.opts.NoLog = true, true, true
 		s.opts.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}

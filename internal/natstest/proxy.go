@@ -31,6 +31,7 @@ type Proxy struct {
 	refusing   bool
 	swallowing bool
 	delay      time.Duration
+	first      time.Duration
 	drops      []*drop
 	links      map[*link]struct{}
 }
@@ -133,9 +134,13 @@ func (p *Proxy) SwallowNext(n int, match func(Message) bool) <-chan struct{} {
 // ends that.
 func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
 
+// DelayFirst holds back what the server says first on each connection that is
+// made from now on, and with it what follows; 0 ends that.
+func (p *Proxy) DelayFirst(d time.Duration) { p.set(func() { p.first = d }) }
+
 // Heal ends all faults. What was lost stays lost.
 func (p *Proxy) Heal() {
-	p.set(func() { p.refusing, p.swallowing, p.delay, p.drops = false, false, 0, nil })
+	p.set(func() { p.refusing, p.swallowing, p.delay, p.first, p.drops = false, false, 0, 0, nil })
 }
 
 // Close ends the proxy with its connections, and waits until it is gone.
@@ -236,6 +241,8 @@ func (l *link) close() {
 // read takes the server's stream apart until it ends.
 func (p *Proxy) read(l *link, frames chan<- frame) {
 	r := bufio.NewReaderSize(l.server, 64<<10)
+	var first time.Duration
+	p.set(func() { first = p.first })
 	for {
 		raw, m, err := readFrame(r)
 		if err != nil {
@@ -245,6 +252,7 @@ func (p *Proxy) read(l *link, frames chan<- frame) {
 		if lost {
 			continue
 		}
+		delay, first = delay+first, 0
 		select {
 		case frames <- frame{raw, time.Now().Add(delay)}:
 		case <-l.end:

@@ -49,7 +49,7 @@ func (t *Tools) Follow(ctx context.Context, key string) (*Follower, error) {
 		}
 		// A refusal comes before the answer to that.
 		if after := t.nc.LastError(); after != before { //nolint:errorlint // the occurrence is meant, not the kind
-			if missing, _ := missingRight(after); missing != nil {
+			if missing, _ := missingRight(after, t.rights.inbox()); missing != nil {
 				return missing
 			}
 		}

@@ -162,7 +162,7 @@ func (t *Tools) Remove(ctx context.Context, l DeadLetter) (bool, error) {
 
 func (t *Tools) remove(ctx context.Context, sequence uint64) (bool, error) {
 	err := t.insist(ctx, func(ctx context.Context) error {
-		answer, err := t.ask(ctx, "$JS.API.STREAM.MSG.DELETE."+t.names.DeadStream, fmt.Sprintf(`{"seq":%d,"no_erase":true}`, sequence))
+		answer, err := t.ask(ctx, t.api("STREAM.MSG.DELETE."+t.names.DeadStream), fmt.Sprintf(`{"seq":%d,"no_erase":true}`, sequence))
 		if err == nil && answer != nil {
 			return answer
 		}

@@ -28,13 +28,12 @@ type Tools struct {
 }
 
 // New makes the tools of a tenant. rights hears the errors of the connection.
-func New(nc *nats.Conn, names consume.Names, rights *Rights) (*Tools, error) {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, fmt.Errorf("JetStream: %w", err)
-	}
-	return &Tools{nc: nc, js: js, names: names, rights: rights}, nil
+func New(js jetstream.JetStream, names consume.Names, rights *Rights) *Tools {
+	return &Tools{nc: js.Conn(), js: js, names: names, rights: rights}
 }
+
+// api is the subject of a call to JetStream.
+func (t *Tools) api(call string) string { return consume.API(t.js.Options(), call) }
 
 // Times of calls to the server.
 const (
@@ -98,6 +97,7 @@ func isFinal(err error) bool {
 	var final finalError
 	switch {
 	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.As(err, &final),
+		errors.Is(err, consume.ErrOtherDomain),
 		errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
 		return true
 	case errors.As(err, &api):
@@ -122,7 +122,9 @@ const errStreamFull jetstream.ErrorCode = 10077
 func (t *Tools) publish(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
 	var ack *jetstream.PubAck
 	err := t.insist(ctx, func(ctx context.Context) (err error) {
-		ack, err = t.js.PublishMsg(ctx, msg)
+		if ack, err = t.js.PublishMsg(ctx, msg); err == nil {
+			err = consume.OfDomain(t.js, ack)
+		}
 		return err
 	})
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {

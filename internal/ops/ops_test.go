@@ -41,10 +41,11 @@ func rig(t *testing.T) (*Tools, jetstream.JetStream) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	tools, err := New(nc, names, &rights)
+	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
+	tools := New(js, names, &rights)
 	if _, err := consume.Setup(t.Context(), tools.js, names, consume.Layout{}); err != nil {
 		t.Fatal(err)
 	}

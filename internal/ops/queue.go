@@ -235,15 +235,13 @@ func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
 const historyInactive = 10 * time.Second
 
 func (t *Tools) history(ctx context.Context, name, subject string) ([]Entry, error) {
-	consumer, err := t.js.CreateConsumer(ctx, "KV_"+t.names.Bucket, jetstream.ConsumerConfig{
+	consumer, err := record.ReadingConsumer(ctx, t.js, "KV_"+t.names.Bucket, jetstream.ConsumerConfig{
 		Name:              name,
 		Description:       "what worker status reads",
 		FilterSubject:     subject,
 		DeliverPolicy:     jetstream.DeliverAllPolicy,
 		AckPolicy:         jetstream.AckNonePolicy,
 		InactiveThreshold: historyInactive,
-		MemoryStorage:     true,
-		Replicas:          1,
 	})
 	if err != nil {
 		return nil, err

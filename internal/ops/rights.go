@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -27,6 +28,9 @@ func (e *MissingRight) Error() string {
 // request that is not allowed looks like one that nobody answers: only here is
 // it told, and at once. The zero Rights is ready for use.
 type Rights struct {
+	// Inbox begins the subjects on which answers arrive; empty: _INBOX.
+	Inbox string
+
 	mu       sync.Mutex
 	lasting  *MissingRight // no reply will ever come
 	next     int
@@ -38,10 +42,15 @@ func (r *Rights) Option() nats.Option {
 	return nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { r.heard(err) })
 }
 
+// inbox begins the subjects on which answers arrive.
+func (r *Rights) inbox() string {
+	return cmp.Or(r.Inbox, strings.TrimSuffix(nats.InboxPrefix, ".")) + "."
+}
+
 var refused = regexp.MustCompile(`Permissions Violation for (Publish|Subscription) to "([^"]+)"`)
 
 func (r *Rights) heard(err error) {
-	missing, inbox := missingRight(err)
+	missing, inbox := missingRight(err, r.inbox())
 	if missing == nil {
 		return
 	}
@@ -58,7 +67,7 @@ func (r *Rights) heard(err error) {
 
 // missingRight reads an error of the connection; nil: it is about something
 // else. inbox tells that it is the right to receive replies.
-func missingRight(err error) (missing *MissingRight, inbox bool) {
+func missingRight(err error, prefix string) (missing *MissingRight, inbox bool) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return nil, false
 	}
@@ -69,8 +78,8 @@ func missingRight(err error) (missing *MissingRight, inbox bool) {
 	if m[1] == "Publish" {
 		return &MissingRight{Verb: "publish", Subject: m[2]}, false
 	}
-	if strings.HasPrefix(m[2], nats.InboxPrefix) {
-		return &MissingRight{Verb: "subscribe", Subject: nats.InboxPrefix + ">"}, true // what follows is random
+	if strings.HasPrefix(m[2], prefix) {
+		return &MissingRight{Verb: "subscribe", Subject: prefix + ">"}, true // what follows is random
 	}
 	return &MissingRight{Verb: "subscribe", Subject: m[2]}, false
 }

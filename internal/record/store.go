@@ -106,15 +106,13 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 		return fmt.Errorf("records of tenant %s since %s: %w", tenant, since.UTC().Format(time.RFC3339), err)
 	}
 	// One filter, so that an account can be allowed this for one tenant alone.
-	consumer, err := s.js.CreateConsumer(ctx, s.bucket.Stream, jetstream.ConsumerConfig{
+	consumer, err := ReadingConsumer(ctx, s.js, s.bucket.Stream, jetstream.ConsumerConfig{
 		Description:       "what a worker reads when it takes over",
 		FilterSubject:     s.bucket.Subject + tenant + ".*",
 		DeliverPolicy:     jetstream.DeliverByStartTimePolicy,
 		OptStartTime:      &since,
 		AckPolicy:         jetstream.AckNonePolicy,
 		InactiveThreshold: sinceInactive,
-		MemoryStorage:     true,
-		Replicas:          1,
 	})
 	if err != nil {
 		return fail(err)
@@ -144,6 +142,28 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 	}
 	return nil
 }
+
+// ReadingConsumer makes a consumer that is to be read once, and need not survive
+// its server: in memory, without replicas. An account whose tiers do not include one
+// replica has it with as many as the stream.
+func ReadingConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	cfg.MemoryStorage, cfg.Replicas = true, 1
+	consumer, err := js.CreateConsumer(ctx, stream, cfg)
+	if api := (*jetstream.APIError)(nil); !errors.As(err, &api) || api.ErrorCode != errNoTier {
+		return consumer, err
+	}
+	// Not given, it would be one again, as for each consumer without a name that lasts.
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Replicas = s.CachedInfo().Config.Replicas
+	return js.CreateConsumer(ctx, stream, cfg)
+}
+
+// errNoTier is the error code where an account has no limits for so many replicas.
+// Source: nats-server, server/errors.json.
+const errNoTier jetstream.ErrorCode = 10120
 
 const (
 	// sinceBatch is how many changes are asked for at a time.

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -44,7 +43,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("WORKER_HTTP_ADDR: %w", err)
 		}
 	}
-	health := newHealth(log.Named("nats"), m)
+	health := newHealth(cfg.NATS, log.Named("nats"), m)
 	nc, err := Connect(cfg.NATS, health.options()...)
 	if err != nil {
 		if ln != nil {
@@ -53,9 +52,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := cfg.NATS.JetStream(nc)
 	if err != nil {
-		return fmt.Errorf("JetStream: %w", err)
+		return err
 	}
 	f := newFleet(cfg, js, m)
 	err = f.serve(ctx, ln, metrics.Handler(m, func() metrics.State {

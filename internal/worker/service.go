@@ -147,6 +147,10 @@ func (s *service) watch(ctx context.Context) {
 			for _, w := range s.queue.Weaknesses(ctx) {
 				s.fleet.once("weaker than promised: " + w)
 			}
+			for _, stream := range s.queue.Rivals(ctx) {
+				s.fleet.once("weaker than promised: stream " + stream + " of another JetStream domain or account takes the same dead letters, " +
+					"and perhaps the same requests; a worker there would reset devices a second time; see worker check")
+			}
 		}
 		ticker.Reset(s.fleet.poll())
 		s.tenant.look(ctx)

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nkeys"
+)
+
+// savedContext is a saved context of the nats tool, as far as it says how to
+// connect. The tool's own library is not used: it links a whole NATS server.
+// Source: github.com/nats-io/jsm.go, natscontext/context.go.
+type savedContext struct {
+	URL         string `json:"url"`
+	Token       string `json:"token"`
+	User        string `json:"user"`
+	Password    string `json:"password"`
+	Creds       string `json:"creds"`
+	NKey        string `json:"nkey"`
+	Cert        string `json:"cert"`
+	Key         string `json:"key"`
+	CA          string `json:"ca"`
+	JSDomain    string `json:"jetstream_domain"`
+	JSAPIPrefix string `json:"jetstream_api_prefix"`
+	InboxPrefix string `json:"inbox_prefix"`
+	JWT         string `json:"user_jwt"`
+	Seed        string `json:"user_seed"`
+	TLSFirst    bool   `json:"tls_first"`
+
+	// What the worker cannot do as the tool does; it is refused, since a
+	// connection without it would be another one than is meant.
+	SocksProxy string `json:"socks_proxy"`
+	NSC        string `json:"nsc"`
+	WinStore   string `json:"windows_cert_store"`
+}
+
+// way is one way to say who the worker is.
+type way struct {
+	name  string
+	value *string
+}
+
+// ways lists them. The password belongs to the user, and the seed to the JWT.
+func (o *natsOptions) ways() []way {
+	return []way{
+		{"NATS_CREDS", &o.NatsCreds}, {"NATS_NKEY", &o.NatsNkey}, {"NATS_USER", &o.NatsUser}, {"NATS_TOKEN", &o.NatsToken}, {"NATS_JWT", &o.NatsJWT},
+	}
+}
+
+// withContext fills what is not given from the saved context, and the rest with
+// what is usual. Who the worker is comes as a whole from one of the two: a user of
+// the context's is none where credentials are given.
+func (o natsOptions) withContext(r *reader) natsOptions {
+	if o.NatsContext != "" {
+		c := r.savedContext(o.NatsContext)
+		own := false
+		for _, w := range o.ways() {
+			own = own || *w.value != ""
+		}
+		if !own {
+			o.NatsCreds, o.NatsNkey, o.NatsUser, o.NatsToken, o.NatsJWT = c.Creds, c.NKey, c.User, c.Token, c.JWT
+			if c.User != "" {
+				o.NatsPassword = cmp.Or(o.NatsPassword, c.Password)
+			}
+			if c.JWT != "" {
+				o.NatsSeed = cmp.Or(o.NatsSeed, c.Seed)
+			}
+		}
+		if o.NatsCert == "" && o.NatsKey == "" {
+			o.NatsCert, o.NatsKey = c.Cert, c.Key
+		}
+		if o.NatsJSDomain == "" && o.NatsJSAPIPrefix == "" {
+			o.NatsJSDomain, o.NatsJSAPIPrefix = c.JSDomain, c.JSAPIPrefix
+		}
+		o.NatsURL, o.NatsCA = cmp.Or(o.NatsURL, c.URL), cmp.Or(o.NatsCA, c.CA)
+		o.NatsInboxPrefix = cmp.Or(o.NatsInboxPrefix, c.InboxPrefix)
+		o.NatsTLSFirst = cmp.Or(o.NatsTLSFirst, strconv.FormatBool(c.TLSFirst))
+	}
+	o.NatsURL = cmp.Or(o.NatsURL, "nats://127.0.0.1:4222")
+	o.NatsJWT, o.NatsSeed = strings.TrimSpace(o.NatsJWT), strings.TrimSpace(o.NatsSeed) // as they come out of a file
+	return o
+}
+
+// savedContext reads a context from where the nats tool keeps it. What it holds is
+// not shown: there are secrets in it.
+func (r *reader) savedContext(name string) savedContext {
+	const variable = "NATS_CONTEXT"
+	if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+		r.fail(variable, "%q is not the name of a context", name)
+		return savedContext{}
+	}
+	home, homeErr := os.UserHomeDir()
+	root := os.Getenv("XDG_CONFIG_HOME")
+	if root == "" {
+		if homeErr != nil {
+			r.fail(variable, "neither XDG_CONFIG_HOME nor HOME says where contexts are kept")
+			return savedContext{}
+		}
+		root = filepath.Join(home, ".config")
+	}
+	path := filepath.Join(root, "nats", "context", name+".json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		r.fail(variable, "it cannot be read: %v", err)
+		return savedContext{}
+	}
+	var c savedContext
+	if json.Unmarshal(data, &c) != nil {
+		r.fail(variable, "%s is not a context as the nats tool saves it", path)
+		return savedContext{}
+	}
+	for _, other := range []struct{ key, value string }{{"socks_proxy", c.SocksProxy}, {"nsc", c.NSC}, {"windows_cert_store", c.WinStore}} {
+		if other.value != "" {
+			r.fail(variable, "%s has %s, which only the nats tool can use: make a context without it", path, other.key)
+		}
+	}
+	for _, file := range []struct {
+		key   string
+		value *string
+	}{{"creds", &c.Creds}, {"nkey", &c.NKey}, {"cert", &c.Cert}, {"key", &c.Key}, {"ca", &c.CA}} {
+		*file.value = strings.TrimPrefix(*file.value, "file://")
+		if isReference(*file.value) {
+			r.fail(variable, "%s refers to %s by an address that only the nats tool can use: write the path of a file", path, file.key)
+			*file.value = ""
+		}
+		if rest, ok := strings.CutPrefix(*file.value, "~"); ok && homeErr == nil {
+			*file.value = home + rest
+		}
+		*file.value = os.ExpandEnv(*file.value)
+	}
+	for _, secret := range []struct {
+		key   string
+		value *string
+	}{{"password", &c.Password}, {"token", &c.Token}, {"user_jwt", &c.JWT}, {"user_seed", &c.Seed}} {
+		if isReference(*secret.value) {
+			r.fail(variable, "%s refers to %s by an address that only the nats tool can use: give it with the variable of its own", path, secret.key)
+			*secret.value = ""
+		}
+	}
+	return c
+}
+
+// isReference tells whether a value is one of the addresses by which the nats tool
+// finds a secret elsewhere.
+func isReference(s string) bool {
+	for _, scheme := range []string{"env://", "op://", "nsc://", "data:", "file://"} {
+		if len(s) >= len(scheme) && strings.EqualFold(s[:len(scheme)], scheme) {
+			return true
+		}
+	}
+	return false
+}
+
+func isUserSeed(s string) bool {
+	prefix, _, err := nkeys.DecodeSeed([]byte(s))
+	return err == nil && prefix == nkeys.PrefixByteUser
+}

@@ -1,0 +1,63 @@
+package consume
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Error codes of a server that cannot place replicas: it is not clustered, the
+// account has no limits for so many, or the sizes of all are too much. Source:
+// nats-server, server/errors.json.
+const (
+	errNoReplicas jetstream.ErrorCode = 10074
+	errNoTier     jetstream.ErrorCode = 10120
+	errNoStorage  jetstream.ErrorCode = 10047
+	errNoMemory   jetstream.ErrorCode = 10028
+)
+
+// cures tell, for each way in which a server refuses what setup asks for, what
+// cures it; SIZE stands for the flag of the size of the thing. Source of the codes:
+// nats-server, server/errors.json.
+func cures() map[jetstream.ErrorCode]string {
+	return map[jetstream.ErrorCode]string{
+		// Sizes and storage.
+		10113: "the account demands a size for each stream: worker setup --max-bytes N gives one to all, SIZE N to this one",
+		10122: "the account takes no stream so large: worker setup SIZE N with no more than its max_stream_bytes",
+		10002: "the account has too little storage for it; each replica counts: worker setup SIZE N with less, --replicas 1, or more storage for the account",
+		10047: "the account (max_file) or the servers (max_file_store) have too little storage left for it, and each replica counts: worker setup SIZE N with less, --replicas 1, or more storage",
+		10028: "the account (max_mem) or the servers (max_memory_store) have too little memory left for it: worker setup SIZE N with less, or --storage file",
+		10023: "the servers have too little left for it: worker setup SIZE N with less, --replicas 1, or more storage on the servers",
+		// Replicas.
+		10074: "the server is not part of a cluster: worker setup --replicas 1",
+		10120: "the account has no limits for so many replicas with this storage: worker setup --replicas N and --storage KIND as one of its tiers has them",
+		// A cluster that has just started says the same as one that is too small: one
+		// replica would be one for ever, so that nothing falls to it by itself.
+		10005: "if the cluster has fewer servers with JetStream than replicas, or too little storage on them: worker setup --replicas N with fewer, or SIZE N with less",
+		// Numbers.
+		10027: "the account takes no further stream, and a bucket is one: raise its limit (max_streams; worker setup makes 4), or remove what is not needed",
+		10026: "no further consumer is taken, and each tenant needs one: raise max_consumers of the account, or of the stream, or remove what is not needed",
+		10121: "the account or the stream takes no consumer with so many acks pending: worker setup --max-ack-pending N with no more than that",
+		// Names.
+		10065: "another stream takes these subjects: remove it, or give other ones with WORKER_SUBJECT and WORKER_DEAD_SUBJECT",
+		10100: "another consumer takes the tenant's requests: remove it, since a request has one taker",
+		10099: "another consumer takes all requests: remove it, since a request has one taker",
+		10058: "a stream of that name was made meanwhile, with other settings: run worker setup again",
+		// JetStream itself.
+		10039: "JetStream is off for the account: enable it there",
+		10076: "JetStream is off on the server: enable it, or name the JetStream that is meant with NATS_JS_DOMAIN",
+		10008: "the cluster has no leader now: try again",
+	}
+}
+
+// explain adds to a refusal of the server what cures it. size is the flag of the
+// size of what was to be made; empty: it has none.
+func explain(err error, size string) error {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) || cures()[api.ErrorCode] == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, strings.ReplaceAll(cures()[api.ErrorCode], "SIZE", size))
+}
