@@ -124,6 +124,7 @@ func (d day) checkLetters() {
 		letters[seq] = letter{m.Header, string(m.Data)}
 	}
 	for _, e := range d.events {
+		var redrives []string
 		for _, seq := range e.sequences {
 			l, ok := letters[seq]
 			delete(letters, seq)
@@ -134,11 +135,22 @@ func (d day) checkLetters() {
 				t.Errorf("%s: the dead letter does not hold the message as it was: %v", e.kind, l.header)
 			}
 			for name, want := range map[string]string{
-				consume.HeaderSubject: names.Filter(), consume.HeaderStream: names.Stream, consume.HeaderRedrives: "0",
+				consume.HeaderSubject: names.Filter(), consume.HeaderStream: names.Stream,
 			} {
 				if ok && l.header.Get(name) != want {
 					t.Errorf("%s: header %s is %q instead of %q", e.kind, name, l.header.Get(name), want)
 				}
+			}
+			if ok {
+				redrives = append(redrives, l.header.Get(consume.HeaderRedrives))
+			}
+		}
+		// Each further message takes the dead id up again; one that is no request does not.
+		slices.Sort(redrives)
+		for n, got := range redrives {
+			if got != strconv.Itoa(n) && got != "0" || e.dead != verdict.ReasonInvalidRequest && got != strconv.Itoa(n) {
+				t.Errorf("%s: redrives %v", e.kind, redrives)
+				break
 			}
 		}
 	}

@@ -117,6 +117,10 @@ func newParser(c *cli, s streams, exit func(int)) (*kong.Kong, error) {
 	)
 }
 
+// leftEmpty stands for an option that was given, and empty, where one that was
+// not given may be filled from elsewhere.
+const leftEmpty = " "
+
 // text reads the value of an option. The library's own error would show a
 // secret that begins with a hyphen.
 func text(ctx *kong.DecodeContext, target reflect.Value) error {
@@ -126,9 +130,7 @@ func text(ctx *kong.DecodeContext, target reflect.Value) error {
 	}
 	value := t.String()
 	if value == "" && ctx.Value.Tag.Has("filled") {
-		// What may come from elsewhere if it is not given is given here, and empty:
-		// that must not pass for left out.
-		value = " "
+		value = leftEmpty
 	}
 	target.SetString(value)
 	return nil

@@ -93,8 +93,10 @@ func (r *reader) tell(log *zap.Logger) {
 func (r *reader) tidy(options any) {
 	v := reflect.ValueOf(options).Elem()
 	for i := range v.NumField() {
-		name := v.Type().Field(i).Tag.Get("env")
-		if name == "" {
+		tag := v.Type().Field(i).Tag
+		name := tag.Get("env")
+		_, filled := tag.Lookup("filled")
+		if name == "" || filled && v.Field(i).String() == leftEmpty {
 			continue
 		}
 		value, err := setting.Text(v.Field(i).String())

@@ -211,7 +211,7 @@ func TestPublish(t *testing.T) {
 		t.Errorf("died at %s, %v", got.Header.Get(HeaderTime), err)
 	}
 	for name, want := range map[string]string{
-		HeaderReason: "not_found", HeaderSequence: "42", HeaderRedrives: "0", "traceparent": "00-1", "Nats-TTL": "",
+		HeaderReason: "not_found", HeaderSequence: "42", HeaderRedrives: "2", "traceparent": "00-1", "Nats-TTL": "",
 	} {
 		if v := got.Header.Get(name); v != want {
 			t.Errorf("%s: %q, want %q", name, v, want)

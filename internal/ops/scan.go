@@ -78,9 +78,6 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 			return err
 		}
 		defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
-		if err := sub.SetPendingLimits(-1, -1); err != nil {
-			return err
-		}
 		if err := t.nc.PublishRequest(t.api("DIRECT.GET."+stream), inbox, body); err != nil {
 			return err
 		}

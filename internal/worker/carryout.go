@@ -114,7 +114,7 @@ func (d *delivery) refuse(ctx context.Context, invalid error) (becomes consume.D
 	case same && d.rec.Burying:
 		return d.publishLetter(ctx)
 	case d.garbled:
-	case same, d.rec.State == record.None, d.rec.State == record.Dead && d.rec.Reason == string(verdict.ReasonInvalidRequest):
+	case same, d.rec.State == record.None:
 		return d.bury(ctx, verdict.ReasonInvalidRequest, invalid.Error())
 	}
 	r := d.begun()
