@@ -509,7 +509,7 @@ func TestLimitedAccounts(t *testing.T) {
 		o := newOperator(t, tiers)
 		return map[string]string{"NATS_URL": o.url, "NATS_JWT": o.jwt, "NATS_SEED": o.seed}
 	}
-	all := []string{"stream PASSCODE_RESETS:", "stream PASSCODE_RESETS_DEAD:", "bucket passcode-resets:", "bucket passcode-resets-state:"}
+	all := []string{"stream PASSCODE_RESETS:", "stream PASSCODE_RESETS_DEAD:", "bucket passcode-resets:", "bucket passcode-resets-state:", "bucket passcode-resets-devices:"}
 	for name, c := range map[string]struct {
 		env  map[string]string
 		args string // without the cure
@@ -519,10 +519,10 @@ func TestLimitedAccounts(t *testing.T) {
 		"max bytes required": {env(limited("max_file: 10GB, max_bytes_required: true")), "",
 			append(all, "err_code=10113", "--max-bytes N", "--max-bytes-state N"), "--max-bytes=1073741824"},
 		"max bytes of each": {env(limited("max_file: 10GB, max_bytes_required: true")), "--max-bytes-requests=1000000 --max-bytes-dead=1000000 --max-bytes-records=1000000",
-			[]string{"key-value bucket passcode-resets-state: ", "--max-bytes-state N"}, "--max-bytes-state=1000000"},
+			[]string{"key-value bucket passcode-resets-state: ", "--max-bytes-state N"}, "--max-bytes-state=1000000 --max-bytes-devices=1000000"},
 		"a stream too large": {env(limited("max_file: 10GB, max_bytes_required: true, store_max_stream_bytes: 1MB")), "--max-bytes=2000000",
 			[]string{"err_code=10122", "max_stream_bytes"}, "--max-bytes=1000000"},
-		"too little storage": {env(limited("max_file: 4MB, max_bytes_required: true")), "--max-bytes=2000000",
+		"too little storage": {env(limited("max_file: 5MB, max_bytes_required: true")), "--max-bytes=2000000",
 			[]string{"err_code=10047", "bucket passcode-resets:", "--max-bytes-records N with less"}, "--max-bytes=1000000 --update"},
 		"acks pending": {env(limited("max_file: 1GB, max_ack_pending: 100")), "",
 			[]string{"consumer worker-default:", "err_code=10121", "limit of 100", "--max-ack-pending N"}, "--max-ack-pending=100"},
@@ -550,7 +550,7 @@ func TestLimitedAccounts(t *testing.T) {
 			}
 			if c.cure != "" {
 				r := runFor(t, c.env, append([]string{"setup"}, strings.Fields(c.args+" "+c.cure)...)...)
-				if r.code != exitDone || strings.Count(r.out, "\n") != 5 {
+				if r.code != exitDone || strings.Count(r.out, "\n") != 6 {
 					t.Errorf("%s: status %d\n%s%s", c.cure, r.code, r.out, r.err)
 				}
 			}

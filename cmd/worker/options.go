@@ -92,21 +92,21 @@ type keepOptions struct {
 	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
 	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
 	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
+	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call."`
 }
 
 type policyOptions struct {
 	keepOptions `embed:""`
 
-	Concurrency    string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Requests worked on at a time."`
-	Rate           string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any such time; 0: no limit. Graph grants an application 200 in 20s per tenant."`
-	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call."`
-	MaxAttempts    string `group:"policy" env:"WORKER_MAX_ATTEMPTS" default:"8" placeholder:"N" help:"Calls that may have had an effect, until the request is given up."`
-	BackoffMin     string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Least wait before a repetition."`
-	BackoffMax     string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition."`
-	MaxPause       string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
-	VerifyAfter    string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up, at least 1s."`
-	ActionNames    string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Further names, separated by commas, that a reset may have in a device's list of actions."`
-	OnUnknown      string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
+	Concurrency string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Requests worked on at a time."`
+	Rate        string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any such time; 0: no limit. Graph grants an application 200 in 20s per tenant."`
+	MaxAttempts string `group:"policy" env:"WORKER_MAX_ATTEMPTS" default:"8" placeholder:"N" help:"Calls that may have had an effect, until the request is given up."`
+	BackoffMin  string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Least wait before a repetition."`
+	BackoffMax  string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition."`
+	MaxPause    string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
+	VerifyAfter string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up, at least 1s."`
+	ActionNames string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Further names, separated by commas, that a reset may have in a device's list of actions."`
+	OnUnknown   string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
 
 type serviceOptions struct {
@@ -320,8 +320,18 @@ func (o keepOptions) read(r *reader) (maxAge, cooldown time.Duration, fuse pace.
 	return maxAge, r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0), fuse
 }
 
+// deviceTTL is how long the key of a device is kept; 0 where none cools down.
+func (o keepOptions) deviceTTL(r *reader) time.Duration {
+	cooldown := r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0)
+	if cooldown == 0 {
+		return 0
+	}
+	return cooldown + r.duration("WORKER_REQUEST_TIMEOUT", o.RequestTimeout, 100*time.Millisecond)
+}
+
 func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	r.tidy(&o)
+	r.tidy(&o.keepOptions)
 	c.Concurrency = r.number("WORKER_CONCURRENCY", o.Concurrency, 1, 1000)
 	rate, err := pace.ParseRate(o.Rate)
 	if err != nil {
@@ -337,6 +347,7 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 		OnUnknown:      verdict.OnUnknown(r.oneOf("WORKER_ON_UNKNOWN", o.OnUnknown, string(verdict.UnknownDeadLetter), string(verdict.UnknownRetry))),
 	}
 	c.Policy.MaxAge, c.Cooldown, c.Fuse = o.keepOptions.read(r)
+	c.Layout.Cooldown = o.keepOptions.deviceTTL(r)
 	if c.ActionNames, err = graph.ActionNames(o.ActionNames); err != nil {
 		r.fail("WORKER_ACTION_NAMES", "%v", err)
 	}

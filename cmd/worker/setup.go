@@ -33,6 +33,7 @@ type setupCmd struct {
 	MaxBytesDead     string `placeholder:"N" help:"Size limit of the dead-letter stream alone."`
 	MaxBytesRecords  string `placeholder:"N" help:"Size limit of the bucket of records alone."`
 	MaxBytesState    string `placeholder:"N" help:"Size limit alone of the bucket in which replicas hand things on."`
+	MaxBytesDevices  string `placeholder:"N" help:"Size limit alone of the bucket of devices that cool down."`
 	MaxAckPending    string `default:"1000" placeholder:"N" help:"Requests of a tenant that may be delivered and not settled at a time. Fewer than wait for a retry hold up those behind them."`
 	Update           bool   `help:"Change what exists to these settings."`
 }
@@ -53,8 +54,10 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 			Dead:     c.size(r, "--max-bytes-dead", c.MaxBytesDead),
 			Records:  c.size(r, "--max-bytes-records", c.MaxBytesRecords),
 			State:    c.size(r, "--max-bytes-state", c.MaxBytesState),
+			Devices:  c.size(r, "--max-bytes-devices", c.MaxBytesDevices),
 		},
 		MaxAckPending: r.number("--max-ack-pending", c.MaxAckPending, 1, math.MaxInt32),
+		Cooldown:      c.keepOptions.deviceTTL(r),
 		Update:        c.Update,
 	}
 	r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt) // told once

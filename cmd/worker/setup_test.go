@@ -29,7 +29,7 @@ func startNATS(t *testing.T, opts server.Options) *natstest.Server {
 // made is what setup says of each of its four things.
 func made(action string) string {
 	return action + " stream PASSCODE_RESETS\n" + action + " stream PASSCODE_RESETS_DEAD\n" +
-		action + " key-value bucket passcode-resets\n" + action + " key-value bucket passcode-resets-state\n" + action + " consumer worker-default\n"
+		action + " key-value bucket passcode-resets\n" + action + " key-value bucket passcode-resets-state\n" + action + " key-value bucket passcode-resets-devices\n" + action + " consumer worker-default\n"
 }
 
 func TestSetup(t *testing.T) {

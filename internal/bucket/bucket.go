@@ -286,6 +286,15 @@ func (b *Bucket) Set(ctx context.Context, key string, value []byte, revision uin
 	}
 }
 
+// Delete removes a key if it is still at the given revision. It is tried once.
+func (b *Bucket) Delete(ctx context.Context, key string, revision uint64) error {
+	_, err := b.write(ctx, key, nil, nats.Header{
+		"KV-Operation":                      {"DEL"},
+		jetstream.ExpectedLastSubjSeqHeader: {strconv.FormatUint(revision, 10)},
+	})
+	return err
+}
+
 func (b *Bucket) try(ctx context.Context, key string, value []byte, revision uint64, wait time.Duration) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()

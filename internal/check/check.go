@@ -61,9 +61,10 @@ type Config struct {
 	Tenants  []Tenant
 	// Setup tells that the worker creates what is missing.
 	Setup bool
-	// Counts tells that a fuse or a cooldown is on, which read the records of a
-	// while ago.
+	// Counts: a fuse is on, which reads the records of a while ago.
 	Counts bool
+	// Cools: devices cool down, which takes a bucket of its own.
+	Cools bool
 	// Keep is how long records have to last; [consume.Keep] tells.
 	Keep time.Duration
 	// Endpoint is Graph's root without a version; UserAgent names the product.

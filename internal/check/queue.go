@@ -36,6 +36,9 @@ func (q *queue) check(ctx context.Context) {
 	q.stream(ctx, "stream "+n.DeadStream, n.DeadStream, Failed)
 	q.stream(ctx, "bucket "+n.Bucket, "KV_"+n.Bucket, Failed)
 	q.stream(ctx, "bucket "+n.StateBucket(), "KV_"+n.StateBucket(), Warning)
+	if q.cfg.Cools {
+		q.stream(ctx, "bucket "+n.DeviceBucket(), "KV_"+n.DeviceBucket(), Failed)
+	}
 }
 
 // stream checks that a stream is there, and its settings. weight is how much its

@@ -66,7 +66,7 @@ func (q *queue) rights() []right {
 	if q.cfg.Counts {
 		past = Failed
 	}
-	return []right{
+	rights := []right{
 		call(q.api("CONSUMER.INFO."+consumer), "", "to bind to the consumer", Failed),
 		call(q.api("CONSUMER.MSG.NEXT."+consumer), broken, "to take requests", Failed),
 		{"$JS.ACK." + consumer + ".>", "to acknowledge", Failed,
@@ -92,6 +92,14 @@ func (q *queue) rights() []right {
 		store(q.kv(n.StateBucket(), n.Tenant+".worker"), q.kv(n.StateBucket(), n.Tenant+".worker"),
 			"to hand on holds, pauses and the fuse", Warning),
 	}
+	if q.cfg.Cools {
+		cooling, why := "KV_"+n.DeviceBucket(), "to tell which devices cool down, without which nothing is called"
+		rights = append(rights,
+			call(q.api("STREAM.INFO."+cooling), "", why, Failed),
+			call(q.api("STREAM.MSG.GET."+cooling), broken, why, Failed),
+			store(q.kv(n.DeviceBucket(), n.Tenant+"."+noKey), q.kv(n.DeviceBucket(), n.Tenant+".>"), why, Failed))
+	}
+	return rights
 }
 
 // at tries the right by another subject than the one that is shown.

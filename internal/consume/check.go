@@ -22,7 +22,7 @@ func (q *Queue) Weaknesses(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
 	n := q.cfg.Names
-	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket()}
+	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket(), "KV_" + n.DeviceBucket()}
 	found := make([][]Weakness, 1+len(streams))
 	var readings sync.WaitGroup
 	for i, name := range streams {

@@ -32,6 +32,9 @@ func (n Names) Consumer() string { return "worker-" + n.Tenant }
 // StateBucket is the key-value bucket of what the replicas hand on to each other.
 func (n Names) StateBucket() string { return n.Bucket + "-state" }
 
+// DeviceBucket is the key-value bucket of the devices that cool down.
+func (n Names) DeviceBucket() string { return n.Bucket + "-devices" }
+
 // Layout is how what [Setup] makes is stored.
 type Layout struct {
 	// Replicas of streams and bucket; 0 means three where the server is part
@@ -40,6 +43,9 @@ type Layout struct {
 	Memory   bool // memory instead of files: for tests only, a restart loses all
 	// Retention of dead letters and records; 0 means 90 days.
 	Retention time.Duration
+	// Cooldown is how long the key of a device that cools down is kept: the cooldown
+	// and the time-out of a call. 0 means a day.
+	Cooldown time.Duration
 	// MaxBytes limits the sizes. Who writes to what is full is told; nothing is
 	// dropped.
 	MaxBytes Sizes
@@ -51,7 +57,7 @@ type Layout struct {
 }
 
 // Sizes are the limits of the streams and buckets, in bytes; 0 means none.
-type Sizes struct{ Requests, Dead, Records, State int64 }
+type Sizes struct{ Requests, Dead, Records, State, Devices int64 }
 
 const (
 	ackWait       = 30 * time.Second
@@ -160,6 +166,23 @@ func (l Layout) State(n Names) jetstream.KeyValueConfig {
 	}
 }
 
+// Devices is the configuration of the bucket of devices that cool down.
+func (l Layout) Devices(n Names) jetstream.KeyValueConfig {
+	ttl := l.Cooldown
+	if ttl == 0 {
+		ttl = 24 * time.Hour
+	}
+	return jetstream.KeyValueConfig{
+		Bucket:      n.DeviceBucket(),
+		Description: "devices that cool down after a reset",
+		History:     history,
+		TTL:         ttl,
+		MaxBytes:    limit(l.MaxBytes.Devices),
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+	}
+}
+
 // statusSubject is where each change of a record is published again.
 const statusSubject = "passcode.reset.status"
 
@@ -217,7 +240,7 @@ func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layou
 // the consumer. What the server refuses does not keep it from the rest, so that its
 // error names all that is missing.
 func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (done []Done, err error) {
-	requests, letters, records, states := l.Requests(n), l.Letters(n), l.Records(n), l.State(n)
+	requests, letters, records, states, cooling := l.Requests(n), l.Letters(n), l.Records(n), l.State(n), l.Devices(n)
 	var missing error
 	for _, step := range []struct {
 		what, size string
@@ -227,6 +250,7 @@ func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout)
 		{"stream " + letters.Name, "--max-bytes-dead", func() (string, error) { return ensureStream(ctx, js, letters, n.Dead(), l) }},
 		{"key-value bucket " + records.Bucket, "--max-bytes-records", func() (string, error) { return ensureBucket(ctx, js, records, l) }},
 		{"key-value bucket " + states.Bucket, "--max-bytes-state", func() (string, error) { return ensureBucket(ctx, js, states, l) }},
+		{"key-value bucket " + cooling.Bucket, "--max-bytes-devices", func() (string, error) { return ensureBucket(ctx, js, cooling, l) }},
 	} {
 		action, err := step.ensure()
 		if err == nil {

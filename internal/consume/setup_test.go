@@ -95,7 +95,7 @@ func actions(done []Done) (out string) {
 	return strings.TrimSuffix(out, "; ")
 }
 
-const things = "ACTION stream PASSCODE_RESETS; ACTION stream PASSCODE_RESETS_DEAD; ACTION key-value bucket passcode-resets; ACTION key-value bucket passcode-resets-state; ACTION consumer worker-default"
+const things = "ACTION stream PASSCODE_RESETS; ACTION stream PASSCODE_RESETS_DEAD; ACTION key-value bucket passcode-resets; ACTION key-value bucket passcode-resets-state; ACTION key-value bucket passcode-resets-devices; ACTION consumer worker-default"
 
 func all(action string) string { return strings.ReplaceAll(things, "ACTION", action) }
 
@@ -119,7 +119,7 @@ func TestSetup(t *testing.T) {
 	other := spec
 	other.Tenant = "other"
 	done, err = Setup(r.ctx, r.js, other, Layout{})
-	if err != nil || !strings.HasSuffix(actions(done), "exists key-value bucket passcode-resets-state; created consumer worker-other") {
+	if err != nil || !strings.HasSuffix(actions(done), "exists key-value bucket passcode-resets-devices; created consumer worker-other") {
 		t.Fatalf("%s, %v", actions(done), err)
 	}
 }
@@ -198,7 +198,7 @@ func TestSetupCannot(t *testing.T) {
 	}
 	done, err := Setup(r.ctx, r.js, spec, Layout{Update: true})
 	if err == nil || !strings.Contains(err.Error(), "stream PASSCODE_RESETS_DEAD") || strings.Contains(err.Error(), ";") ||
-		actions(done) != "created stream PASSCODE_RESETS; created key-value bucket passcode-resets; created key-value bucket passcode-resets-state" {
+		actions(done) != "created stream PASSCODE_RESETS; created key-value bucket passcode-resets; created key-value bucket passcode-resets-state; created key-value bucket passcode-resets-devices" {
 		t.Errorf("%s, %v", actions(done), err)
 	}
 	if _, err := Setup(r.ctx, r.js, spec, Layout{}); err != nil {

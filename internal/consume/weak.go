@@ -101,6 +101,10 @@ func StreamWeaknesses(cfg jetstream.StreamConfig, n Names, keep time.Duration) [
 			"has changes not published on %s, so that nobody hears them without a right on the bucket", n.Status("*"))
 		w.add(cfg.MaxAge > 0 && cfg.MaxAge < keep, "worker setup --update changes it, with a --retention of at least "+keep.String(),
 			"has records kept for %s instead of %s: a request whose record is gone can be done again", cfg.MaxAge, keep)
+	case "KV_" + n.DeviceBucket():
+		want := l.Devices(n)
+		w.bucket(cfg, want)
+		w.add(cfg.MaxMsgsPerSubject < int64(want.History), doUpdate, "keeps %d values of a key instead of %d", cfg.MaxMsgsPerSubject, want.History)
 	case "KV_" + n.StateBucket():
 		want := l.State(n)
 		w.bucket(cfg, want)

@@ -117,19 +117,27 @@ func (p *Pacer) Restore(granted int, pausedUntil time.Time) {
 	p.wake()
 }
 
-// Sent counts a call that a predecessor sent at that instant. One that is out of
-// the window is ignored; the future is now.
-func (p *Pacer) Sent(at time.Time) {
+// Call is a call that was sent, as others know of it.
+type Call struct {
+	// At is when it was answered or, where that is not known, sent.
+	At time.Time
+	// Granted: the server's quota has let it in, as far as is known.
+	Granted bool
+}
+
+// Rebuild begins the window anew with these calls, in place of all that have been
+// answered so far; those under way go on to count. A call that is out of the window
+// is ignored; the future is now.
+func (p *Pacer) Rebuild(calls []Call) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	ago := max(0, now.Sub(at))
-	if ago >= p.window.w {
-		return
+	p.window = newWindow(p.rate)
+	for _, c := range calls {
+		if ago := max(0, now.Sub(c.At)); ago < p.window.w {
+			p.window.add(p.since(now)-ago, c.Granted)
+		}
 	}
-	// It is not known to be granted, but mostly was; what is learned too high
-	// is put right by the next refusal.
-	p.window.add(p.since(now)-ago, true)
 	p.wake()
 }
 

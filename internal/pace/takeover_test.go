@@ -35,7 +35,7 @@ func TestAvailable(t *testing.T) {
 		for _, change := range []func(){
 			slots[0].Release, func() { take(t, p).Done() }, slots[1].Done, slots[2].Accepted,
 			func() { slots[3].Throttled(time.Now(), 0) }, func() { p.Throttled(time.Now(), time.Minute) },
-			func() { p.Sent(time.Now()) }, func() { p.Restore(0, time.Time{}) },
+			func() { p.Rebuild(granted(time.Now())) }, func() { p.Restore(0, time.Time{}) },
 		} {
 			_, _, changed := p.Available()
 			if _, _, same := p.Available(); closed(changed) || changed != same {
@@ -52,33 +52,65 @@ func TestAvailable(t *testing.T) {
 	})
 }
 
-func TestSent(t *testing.T) {
+// granted are calls that the server has let in, at these instants.
+func granted(at ...time.Time) (calls []Call) {
+	for _, a := range at {
+		calls = append(calls, Call{At: a, Granted: true})
+	}
+	return calls
+}
+
+// TestRebuild: the window holds the calls that are told, and those under way, and
+// no others; told twice, or of calls that it knew itself, nothing counts twice.
+func TestRebuild(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, p := newClock(), New(rate, 0)
+		var known []Call
 		for _, ago := range []time.Duration{time.Hour, 20 * time.Second, 5 * time.Second, 20*time.Second - 1, -time.Hour} {
-			p.Sent(time.Now().Add(-ago).Round(0)) // as from a clock on the wall
+			known = append(known, granted(time.Now().Add(-ago).Round(0))...) // as from a clock on the wall
 		}
-		wantFree(t, p, 2)
+		for range 3 {
+			p.Rebuild(known)
+			wantFree(t, p, 2)
+		}
 		c.sleepUntil(1)
 		wantFree(t, p, 3)
+		// A call of its own, which the records tell of as well.
 		take(t, p).Done()
-		p.Sent(time.Now().Add(-10 * time.Second))
+		known = append(known, granted(time.Now(), time.Now().Add(-10*time.Second))...)
+		p.Rebuild(known)
+		wantFree(t, p, 1)
+		// One under way is not told of, and goes on to count.
+		slot := take(t, p)
+		p.Rebuild(known)
+		wantFree(t, p, 0)
+		slot.Release()
 		wantFree(t, p, 1)
 		c.sleepUntil(10*time.Second + 1)
 		wantFree(t, p, 2)
 		c.sleepUntil(15 * time.Second)
 		wantFree(t, p, 3)
-		c.sleepUntil(20 * time.Second)
-		wantFree(t, p, 4)
-		// They are part of what the server grants.
-		take(t, p).Throttled(time.Now(), 0)
-		p = New(graphs, 0)
-		for range 40 {
-			p.Sent(time.Now())
+		c.sleepUntil(20*time.Second + 1)
+		wantFree(t, p, rate.N)
+		take(t, p).Done()
+		p.Rebuild(nil)
+		wantFree(t, p, rate.N)
+
+		// What was let in is part of what the server grants; what was refused is not.
+		for _, refused := range []bool{false, true} {
+			p = New(graphs, 0)
+			var calls []Call
+			for range 40 {
+				calls = append(calls, Call{At: time.Now(), Granted: true})
+				if refused {
+					calls = append(calls, Call{At: time.Now()})
+				}
+			}
+			p.Rebuild(calls)
+			refuse(t, p)
+			wantLimit(t, p, 2, 40)
 		}
-		refuse(t, p)
-		wantLimit(t, p, 2, 40)
 	})
 }
 
@@ -126,9 +158,11 @@ func TestTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, p := newClock(), learnt(t, graphs, 50)
 		next := New(graphs, time.Hour)
+		var calls []Call
 		for range 50 {
-			next.Sent(c.at(0))
+			calls = append(calls, granted(c.at(0))...)
 		}
+		next.Rebuild(calls)
 		next.Restore(p.Granted(), p.Paused())
 		_, at, _ := next.Available()
 		if got := c.of(at); got != graphs.W {
@@ -147,8 +181,12 @@ func TestMemory(t *testing.T) {
 				if n, _, _ := p.Available(); n > 0 {
 					take(t, p).Accepted()
 				}
-				if i%3 == 0 {
-					p.Sent(time.Now().Add(-time.Duration(i%19) * time.Second))
+				if i%3000 == 0 {
+					var calls []Call
+					for n := range 10 * exact {
+						calls = append(calls, granted(time.Now().Add(-time.Duration(n%19)*time.Second))...)
+					}
+					p.Rebuild(calls)
 				}
 				time.Sleep(time.Millisecond) // fake time
 			}

@@ -119,20 +119,9 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 	}
 	info := consumer.CachedInfo()
 	for left := info.NumPending; left > 0; {
-		batch, err := consumer.Fetch(int(min(left, sinceBatch)), jetstream.FetchContext(ctx))
+		// Each batch has its own time: how many there are says nothing.
+		got, err := s.batch(ctx, consumer, int(min(left, sinceBatch)), each)
 		if err != nil {
-			return fail(err)
-		}
-		got := uint64(0)
-		for m := range batch.Messages() {
-			got++
-			key := strings.TrimPrefix(m.Subject(), s.bucket.Subject)
-			r, ok := decode(key, bucket.Revision{Header: m.Headers(), Value: m.Data()})
-			if meta, err := m.Metadata(); err == nil && ok {
-				each(r, meta.Timestamp)
-			}
-		}
-		if err := batch.Error(); err != nil {
 			return fail(err)
 		}
 		if got == 0 {
@@ -141,6 +130,26 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 		left -= min(left, got)
 	}
 	return nil
+}
+
+// batch reads the next changes. Each batch has its own time: how many there are
+// says nothing of a server that answers.
+func (s *Store) batch(ctx context.Context, consumer jetstream.Consumer, n int, each func(r Record, stored time.Time)) (got uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.bucket.ReplyTimeout)
+	defer cancel()
+	batch, err := consumer.Fetch(n, jetstream.FetchContext(ctx))
+	if err != nil {
+		return 0, err
+	}
+	for m := range batch.Messages() {
+		got++
+		key := strings.TrimPrefix(m.Subject(), s.bucket.Subject)
+		r, ok := decode(key, bucket.Revision{Header: m.Headers(), Value: m.Data()})
+		if meta, err := m.Metadata(); err == nil && ok {
+			each(r, meta.Timestamp)
+		}
+	}
+	return got, batch.Error()
 }
 
 // ReadingConsumer makes a consumer that is to be read once, and need not survive

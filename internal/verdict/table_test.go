@@ -533,6 +533,55 @@ func TestPanicTable(t *testing.T) {
 	}
 }
 
+// TestDeviceTable holds OfDevice to the document.
+func TestDeviceTable(t *testing.T) {
+	t.Parallel()
+	tb := readTable(t, "A device that cools down", 1)
+	values := map[string][]string{
+		"claim":  {"none", "lapsed", "own", "another's"},
+		"holder": {"accepted", "dead", "dead of unknown outcome", "attempting", "retrying", "verifying", "not to be told"},
+		"reset":  {"less than the cooldown ago", "longer ago"},
+	}
+	const cooldown = time.Minute
+	tb.each(t, values, func(facts map[string]string) {
+		d := Device{Claimed: facts["claim"] == "another's" || facts["claim"] == "lapsed", Until: now.Add(10 * time.Second), Cooldown: cooldown, Now: now}
+		if facts["claim"] == "lapsed" {
+			d.Until = now
+		}
+		d.Holder.FinishedAt = now.Add(-cooldown + 1)
+		if facts["reset"] == "longer ago" {
+			d.Holder.FinishedAt = now.Add(-cooldown)
+		}
+		switch facts["holder"] {
+		case "not to be told":
+		case "dead of unknown outcome":
+			d.Holder.State, d.Holder.UnknownSince = record.Dead, now
+		default:
+			d.Holder.State = record.State(facts["holder"])
+		}
+		want := map[string]DeviceStep{"claim it and call": DeviceFree, "bury: cooldown": DeviceCools, "wait": DeviceWait}[tb.match(t, facts).then[0]]
+		step, at := OfDevice(d)
+		if step != want {
+			t.Fatalf("%v: step %d, want %d", facts, step, want)
+		}
+		switch step {
+		case DeviceFree:
+		case DeviceCools:
+			if !at.Equal(d.Holder.FinishedAt) {
+				t.Fatalf("%v: reset at %s", facts, at)
+			}
+		case DeviceWait:
+			for next, want := range map[time.Duration]time.Duration{-time.Hour: deviceWaitMin, 5 * time.Second: 5 * time.Second, time.Hour: 10 * time.Second} {
+				d := d
+				d.Holder.NextAt = now.Add(next)
+				if _, at := OfDevice(d); !at.Equal(now.Add(want)) {
+					t.Fatalf("%v, next %s: waits for %s", facts, next, at.Sub(now))
+				}
+			}
+		}
+	})
+}
+
 // TestHeldAttempts: what was tried for everybody's sake is not held against the
 // request.
 func TestHeldAttempts(t *testing.T) {

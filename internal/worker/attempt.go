@@ -115,7 +115,12 @@ func (d *delivery) attempt(soft, hard context.Context) (consume.Disposition, err
 
 // call is the attempt of a request that has leave for it.
 func (d *delivery) call(soft, hard context.Context, l leave) (becomes consume.Disposition, err error) {
+	// The deadline counts from before the device is claimed: a claim that was written
+	// and forgotten, by a process that was stopped, must have outlasted the call.
 	before, now := d.base(), time.Now()
+	if becomes, ok, err := d.guard(hard, now); !ok {
+		return becomes, err
+	}
 	call := graph.Call{
 		Token:           l.token,
 		ClientRequestID: uuid.NewString(),
@@ -132,6 +137,7 @@ func (d *delivery) call(soft, hard context.Context, l leave) (becomes consume.Di
 	if err != nil {
 		return becomes, err
 	}
+	defer d.t.called(call.ClientRequestID)()
 	sent := time.Now()
 	answer, err := d.t.graph.Reset(hard, graph.Target{Device: d.req.DeviceID, User: d.req.UserID, App: d.req.AppID}, call)
 	if errors.Is(err, graph.ErrHeldBack) {

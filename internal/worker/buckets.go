@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/devices"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
 )
@@ -19,12 +20,18 @@ type buckets struct {
 	fleet *fleet
 
 	mu      sync.Mutex
-	records *record.Store // nil until it was found
-	state   *state.Store  // nil while it is not found; the work goes on without it
-	missing error         // nil while the records are there
+	found   stores
+	missing error // nil while the records are there
 	// lost tells that the state was found to be missing, so that what is in it
 	// has to be written anew once it is back.
 	lost bool
+}
+
+// stores are the buckets as they were found last.
+type stores struct {
+	records *record.Store  // nil until it was found
+	state   *state.Store   // nil while it is not found; the work goes on without it
+	devices *devices.Store // nil where devices do not cool down, or it is not found: then nothing is called
 }
 
 func newBuckets(f *fleet) *buckets { return &buckets{fleet: f} }
@@ -37,14 +44,15 @@ func (b *buckets) open(ctx context.Context) error {
 		return err
 	}
 	known, stateErr := b.openState(ctx)
+	cooling, err := b.openDevices(ctx)
 	b.mu.Lock()
-	b.records = records
+	b.found.records, b.found.devices = records, cooling
 	back := false
 	switch {
 	case stateErr == nil:
-		b.state, back, b.lost = known, b.lost, false
+		b.found.state, back, b.lost = known, b.lost, false
 	case errors.Is(stateErr, jetstream.ErrBucketNotFound):
-		b.state, b.lost = nil, true
+		b.found.state, b.lost = nil, true
 	}
 	b.mu.Unlock()
 	if back {
@@ -52,7 +60,24 @@ func (b *buckets) open(ctx context.Context) error {
 			s.tenant.handOnAnew()
 		}
 	}
-	return nil
+	return err
+}
+
+// openDevices looks up the bucket of devices that cool down, where they do, and
+// makes it where it is missing and that is allowed.
+func (b *buckets) openDevices(ctx context.Context) (*devices.Store, error) {
+	cfg := b.fleet.cfg
+	if cfg.Cooldown == 0 {
+		return nil, nil
+	}
+	least := cfg.Cooldown + cfg.Policy.RequestTimeout
+	found, err := devices.Open(ctx, b.fleet.js, cfg.Names.DeviceBucket(), least)
+	if errors.Is(err, jetstream.ErrBucketNotFound) && cfg.Setup {
+		if _, err = consume.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); err == nil {
+			found, err = devices.Open(ctx, b.fleet.js, cfg.Names.DeviceBucket(), least)
+		}
+	}
+	return found, err
 }
 
 // openState looks up the bucket of what replicas hand on, and makes it where it
@@ -78,11 +103,11 @@ func (b *buckets) openState(ctx context.Context) (*state.Store, error) {
 	return nil, err
 }
 
-// stores are the buckets as they were found last; nil where they were not.
-func (b *buckets) stores() (*record.Store, *state.Store) {
+// stores are the buckets as they were found last.
+func (b *buckets) stores() stores {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.records, b.state
+	return b.found
 }
 
 // err is nil while the records are there.
@@ -108,7 +133,7 @@ func (b *buckets) watch(ctx context.Context) {
 }
 
 func (b *buckets) look(ctx context.Context) {
-	if records, _ := b.stores(); records == nil {
+	if b.stores().records == nil {
 		return // no queue was bound yet, which tells more
 	}
 	log := b.fleet.log

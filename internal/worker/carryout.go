@@ -60,7 +60,6 @@ func (d *delivery) carryOutLook(ctx context.Context, r record.Record, v verdict.
 func (d *delivery) finish(ctx context.Context, v verdict.Verdict) (becomes consume.Disposition, err error) {
 	switch v.Do {
 	case verdict.DoAck:
-		d.t.fuse.accepted(d.req.DeviceID, d.req.ID, d.rec.FinishedAt)
 		d.t.metrics.Request(metrics.OutcomeAccepted, time.Since(d.published()))
 		d.report("accepted", d.rec)
 		return consume.Ack(), nil
@@ -96,6 +95,9 @@ func (d *delivery) publishLetter(ctx context.Context) (becomes consume.Dispositi
 		return becomes, err
 	}
 	// A conflict means that another worker went on with the same letter.
+	if !d.rec.AttemptedAt.IsZero() && d.rec.UnknownFrom().IsZero() {
+		d.dropDevice(ctx)
+	}
 	return d.buried(d.rec), nil
 }
 

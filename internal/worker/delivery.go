@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/devices"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/trace"
@@ -38,6 +39,9 @@ type delivery struct {
 	garbled bool
 	// renewed: a token was rejected in this delivery.
 	renewed bool
+	// claim is the claim on the device as this delivery has written it; zero: it
+	// has not.
+	claim devices.Claim
 }
 
 // errAgain means that the delivery has to be looked at once more.
@@ -104,15 +108,6 @@ func (d *delivery) turn(soft, hard context.Context) (consume.Disposition, error)
 	now := time.Now()
 	plan := verdict.Next(verdict.Delivery{Record: d.rec, Self: d.origin(), Garbled: d.garbled,
 		IDGiven: d.req.IDGiven, Expires: d.expires(), Now: now})
-	cooling := d.t.fuse.cooling(d.req.DeviceID, d.req.ID, now)
-	if !d.known && (plan.Step == verdict.StepExpire || plan.Step == verdict.StepAttempt && !cooling.IsZero()) {
-		// A dead letter is published before its record: it must be certain
-		// that the request was not accepted by an earlier message.
-		if err := d.load(hard); err != nil {
-			return consume.Disposition{}, err
-		}
-		return consume.Disposition{}, errAgain
-	}
 	switch plan.Step {
 	case verdict.StepAck:
 		return consume.Ack(), nil
@@ -138,12 +133,6 @@ func (d *delivery) turn(soft, hard context.Context) (consume.Disposition, error)
 	case verdict.StepLook:
 		return d.look(soft, hard)
 	case verdict.StepAttempt:
-	}
-	if !cooling.IsZero() {
-		return d.bury(hard, verdict.ReasonCooldown, d.coolingDetail(now.Sub(cooling)))
-	}
-	if until, blown := d.fused(now); blown {
-		return d.nak(until, false), nil
 	}
 	return d.attempt(soft, hard)
 }
@@ -200,16 +189,6 @@ func (d *delivery) giveUp(hard context.Context, why string) (consume.Disposition
 		"the request's record was overwritten by something that is no record, so whether the device was reset is unknown; "+why)
 }
 
-// fused reports whether the fuse has blown, and when the request should come again.
-func (d *delivery) fused(now time.Time) (until time.Time, blown bool) {
-	fuse := d.t.fuse
-	ok, changed := fuse.admit(d.req.DeviceID, now)
-	if changed {
-		d.t.fuseBlew()
-	}
-	return now.Add(fuseWait), !ok
-}
-
 // published is when the stream stored the message, by this machine's clock.
 func (d *delivery) published() time.Time { return d.t.clock.local(d.m.Published) }
 
@@ -237,10 +216,6 @@ func (d *delivery) expiry(now time.Time) string {
 		return "notAfter " + d.req.NotAfter.Format(time.RFC3339) + " is over"
 	}
 	return fmt.Sprintf("published %s ago, more than %s", now.Sub(d.published()).Round(time.Second), d.t.policy.MaxAge)
-}
-
-func (d *delivery) coolingDetail(ago time.Duration) string {
-	return fmt.Sprintf("another request has reset the device %s ago, less than %s", ago.Round(time.Second), d.t.fuse.cooldown)
 }
 
 // nak gives the message back until an instant. retrying: it will be tried again

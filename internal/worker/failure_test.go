@@ -14,11 +14,11 @@ import (
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/guard"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/state"
 	"passcode-worker/internal/verdict"
 )
 
@@ -135,7 +135,7 @@ func bare(t *testing.T, r *rig) *tenant {
 		exists: func(ctx context.Context, stream string, seq uint64, at time.Time) (bool, error) {
 			return consume.Exists(ctx, r.js, stream, seq, at)
 		},
-		stores: func() (*record.Store, *state.Store) { return store, nil }, fuse: newFuse(pace.Rate{}, 0), news: make(chan struct{}, 1),
+		stores: func() stores { return stores{records: store} }, fuse: guard.NewFuse(pace.Rate{}), underWay: map[string]struct{}{}, news: make(chan struct{}, 1),
 		busy: map[string]struct{}{}, waiting: map[uint64]time.Time{}, clock: &clock{}}
 }
 

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/hold"
+	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
 )
@@ -28,23 +29,32 @@ const (
 func (t *tenant) takeOver(intake context.Context) {
 	defer t.learned(intake)
 	for intake.Err() == nil {
-		ctx, cancel := context.WithTimeout(intake, takeOverWait)
-		err := t.recall(ctx)
-		cancel()
+		err := t.recallInTime(intake)
 		if err == nil || intake.Err() != nil {
 			return
 		}
-		if t.fuse.horizon() == 0 {
+		if !t.fuse.On() {
 			t.log.Warn("what was before could not be read: pauses, holds and the window of calls begin anew", zap.Error(err))
 			return
 		}
 		// A fuse that forgets is none.
-		t.log.Error("what was before could not be read, which the fuse and the cooldown need; trying again", zap.Error(err))
+		t.log.Error("what was before could not be read, which the fuse needs; trying again", zap.Error(err))
 		select {
 		case <-intake.Done():
 		case <-time.After(handOnPause):
 		}
 	}
+}
+
+// recallInTime bounds the reading of what can be found out again by calls. What the
+// fuse counts cannot: that takes as long as it takes.
+func (t *tenant) recallInTime(ctx context.Context) error {
+	if !t.fuse.On() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, takeOverWait)
+		defer cancel()
+	}
+	return t.recall(ctx)
 }
 
 // learned lets this replica hand on, for as long as its term lasts.
@@ -74,36 +84,76 @@ func (t *tenant) handsOn() bool {
 func (t *tenant) recall(ctx context.Context) error {
 	t.handing.Lock()
 	defer t.handing.Unlock()
-	records, known := t.stores()
-	now := time.Now()
-	if known != nil {
-		if err := t.recallState(ctx, known, now); err != nil {
+	found, now := t.stores(), time.Now()
+	if found.state != nil {
+		if err := t.recallState(ctx, found.state, now); err != nil {
 			return err
 		}
 	}
-	since := now.Add(-max(t.pacer.Window(), t.fuse.horizon()))
-	sent := map[string]time.Time{} // when each call was under way last, as far as is known
-	err := records.Since(ctx, t.name, t.clock.remote(since), func(r record.Record, stored time.Time) {
+	since := now.Add(-max(t.pacer.Window(), t.fuse.Horizon()))
+	calls := newCalls(since.Add(-t.policy.RequestTimeout))
+	err := found.records.Since(ctx, t.name, t.clock.remote(since), func(r record.Record, stored time.Time) {
 		r, stored = t.clock.read(r), t.clock.local(stored)
+		calls.saw(r, stored)
 		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
-			sent[r.ClientRequestID] = stored
-			t.fuse.began(r.ManagedDeviceID, r.AttemptedAt, now)
-		}
-		if r.State == record.Accepted {
-			t.fuse.accepted(r.ManagedDeviceID, r.ID, r.FinishedAt)
+			t.fuse.Began(r.ManagedDeviceID, r.AttemptedAt, now)
 		}
 		if r.State == record.Retrying && (r.Status == 429 || r.Status == 503) && r.NextAt.After(now) {
 			// The pause may not have been handed on: its worker was killed.
 			t.pacer.Restore(0, r.NextAt)
 		}
 	})
-	for _, at := range sent {
-		t.pacer.Sent(at)
+	if err != nil {
+		return err
 	}
+	t.mu.Lock()
+	t.pacer.Rebuild(calls.but(t.underWay))
+	t.mu.Unlock()
 	if until := t.pacer.Paused(); !until.IsZero() {
 		t.metrics.SetPausedUntil(until)
 	}
-	return err
+	return nil
+}
+
+// calls gathers from the changes of records which calls count against the quota,
+// and since when.
+type calls struct {
+	since time.Time // calls that began before are of no account
+	known map[string]*sentCall
+}
+
+type sentCall struct {
+	pace.Call
+	answered bool
+}
+
+func newCalls(since time.Time) *calls { return &calls{since, map[string]*sentCall{}} }
+
+// saw takes a change of a record. The first change after the one that announced a
+// call is its answer; further ones are about something else.
+func (c *calls) saw(r record.Record, stored time.Time) {
+	if r.ClientRequestID == "" || r.AttemptedAt.Before(c.since) {
+		return
+	}
+	call, known := c.known[r.ClientRequestID]
+	switch {
+	case !known:
+		c.known[r.ClientRequestID] = &sentCall{pace.Call{At: stored, Granted: true}, r.State != record.Attempting}
+	case !call.answered && r.State != record.Attempting:
+		call.At, call.answered = stored, true
+		call.Granted = r.Status != 429 && r.Status != 503
+	}
+}
+
+// but are the calls without those that this process itself waits for.
+func (c *calls) but(underWay map[string]struct{}) []pace.Call {
+	var all []pace.Call
+	for id, call := range c.known {
+		if _, ours := underWay[id]; !ours {
+			all = append(all, call.Call)
+		}
+	}
+	return all
 }
 
 func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.Time) error {
@@ -120,7 +170,7 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 	if w.Hold != nil && t.hold.Restore(hold.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
 	}
-	t.fuse.settle(t.clock.local(w.FuseBlownAt), t.clock.local(o.ReleasedAt))
+	t.fuse.Settle(t.clock.local(w.FuseBlownAt), t.clock.local(o.ReleasedAt))
 	t.handedOn, t.handedOnAt = w, 0 // another's, or not even the last value
 	return nil
 }
@@ -156,7 +206,7 @@ func (t *tenant) handOn(ctx context.Context) {
 // write hands on, if there is something new, and tells whether nothing is left
 // to do.
 func (t *tenant) write(ctx context.Context) (done bool) {
-	_, known := t.stores()
+	known := t.stores().state
 	if known == nil {
 		return true // nowhere to write
 	}
@@ -182,7 +232,7 @@ func (t *tenant) write(ctx context.Context) (done bool) {
 // leave hands on the pause that was announced to a call that was in flight when
 // this replica's term ended.
 func (t *tenant) leave(ctx context.Context) {
-	_, known := t.stores()
+	known := t.stores().state
 	until := t.pacer.Paused()
 	if known == nil || until.IsZero() {
 		return
@@ -207,7 +257,7 @@ func (t *tenant) standing() state.Worker {
 	w := state.Worker{
 		PausedUntil: t.clock.remote(t.pacer.Paused()),
 		Granted:     t.pacer.Granted(),
-		FuseBlownAt: t.clock.remote(t.fuse.blown()),
+		FuseBlownAt: t.clock.remote(t.fuse.Blown()),
 		Worker:      t.host,
 	}
 	if h := t.hold.State(); h.Cause != "" {
@@ -234,8 +284,8 @@ func (t *tenant) look(ctx context.Context) {
 	limit := t.pacer.Limit()
 	t.metrics.SetRate(limit, t.pacer.Rate().PerSecond())
 	t.changed()
-	_, known := t.stores()
-	if known == nil || t.fuse.limit.N == 0 {
+	known := t.stores().state
+	if known == nil || !t.fuse.On() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOnWait)
@@ -248,7 +298,7 @@ func (t *tenant) look(ctx context.Context) {
 		t.log.Debug("whether the fuse was released could not be read; trying again", zap.Error(err))
 		return
 	}
-	if t.fuse.settle(time.Time{}, t.clock.local(o.ReleasedAt)) {
+	if t.fuse.Settle(time.Time{}, t.clock.local(o.ReleasedAt)) {
 		t.log.Info("hold: over", zap.String("cause", string(hold.Fuse)))
 		t.showHold()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/guard"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
@@ -63,14 +64,16 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 
 		maxPause: f.cfg.MaxPause,
 		hold:     hold.New(),
-		fuse:     newFuse(f.cfg.Fuse, f.cfg.Cooldown),
+		cooldown: f.cfg.Cooldown,
+		fuse:     guard.NewFuse(f.cfg.Fuse),
 		news:     make(chan struct{}, 1),
 		exists: func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error) {
 			return consume.Exists(ctx, f.js, stream, sequence, published)
 		},
-		busy:    map[string]struct{}{},
-		waiting: map[uint64]time.Time{},
-		garbled: map[uint64]time.Time{},
+		busy:     map[string]struct{}{},
+		underWay: map[string]struct{}{},
+		waiting:  map[uint64]time.Time{},
+		garbled:  map[uint64]time.Time{},
 	}
 	s := &service{
 		fleet: f, spec: spec, names: names, tenant: t, log: log,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/guard"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
@@ -47,7 +48,7 @@ func TestStandbyTellsTheTruth(t *testing.T) {
 
 // What a standby shows must not hide what the replica that works shows.
 func TestStandbyEstimates(t *testing.T) {
-	tn := &tenant{pacer: pace.New(pace.Rate{N: 200, W: 20 * time.Second}, 0), hold: hold.New(), fuse: newFuse(pace.Rate{}, 0),
+	tn := &tenant{pacer: pace.New(pace.Rate{N: 200, W: 20 * time.Second}, 0), hold: hold.New(), fuse: guard.NewFuse(pace.Rate{}),
 		metrics: metrics.New(metrics.Build{}).Tenant("a"), waiting: map[uint64]time.Time{}}
 	for _, c := range []struct {
 		active   bool

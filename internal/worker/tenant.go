@@ -14,6 +14,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/guard"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
@@ -41,9 +42,12 @@ type tenant struct {
 	// maxPause caps what a service asks for; 0 means no cap.
 	maxPause time.Duration
 	hold     *hold.Hold
-	fuse     *fuse
-	// stores are the buckets; nil until they were found.
-	stores func() (*record.Store, *state.Store)
+	fuse     *guard.Fuse
+	// cooldown is how long after a device was reset another request for it is
+	// refused; 0: off.
+	cooldown time.Duration
+	// stores are the buckets as they were found last.
+	stores func() stores
 	// active is set while this replica is the one that works on the tenant.
 	active atomic.Bool
 	// term is closed when the term ends in which this replica learned what was
@@ -72,6 +76,9 @@ type tenant struct {
 	operatorUntil time.Time
 	// busy are the keys that are worked on in this process.
 	busy map[string]struct{}
+	// underWay are the calls of this process that are not answered yet, by
+	// client-request-id.
+	underWay map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
 	waiting map[uint64]time.Time
 	// garbled are those of them whose records are garbled.
@@ -79,36 +86,33 @@ type tenant struct {
 }
 
 // claim reserves a request for one message at a time, so that a process is not
-// a competitor to itself. While devices cool down it reserves the device, too:
-// of two requests at once for one device the second waits for the first's end.
-func (t *tenant) claim(key, device string) bool {
+// a competitor to itself.
+func (t *tenant) claim(key string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	keys := t.claimed(key, device)
-	for _, k := range keys {
-		if _, taken := t.busy[k]; taken {
-			return false
-		}
+	if _, taken := t.busy[key]; taken {
+		return false
 	}
-	for _, k := range keys {
-		t.busy[k] = struct{}{}
-	}
+	t.busy[key] = struct{}{}
 	return true
 }
 
-func (t *tenant) unclaim(key, device string) {
+func (t *tenant) unclaim(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, k := range t.claimed(key, device) {
-		delete(t.busy, k)
-	}
+	delete(t.busy, key)
 }
 
-func (t *tenant) claimed(key, device string) []string {
-	if t.fuse.cooldown == 0 || device == "" {
-		return []string{key}
+// called notes a call that is under way, until done is called.
+func (t *tenant) called(clientRequestID string) (done func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.underWay[clientRequestID] = struct{}{}
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.underWay, clientRequestID)
 	}
-	return []string{key, "device " + device} // a key has no spaces
 }
 
 // setActive is told whether this replica is the one that works.
@@ -155,7 +159,7 @@ func pauseEnd(until time.Time) string {
 
 // credit tells how many further requests it makes sense to take now.
 func (t *tenant) credit() (n int, at time.Time, changed <-chan struct{}) {
-	if !t.fuse.blown().IsZero() {
+	if !t.fuse.Blown().IsZero() {
 		return 0, time.Now().Add(pollInterval), nil
 	}
 	return t.pacer.Available()
@@ -225,23 +229,23 @@ func (t *tenant) handle(soft, hard context.Context, m consume.Message) (becomes 
 	}()
 	req, err := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
 	d.req, d.key = req, record.Key(t.name, req.Key())
-	if !t.claim(d.key, req.DeviceID) {
+	if !t.claim(d.key) {
 		return consume.Back(otherBusy())
 	}
-	defer t.unclaim(d.key, req.DeviceID)
-	d.store, _ = t.stores()
+	defer t.unclaim(d.key)
+	d.store = t.stores().records
 	return d.run(soft, hard, err)
 }
 
-// otherBusy is how long a message stays away whose request, or device, is at work
-// under another message: about a second. Copies that were published together come
+// otherBusy is how long a message stays away whose request is at work under
+// another message: about a second. Copies that were published together come
 // together; they are spread, or all but one would have to be sent away each time.
 func otherBusy() time.Duration { return time.Second/2 + rand.N(time.Second) }
 
 // fuseBlew is told that the fuse has blown.
 func (t *tenant) fuseBlew() {
 	t.log.Error("hold: the fuse has blown: one more device would be too many; worker resume releases it",
-		zap.String("cause", string(hold.Fuse)), zap.Int("devices", t.fuse.limit.N), zap.Duration("within", t.fuse.limit.W))
+		zap.String("cause", string(hold.Fuse)), zap.Int("devices", t.fuse.Limit().N), zap.Duration("within", t.fuse.Limit().W))
 	t.showHold()
 }
 
@@ -280,9 +284,9 @@ func (t *tenant) holds() []metrics.Hold {
 	if h := t.hold.State(); active && h.Cause != "" {
 		holds = append(holds, metrics.Hold{Cause: h.Cause, Since: h.Since, Detail: h.Detail, NextProbe: h.NextProbe})
 	}
-	if at := t.fuse.blown(); active && !at.IsZero() {
+	if at := t.fuse.Blown(); active && !at.IsZero() {
 		holds = append(holds, metrics.Hold{Cause: hold.Fuse, Since: at, Detail: fmt.Sprintf(
-			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", t.fuse.limit)})
+			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", t.fuse.Limit())})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
