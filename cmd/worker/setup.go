@@ -114,6 +114,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 // retention refuses one that lets go of a record while it still keeps its
 // request from being done again.
 func (c setupCmd) retention(r *reader) time.Duration {
+	r.tidy(&c.keepOptions)
 	maxAge, cooldown, fuse := c.keepOptions.read(r)
 	given := r.duration("--retention", c.Retention, 0)
 	least := consume.Keep(maxAge, cooldown, fuse.W)

@@ -73,7 +73,7 @@ func TestSetup(t *testing.T) {
 	}
 
 	env = with(env, "WORKER_STREAM", "S", "WORKER_SUBJECT", "s.s", "WORKER_DEAD_STREAM", "D", "WORKER_DEAD_SUBJECT", "s.d", "WORKER_TENANT", "contoso")
-	check("created  stream S\ncreated  stream D\ncreated  key-value bucket b\ncreated  key-value bucket b-state\ncreated  consumer worker-contoso\n",
+	check("created  stream S\ncreated  stream D\ncreated  key-value bucket b\ncreated  key-value bucket b-state\ncreated  key-value bucket b-devices\ncreated  consumer worker-contoso\n",
 		"--bucket=b", "--storage=memory", "--replicas=1")
 	if c := config("S"); c.Storage != jetstream.MemoryStorage || c.Subjects[0] != "s.s.*" || config("D").Subjects[0] != "s.d.*" {
 		t.Errorf("request stream: %+v", c)
