@@ -21,7 +21,11 @@ fi
 failed=0
 while read -r pkg name; do
     echo "fuzz $pkg $name $fuzztime"
-    if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime 5s "$pkg" \
+    minimize=5s
+    # An input to the whole worker never covers quite the same twice, so that its time
+    # would go into making small what is nothing new.
+    if [ "$name" = FuzzForged ]; then minimize=1x; fi
+    if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime "$minimize" "$pkg" \
         >"$log" 2>&1 </dev/null; then
         tail -n 3 "$log"
         continue

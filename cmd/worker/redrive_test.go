@@ -161,7 +161,7 @@ func TestRedriveLostReplies(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := kv.Put(w.ctx, "default.R0", []byte(`{"id":"R0","state":"dead"}`)); err != nil {
+			if _, err := kv.Put(w.ctx, "default.R0", []byte(`{"id":"R0","tenant":"default","state":"dead"}`)); err != nil {
 				t.Fatal(err)
 			}
 			proxy, err := natstest.StartProxy(w.nats.URL())

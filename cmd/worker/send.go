@@ -271,6 +271,8 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 			}
 		}
 		switch {
+		case c.Garbled != nil:
+			t.tell("%s: %v", plain(c.Record.ID), c.Garbled)
 		case t.json:
 			t.object(c.Record)
 		case c.Before:

@@ -305,7 +305,7 @@ func operatorRights() map[string][]string {
 	one := []string{"$JS.API.STREAM.MSG.GET." + dead, "$JS.API.STREAM.MSG.DELETE." + dead}
 	info := "$JS.API.CONSUMER.INFO." + stream + ".worker-default"
 	fuse := []string{"$JS.API.STREAM.INFO." + states, "$JS.API.STREAM.MSG.GET." + states}
-	record := []string{"$JS.API.STREAM.INFO." + records, "$JS.API.DIRECT.GET." + records + ".$KV.passcode-resets.default.>"}
+	record := []string{"$JS.API.STREAM.INFO." + records, "$JS.API.DIRECT.GET." + records + ".$KV.passcode-resets.default.>", "$JS.API.STREAM.MSG.GET." + records}
 	return map[string][]string{
 		"send":         {"passcode.reset.requests.default"},
 		"status":       append([]string{info, "$JS.API.STREAM.INFO." + stream, "$JS.API.STREAM.MSG.GET." + stream, "$JS.API.STREAM.INFO." + dead, "$JS.API.CONSUMER.NAMES." + stream}, fuse...),
@@ -350,8 +350,11 @@ func TestToolsRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kv.Put(t.Context(), "default.X", []byte(`{"id":"X","state":"dead","reason":"not_found"}`)); err != nil {
-		t.Fatal(err)
+	// What lies over the record is none.
+	for _, value := range []string{`{"id":"X","tenant":"default","state":"dead","reason":"not_found"}`, `{"stream":"PASSCODE_RESETS","seq":7}`} {
+		if _, err := kv.Put(t.Context(), "default.X", []byte(value)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	put := func() {
 		t.Helper()

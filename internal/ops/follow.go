@@ -2,16 +2,12 @@ package ops
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/record"
 )
 
@@ -72,12 +68,16 @@ type Change struct {
 	// Before tells that the request was accepted by an earlier message, so that
 	// this one is a duplicate.
 	Before bool
+	// Garbled says that the record can no longer be read, and what to do; nil: it
+	// can. Then Record holds no more than the id.
+	Garbled error
 }
 
 // followed is one request that is waited for.
 type followed struct {
 	sent     Sent
 	revision uint64 // the newest that was seen
+	garbled  bool   // and has been told so
 }
 
 // Await calls each with every change of the requests' records until all have
@@ -105,8 +105,10 @@ func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), bl
 		cancel()
 		switch {
 		case err == nil && len(m.Subject) > prefix:
-			revision, _ := strconv.ParseUint(consume.LastHeader(m.Header, jetstream.SequenceHeader), 10, 64) // 0 is older than any
-			take(waiting, m.Subject[prefix:], m.Data, revision, each)
+			key := m.Subject[prefix:]
+			if r, revision, ok := record.Told(record.Key(f.t.names.Tenant, key), m); ok {
+				take(waiting, key, r, revision, each)
+			}
 		case err != nil && wait.Err() == nil:
 			// Not the end of the wait: the connection is gone for a while.
 			_ = f.t.pause(ctx, pauseMin) // the loop looks whether ctx has ended
@@ -124,29 +126,33 @@ func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), bl
 
 func (f *Follower) poll(ctx context.Context, waiting map[string]*followed, each func(Change)) {
 	left := pollMost
-	for key := range waiting {
+	for key, w := range waiting {
 		if left--; left < 0 {
 			return
 		}
-		entry, err := f.t.entry(ctx, f.t.call, key)
+		r, revision, err := f.t.read(ctx, f.t.call, key)
 		var missing *MissingRight
 		switch {
 		case errors.As(err, &missing):
 			f.blind = err
 			return
+		case errors.Is(err, record.ErrGarbled):
+			if !w.garbled {
+				each(Change{Record: record.Record{ID: w.sent.ID}, Garbled: err})
+			}
+			w.garbled = true
 		case err != nil:
 			return // it will be tried again
-		case entry != nil:
-			take(waiting, key, entry.Value(), entry.Revision(), each)
+		case revision != 0:
+			take(waiting, key, r, revision, each)
 		}
 	}
 }
 
 // take notes a record, and forgets the request where that is its end.
-func take(waiting map[string]*followed, key string, value []byte, revision uint64, each func(Change)) {
+func take(waiting map[string]*followed, key string, r record.Record, revision uint64, each func(Change)) {
 	w := waiting[key]
-	var r record.Record
-	if w == nil || revision <= w.revision || json.Unmarshal(value, &r) != nil {
+	if w == nil || revision <= w.revision {
 		return
 	}
 	w.revision = revision
@@ -166,51 +172,59 @@ func take(waiting map[string]*followed, key string, value []byte, revision uint6
 	each(c)
 }
 
-// entry is a record's present entry; nil: there is none. how is t.call or
-// t.insist.
-func (t *Tools) entry(ctx context.Context, how func(context.Context, func(context.Context) error) error, key string) (jetstream.KeyValueEntry, error) {
-	var entry jetstream.KeyValueEntry
-	err := how(ctx, func(ctx context.Context) error {
-		kv, err := t.bucket(ctx)
+// read reads a request's record as the worker does, and the last revision of its
+// key; without a record it has no state, and the revision is 0. how is t.call or
+// t.insist. Where nobody can tell any more whether there was a record, the error
+// is [record.ErrGarbled] and says what to do.
+func (t *Tools) read(ctx context.Context, how func(context.Context, func(context.Context) error) error, key string) (r record.Record, revision uint64, err error) {
+	key = record.Key(t.names.Tenant, key)
+	err = how(ctx, func(ctx context.Context) error {
+		store, err := t.store(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("record %s: %w", key, err)
 		}
-		entry, err = kv.Get(ctx, record.Key(t.names.Tenant, key))
-		if errors.Is(err, jetstream.ErrKeyNotFound) {
-			entry = nil
-			return nil
-		}
+		r, revision, err = store.Get(ctx, key)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("record %s: %w", record.Key(t.names.Tenant, key), err)
+	switch {
+	case errors.Is(err, record.ErrGarbled):
+		return record.Record{}, 0, t.garbled(key)
+	case err != nil:
+		var missing *MissingRight
+		if errors.As(err, &missing) {
+			err = fmt.Errorf("record %s: %w", key, err)
+		}
+		return record.Record{}, 0, err
 	}
-	return entry, nil
+	return r, revision, nil
 }
 
-// bucket is that of the records.
-func (t *Tools) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+// garbled says what to do about a record that cannot be read.
+func (t *Tools) garbled(key string) error {
+	return &garbledError{bucket: t.names.Bucket, key: key}
+}
+
+// garbledError is a [record.ErrGarbled] in words for an operator.
+type garbledError struct{ bucket, key string }
+
+func (e *garbledError) Error() string {
+	return "record " + e.key + ": it was overwritten by something that is no record, so whether the device was reset is unknown: " +
+		"look at the device in Intune; if it was not reset, nats kv del " + e.bucket + " " + e.key + " lets a request that waits be done; " +
+		"otherwise leave it: the request becomes a dead letter " + reasonUnknown + " when its time is over"
+}
+
+func (e *garbledError) Is(target error) bool { return target == record.ErrGarbled }
+
+// store is the bucket of the records.
+func (t *Tools) store(ctx context.Context) (*record.Store, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.records == nil {
-		kv, err := t.js.KeyValue(ctx, t.names.Bucket)
+		store, err := record.Open(ctx, t.js, t.names.Bucket)
 		if err != nil {
 			return nil, err
 		}
-		t.records = kv
+		t.records = store
 	}
 	return t.records, nil
-}
-
-// record is a request's present record; without one it has no state.
-func (t *Tools) record(ctx context.Context, key string) (record.Record, error) {
-	var r record.Record
-	entry, err := t.entry(ctx, t.insist, key)
-	if err != nil || entry == nil {
-		return r, err
-	}
-	if err := json.Unmarshal(entry.Value(), &r); err != nil {
-		return r, fmt.Errorf("record %s is not of the form it should be: %w", entry.Key(), err)
-	}
-	return r, nil
 }

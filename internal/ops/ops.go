@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/record"
 )
 
 // Tools works on one tenant. It is safe for concurrent use.
@@ -24,7 +25,7 @@ type Tools struct {
 	rights *Rights
 
 	mu      sync.Mutex
-	records jetstream.KeyValue // nil until it was looked up
+	records *record.Store // nil until it was looked up
 }
 
 // New makes the tools of a tenant. rights hears the errors of the connection.
@@ -97,7 +98,7 @@ func isFinal(err error) bool {
 	var final finalError
 	switch {
 	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.As(err, &final),
-		errors.Is(err, consume.ErrOtherDomain),
+		errors.Is(err, consume.ErrOtherDomain), errors.Is(err, record.ErrGarbled),
 		errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
 		return true
 	case errors.As(err, &api):

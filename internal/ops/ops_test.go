@@ -189,7 +189,7 @@ func TestRedriveAgain(t *testing.T) {
 		{8, record.Dead, true, WouldRedrive, Redriven},
 	} {
 		id := fmt.Sprint("B", i)
-		if _, err := kv.Put(t.Context(), "default."+id, fmt.Appendf(nil, `{"state":%q,"stream":"REQ","sequence":%d}`, c.state, c.sequence)); err != nil {
+		if _, err := kv.Put(t.Context(), "default."+id, fmt.Appendf(nil, `{"id":%q,"tenant":"default","state":%q,"stream":"REQ","sequence":%d}`, id, c.state, c.sequence)); err != nil {
 			t.Fatal(err)
 		}
 		bury(t, js, consume.Message{Data: []byte(`{"id":"` + id + `","managedDeviceId":"` + device + `"}`), Stream: names.Stream,

@@ -2,7 +2,6 @@ package ops
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -207,7 +206,8 @@ type Entry struct {
 var ErrUnknown = errors.New("no record: it has not been begun, or never came, or ended longer ago than records are kept")
 
 // History is what is kept of the states of a request, the oldest first; at
-// least one. The consumer that reads them has one filter, so that an account
+// least one. What lies among them and is no record is passed over; where nothing
+// else is left, the error is [record.ErrGarbled] and says what to do. The consumer that reads them has one filter, so that an account
 // can be allowed this for one tenant alone; the server removes it by itself.
 func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
 	key := record.Key(t.names.Tenant, request.EscapeID(id))
@@ -216,13 +216,15 @@ func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
 	err := t.insist(ctx, func(ctx context.Context) (err error) {
 		// A new one each time: what a lost reply held, its consumer does not give again.
 		name = "status-" + uuid.NewString()
-		out, err = t.history(ctx, name, "$KV."+t.names.Bucket+"."+key)
+		out, err = t.history(ctx, name, key)
 		return err
 	})
 	var missing *MissingRight
 	switch {
 	case errors.As(err, &missing):
 		return nil, &MissingRight{Verb: missing.Verb, Subject: strings.Replace(missing.Subject, name, "*", 1)}
+	case errors.Is(err, record.ErrGarbled):
+		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("record %s: %w", key, err)
 	case len(out) == 0:
@@ -234,11 +236,11 @@ func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
 // historyInactive is how long the server keeps the consumer of such a reading.
 const historyInactive = 10 * time.Second
 
-func (t *Tools) history(ctx context.Context, name, subject string) ([]Entry, error) {
+func (t *Tools) history(ctx context.Context, name, key string) ([]Entry, error) {
 	consumer, err := record.ReadingConsumer(ctx, t.js, "KV_"+t.names.Bucket, jetstream.ConsumerConfig{
 		Name:              name,
 		Description:       "what worker status reads",
-		FilterSubject:     subject,
+		FilterSubject:     "$KV." + t.names.Bucket + "." + key,
 		DeliverPolicy:     jetstream.DeliverAllPolicy,
 		AckPolicy:         jetstream.AckNonePolicy,
 		InactiveThreshold: historyInactive,
@@ -247,6 +249,7 @@ func (t *Tools) history(ctx context.Context, name, subject string) ([]Entry, err
 		return nil, err
 	}
 	var out []Entry
+	foreign := false
 	left := int(consumer.CachedInfo().NumPending)
 	if left == 0 {
 		return nil, nil
@@ -261,20 +264,23 @@ func (t *Tools) history(ctx context.Context, name, subject string) ([]Entry, err
 		if err != nil {
 			return nil, err
 		}
-		if len(m.Data()) == 0 {
-			continue // the mark of a removal
+		switch r, ok := record.Decode(key, m.Headers(), m.Data()); {
+		case ok:
+			out = append(out, Entry{meta.Timestamp.UTC(), r})
+		case len(m.Data()) == 0:
+			foreign = false // the mark of a removal
+		default:
+			foreign = true
 		}
-		e := Entry{Time: meta.Timestamp.UTC()}
-		if err := json.Unmarshal(m.Data(), &e.Record); err != nil {
-			return nil, finalError(fmt.Sprintf("revision %d is not of the form it should be: %v", meta.Sequence.Stream, err))
-		}
-		out = append(out, e)
 	}
 	if err := batch.Error(); err != nil {
 		return nil, err
 	}
-	if left > 0 {
+	switch {
+	case left > 0:
 		return nil, errors.New("a part of the answer was lost")
+	case len(out) == 0 && foreign:
+		return nil, t.garbled(key)
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -93,10 +94,14 @@ func (t *Tools) Redrive(ctx context.Context, l DeadLetter, force, dry bool) (Res
 		return out, nil
 	}
 	newer, err := t.newer(ctx, l)
-	if err != nil {
+	garbled := errors.Is(err, record.ErrGarbled)
+	if err != nil && !garbled {
 		return out, err
 	}
 	switch {
+	case garbled && !force:
+		out.Detail = err.Error() + "; --force sends the request all the same"
+		return out, nil
 	case newer.State == record.Dead && !force:
 		out.Detail = fmt.Sprintf("the request was sent again since, as message %d, and died of %s: redrive that letter and remove this one; --force sends it all the same",
 			newer.Sequence, newer.Reason)
@@ -126,7 +131,7 @@ func (t *Tools) Redrive(ctx context.Context, l DeadLetter, force, dry bool) (Res
 // without one it has no state. That is how an interrupted redrive is known after
 // the server has forgotten the message id.
 func (t *Tools) newer(ctx context.Context, l DeadLetter) (record.Record, error) {
-	r, err := t.record(ctx, l.RequestID)
+	r, _, err := t.read(ctx, t.insist, l.RequestID)
 	if err != nil || r.Stream != l.Stream || r.Sequence <= l.StreamSequence {
 		return record.Record{}, err
 	}

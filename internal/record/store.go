@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/bucket"
@@ -84,6 +87,32 @@ func decode(key string, v bucket.Revision) (r Record, ok bool) {
 		return Record{}, false
 	}
 	return r, true
+}
+
+// Decode reads a value of a key from the history of the bucket, with the headers
+// that it is stored with. ok is false where it is no record.
+func Decode(key string, header nats.Header, value []byte) (r Record, ok bool) {
+	return decode(key, bucket.Revision{Header: header, Value: value})
+}
+
+// Told reads a change of a record as the server publishes it to those who listen,
+// and the change's revision. ok is false where what was stored is no record.
+// Source: nats-server, server/stream.go: the server's own headers follow those
+// that the value was stored with.
+func Told(key string, m *nats.Msg) (r Record, revision uint64, ok bool) {
+	header := maps.Clone(m.Header)
+	for _, name := range []string{jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
+		if len(header[name]) != 1 {
+			return Record{}, 0, false
+		}
+		delete(header, name)
+	}
+	revision, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	if err != nil {
+		return Record{}, 0, false
+	}
+	r, ok = decode(key, bucket.Revision{Header: header, Value: m.Data})
+	return r, revision, ok
 }
 
 // formed reports of a revision of a key whether it counts: as a record, or as an

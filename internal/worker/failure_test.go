@@ -89,7 +89,7 @@ func TestWorkerGoneBeforeCall(t *testing.T) {
 }
 
 // call resets a device as the worker that is gone did.
-func call(t *testing.T, r *rig, device string) {
+func call(t testing.TB, r *rig, device string) {
 	t.Helper()
 	acquire, err := r.cfg.Tenants[0].Credential.Acquire()
 	if err != nil {

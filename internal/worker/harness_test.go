@@ -41,7 +41,7 @@ const testTime = 60 * time.Second
 
 // rig is a real NATS server, a simulated Graph and the worker between them.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	nats  *natstest.Server
 	sim   *graphsim.Sim
 	nc    *nats.Conn
@@ -70,7 +70,7 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-func newRig(t *testing.T, sim graphsim.Config, change func(*Config)) *rig {
+func newRig(t testing.TB, sim graphsim.Config, change func(*Config)) *rig {
 	t.Helper()
 	s, err := graphsim.Start(sim)
 	if err != nil {
@@ -127,7 +127,7 @@ func newRig(t *testing.T, sim graphsim.Config, change func(*Config)) *rig {
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -170,7 +170,7 @@ func (r *rig) await(what string, ok func() bool) {
 	await(r.t, what, ok)
 }
 
-func await(t *testing.T, what string, ok func() bool) {
+func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(testTime)
 	tick := time.NewTicker(10 * time.Millisecond)
