@@ -149,7 +149,7 @@ func (w *World) Config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.
 			BackoffMin:     200 * time.Millisecond,
 			BackoffMax:     2 * time.Second,
 			MaxAge:         time.Hour,
-			VerifyAfter:    time.Second,
+			VerifyAfter:    2 * time.Second, // two looks must see what a device shows only after 5 s
 			OnUnknown:      verdict.UnknownDeadLetter,
 		},
 		HTTPAddr:     httpAddr,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/request/requesttest"
 	"passcode-worker/internal/verdict"
 )
@@ -58,7 +59,7 @@ func in(d time.Duration) string {
 // Kinds is the list. The first kind is the plain good request.
 func Kinds() []Kind {
 	var all []Kind
-	for _, part := range [][]Kind{good(), refused(), throttled(), unknown(), broken()} {
+	for _, part := range [][]Kind{good(), refused(), throttled(), unknown(), listed(), broken()} {
 		all = append(all, part...)
 	}
 	return all
@@ -154,6 +155,37 @@ func unknown() []Kind {
 	add(Kind{Name: "silence, not executed", Code: 604, Times: 1, Day: 3, Countable: 4})
 	add(Kind{Name: "silence twice, not executed", Code: 604, Times: 2, Countable: 2})
 	add(Kind{Name: "slow answer", Code: 605, Times: 1, Day: 4})
+	return all
+}
+
+// listed requests are of lost calls to devices whose list of actions is odd. One
+// that was executed is found in it; one that was not is called again.
+func listed() []Kind {
+	var all []Kind
+	for _, l := range []struct {
+		name     string
+		list     graphsim.ActionList
+		doubtful bool
+		count    int // of the mix that can be counted
+	}{
+		{"nothing odd", graphsim.ListPlain, false, 2},
+		{"a rename", graphsim.ListRenamed, false, 2},
+		{"other actions", graphsim.ListOthers, false, 2},
+		{"older resets", graphsim.ListSeveral, false, 2},
+		{"null for dates", graphsim.ListStartNull, true, 0},
+		{"dates of the year 1", graphsim.ListStartZero, true, 0},
+		{"odd dates", graphsim.ListStartOdd, true, 0},
+		{"null for a list", graphsim.ListNull, true, 0},
+		{"no list", graphsim.ListMissing, true, 0},
+		{"shown late", graphsim.ListLate, false, 0},
+		{"an unknown name", graphsim.ListUnknownName, true, 0},
+	} {
+		k := Kind{Name: "lost call, " + l.name, Code: 701, Times: 1, Variant: int(l.list), Doubtful: l.doubtful,
+			Want: Accepted(), Resets: 1, Day: 2, Countable: l.count, Chaos: 5}
+		all = append(all, k)
+		k.Name, k.Code = "lost reply, "+l.name, 702
+		all = append(all, k)
+	}
 	return all
 }
 
