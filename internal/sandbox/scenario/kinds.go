@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -59,7 +60,7 @@ func in(d time.Duration) string {
 // Kinds is the list. The first kind is the plain good request.
 func Kinds() []Kind {
 	var all []Kind
-	for _, part := range [][]Kind{good(), refused(), throttled(), unknown(), listed(), broken()} {
+	for _, part := range [][]Kind{good(), refused(), throttled(), unknown(), listed(), broken(), forged()} {
 		all = append(all, part...)
 	}
 	return all
@@ -223,3 +224,62 @@ const plain = "good"
 // Hostile is the name of the kind whose requests may have an id that is not told
 // here.
 const Hostile = "hostile"
+
+// forged requests are good ones with headers that are the server's to write, or
+// with a reply subject that is not the publisher's.
+func forged() []Kind {
+	header := func(k Kind, headers []nats.Header) Kind {
+		k.write = func(i int, r *Request) { r.Header = maps.Clone(headers[i%len(headers)]) }
+		return k
+	}
+	pins := []nats.Header{
+		{"Nats-Pin-Id": {"x"}},
+		{"Nats-Pin-Id": {""}},
+		{"nats-pin-id": {"y"}},
+		{"NATS-PIN-ID": {"z", "z"}},
+		{"Nats-Pin-Id": {"a", "b", "c"}, "nats-Pin-ID": {"d"}},
+	}
+	others := []nats.Header{
+		{"Nats-Time-Stamp": {"x"}},
+		{"Nats-Time-Stamp": {"2001-01-01T00:00:00Z"}, "nats-time-stamp": {"2099-01-01T00:00:00Z"}},
+		{"Nats-Sequence": {"1"}},
+		{"Nats-Sequence": {"x", "18446744073709551615"}},
+		{"Nats-Subject": {"$KV.passcode-resets.default.x"}},
+		{"Nats-Stream": {"KV_passcode-resets"}},
+		{"Status": {"503"}, "Description": {"No Responders"}},
+		{"Status": {"409"}, "Description": {"Consumer Deleted"}},
+		{"Status": {"423"}, "Description": {"Nats-Wrong-Pin-Id"}},
+		{"Nats-Last-Sequence": {"18446744073709551615"}},
+		{"Dead-Letter-Redrives": {"1000000"}},
+		{"Dead-Letter-Request-Id": {"x"}, "Dead-Letter-Sequence": {"1"}, "Dead-Letter-Reason": {"expired"}},
+		{"Nats-Time-Stamp": {"x"}, "Nats-Sequence": {"0"}, "Nats-Subject": {"x"}, "Nats-Stream": {"x"}, "KV-Operation": {"PURGE"}},
+	}
+	reply := func(name, subject string, day, chaos int) Kind {
+		return Kind{Name: "reply to " + name, Want: Accepted(), Resets: 1, Day: day, Chaos: chaos,
+			write: func(_ int, r *Request) { r.Reply = subject }}
+	}
+	own := reply("its own record", "$KV.{records}.{tenant}.{id}", 2, 3)
+	own.Unknowable = true
+	own.write = func(_ int, r *Request) {
+		r.Reply, r.Data = "$KV.{records}.{tenant}.{id}", Body(r.ID, r.Device, in(forgedTime))
+	}
+	return []Kind{
+		header(Kind{Name: "forged pin", Want: Accepted(), Resets: 1, Day: len(pins), Chaos: 10}, pins),
+		header(Kind{Name: "forged header", Want: Accepted(), Resets: 1, Day: len(others), Countable: len(others), Chaos: 20}, others),
+		header(Kind{Name: "forged header, 404", Code: 404, Want: Dead(verdict.ReasonNotFound), Day: len(others), Chaos: 10}, others),
+		reply("a record that has ended", "$KV.{records}.{tenant}.{ended}", 3, 10),
+		own,
+		reply("an operator's order", "$KV.{records}-state.{tenant}.operator", 2, 5),
+		reply("what replicas hand on", "$KV.{records}-state.{tenant}.worker", 2, 5),
+		reply("the dead letters", deadReply, 2, 5),
+		reply("the requests", ownReply, 2, 5),
+		reply("the requests of a neighbour", neighbourReply, 2, 5),
+		reply("a purge of the requests", "$JS.API.STREAM.PURGE.{stream}", 2, 5),
+		reply("a purge of the records", "$JS.API.STREAM.PURGE.KV_{records}", 2, 5),
+		reply("an ack", "$JS.ACK.{stream}.{consumer}.1.1.1.1.0", 2, 5),
+	}
+}
+
+// forgedTime is how long a request may take whose record is overwritten before it
+// begins. Then a person has to decide about it.
+const forgedTime = 30 * time.Second
