@@ -5,15 +5,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/sandbox/bench"
+	"passcode-worker/internal/sandbox/chaos"
+	"passcode-worker/internal/sandbox/day"
 )
 
 type cli struct {
@@ -25,13 +28,76 @@ type cli struct {
 	Floor floorCmd `cmd:"" hidden:""`
 }
 
+// The fields of each command are those of the package's options.
+
+type dayCmd struct {
+	Seed uint64 `default:"1" help:"Decides the order of the requests."`
+
+	Serve     bool          `help:"Do not play a day: stay up, so that your own system can be pointed at it."`
+	Worker    bool          `default:"true" negatable:"" help:"With --serve: also run the worker."`
+	NATSPort  int           `name:"nats-port" default:"0" help:"Port of NATS; 0: 4222 with --serve, else any."`
+	GraphAddr string        `default:"" help:"Address of the simulated Graph; default 127.0.0.1:8443 with --serve, else any."`
+	HTTPAddr  string        `name:"http-addr" default:"" help:"Address of the worker's metrics and health; default 127.0.0.1:9090 with --serve."`
+	CAFile    string        `name:"ca-file" default:"" placeholder:"FILE" help:"With --serve: where to write the authority of the simulated Graph's certificate; default a temporary file."`
+	Quota     string        `default:"" help:"What the simulated Graph grants, such as 200/20s (default with --serve; 0: no limit)."`
+	Latency   time.Duration `default:"20ms" help:"How long the simulated Graph takes."`
+	Outage    string        `default:"none" help:"With --serve: a fault of the whole system from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle."`
+}
+
+// Run plays the day, or serves.
+func (c dayCmd) Run(ctx context.Context) error { return day.Run(ctx, day.Options(c), os.Stdout) }
+
+type benchCmd struct {
+	Rows    []string `default:"all" help:"What to measure: all, quick, or some of: ${rows}."`
+	Repeats int      `default:"3" help:"Runs of each row; the median counts."`
+	N       int      `default:"10000" help:"Requests of each run of the row drain."`
+	Waiting int      `default:"1000000" help:"Requests that wait in the row memory."`
+	Profile string   `placeholder:"DIR" help:"Write profiles of the worker's part of the row drain, and of its floor, to this folder."`
+	Output  string   `short:"o" default:"table" enum:"table,json" help:"table or json."`
+}
+
+// Run measures, and fails where a figure was not reached.
+func (c benchCmd) Run(ctx context.Context) error { return bench.Run(ctx, bench.Options(c), os.Stdout) }
+
+type chaosCmd struct {
+	N       int           `default:"2000" help:"Requests."`
+	Workers int           `default:"2" help:"Worker processes at a time."`
+	Seed    uint64        `default:"0" help:"Decides the requests and the faults; 0: a new one, which is printed."`
+	Rate    int           `default:"100" help:"Requests published per second."`
+	Cluster bool          `help:"Three NATS servers and three replicas of everything, whose leaders are killed, too."`
+	Limit   time.Duration `default:"5m" help:"By then everything must be over."`
+	Worker  string        `default:"" help:"The worker's program; built from ./cmd/worker if not given."`
+	Keep    bool          `help:"Keep the folder with logs and streams."`
+}
+
+// Run throws faults, and fails where something was lost or doubled.
+func (c chaosCmd) Run(ctx context.Context) error { return chaos.Run(ctx, chaos.Options(c), os.Stdout) }
+
+type soakCmd struct {
+	For    time.Duration `default:"5m" help:"How long."`
+	Rate   int           `default:"100" help:"Requests published per second."`
+	Worker string        `default:"" help:"The worker's program; built from ./cmd/worker if not given."`
+	Keep   bool          `help:"Keep the folder with logs and streams."`
+}
+
+// Run fails where the worker grows.
+func (c soakCmd) Run(ctx context.Context) error {
+	return chaos.Soak(ctx, chaos.SoakOptions(c), os.Stdout)
+}
+
+// floorCmd is the floor of the bench's row start, as a process of its own.
+type floorCmd struct {
+	NATSURL string `name:"nats-url" env:"NATS_URL" required:""`
+	Graph   string `env:"GRAPH_ENDPOINT" required:""`
+}
+
+// Run makes one call.
+func (c floorCmd) Run(ctx context.Context) error { return bench.Floor(ctx, c.NATSURL, c.Graph) }
+
 func main() {
 	natstest.Main() // the chaos starts this program again as a NATS server
 	os.Exit(run(os.Args[1:]))
 }
-
-// errBroken means that the sandbox worked, and what it was to show is not so.
-var errBroken = errors.New("a promise was broken")
 
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -40,7 +106,7 @@ func run(args []string) int {
 	var c cli
 	parser, err := kong.New(&c, kong.Name("sandbox"),
 		kong.Description("A real NATS server, a simulated Graph and the worker in one process."),
-		kong.Vars{"rows": rowNames()},
+		kong.Vars{"rows": bench.RowNames()},
 		kong.Exit(func(code int) { exited = code }),
 		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/sandbox/scenario"
 	"passcode-worker/internal/verdict"
 )
 
@@ -23,11 +24,14 @@ func TestDay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, graphsim.Config{})
 	w.setUp()
-	events := requests(t, 1000)
+	requests, err := scenario.Countable(1000)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for copy := range 20 {
-		for _, e := range events {
-			if copy < e.copies {
-				e.sequences = append(e.sequences, w.publish(e.data, e.header))
+		for _, r := range requests {
+			if copy < r.Copies {
+				r.Sequences = append(r.Sequences, w.publish(r.Data, r.Header))
 			}
 		}
 	}
@@ -38,8 +42,8 @@ func TestDay(t *testing.T) {
 	w.awaitEmpty()
 	await(t, "the end of the last request", func() bool { return p.metrics()["in_flight"+`{tenant="default"}`] == 0 })
 
-	d := day{w: w, p: p, m: p.metrics(), events: events}
-	d.checkResets()
+	d := day{w: w, p: p, m: p.metrics(), requests: requests}
+	d.checkEnds()
 	d.checkLetters()
 	d.checkRecords()
 	d.checkMetrics()
@@ -87,23 +91,28 @@ func TestCutsAndCap(t *testing.T) {
 
 // day is what is known about the requests once they have all ended.
 type day struct {
-	w      *world
-	p      *process
-	m      series
-	events []*event
+	w        *world
+	p        *process
+	m        series
+	requests []*scenario.Request
 }
 
-func (d day) checkResets() {
-	d.w.t.Helper()
-	ledger := d.w.sim.Ledger()
-	for _, e := range d.events {
-		if n := ledger[e.device]; e.device != "" && n != e.resets {
-			d.w.t.Errorf("%s: %s was reset %d times instead of %d", e.kind, e.id, n, e.resets)
-		}
-		delete(ledger, e.device)
+// checkEnds compares records, resets and dead letters with what they must be.
+func (d day) checkEnds() {
+	t := d.w.t
+	t.Helper()
+	l, _, err := scenario.Read(d.w.ctx, d.w.js, names, d.w.sim)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(ledger) > 0 {
-		d.w.t.Errorf("nobody asked for these resets: %v", ledger)
+	v := scenario.Judge(d.requests, l)
+	for what, bad := range map[string][]string{"lost": v.Lost, "doubled": v.Doubled, "ended twice": v.Twice, "ended wrongly": v.Wrong} {
+		for _, b := range bad {
+			t.Errorf("%s: %s", what, b)
+		}
+	}
+	if len(v.Fates) != len(d.requests) {
+		t.Errorf("%d fates of %d requests", len(v.Fates), len(d.requests))
 	}
 }
 
@@ -123,22 +132,22 @@ func (d day) checkLetters() {
 		}
 		letters[seq] = letter{m.Header, string(m.Data)}
 	}
-	for _, e := range d.events {
+	for _, r := range d.requests {
 		var redrives []string
-		for _, seq := range e.sequences {
+		for _, seq := range r.Sequences {
 			l, ok := letters[seq]
 			delete(letters, seq)
-			if got := l.header.Get(consume.HeaderReason); got != string(e.dead) || ok != (e.dead != "") {
-				t.Errorf("%s: %s has the dead letter %q instead of %q: %s", e.kind, e.id, got, e.dead, l.header.Get(consume.HeaderDetail))
+			if got := l.header.Get(consume.HeaderReason); got != string(r.Want.Reason) || ok != (r.Want.State == record.Dead) {
+				t.Errorf("%s: %s has the dead letter %q instead of %q: %s", r.Kind, r.ID, got, r.Want.Reason, l.header.Get(consume.HeaderDetail))
 			}
-			if ok && (l.data != e.data || !maps.EqualFunc(own(l.header), own(e.header), slices.Equal)) {
-				t.Errorf("%s: the dead letter does not hold the message as it was: %v", e.kind, l.header)
+			if ok && (l.data != r.Data || !maps.EqualFunc(own(l.header), own(r.Header), slices.Equal)) {
+				t.Errorf("%s: the dead letter does not hold the message as it was: %v", r.Kind, l.header)
 			}
 			for name, want := range map[string]string{
 				consume.HeaderSubject: names.Filter(), consume.HeaderStream: names.Stream,
 			} {
 				if ok && l.header.Get(name) != want {
-					t.Errorf("%s: header %s is %q instead of %q", e.kind, name, l.header.Get(name), want)
+					t.Errorf("%s: header %s is %q instead of %q", r.Kind, name, l.header.Get(name), want)
 				}
 			}
 			if ok {
@@ -148,8 +157,8 @@ func (d day) checkLetters() {
 		// Each further message takes the dead id up again; one that is no request does not.
 		slices.Sort(redrives)
 		for n, got := range redrives {
-			if got != strconv.Itoa(n) && got != "0" || e.dead != verdict.ReasonInvalidRequest && got != strconv.Itoa(n) {
-				t.Errorf("%s: redrives %v", e.kind, redrives)
+			if got != strconv.Itoa(n) && got != "0" || r.Want.Reason != verdict.ReasonInvalidRequest && got != strconv.Itoa(n) {
+				t.Errorf("%s: redrives %v", r.Kind, redrives)
 				break
 			}
 		}
@@ -175,21 +184,17 @@ func (d day) checkRecords() {
 	t := d.w.t
 	t.Helper()
 	records := d.w.records()
-	for _, e := range d.events {
-		id := e.id
+	for _, r := range d.requests {
+		id := r.ID
 		if id == "" {
-			id = names.Stream + "-" + strconv.FormatUint(e.sequences[0], 10)
+			id = names.Stream + "-" + strconv.FormatUint(r.Sequences[0], 10)
 		}
-		r, ok := records[id]
-		want := record.Accepted
-		if e.dead != "" {
-			want = record.Dead
-		}
-		if strings.HasPrefix(e.kind, "hostile") && !ok {
+		rec, ok := records[id]
+		if r.Kind == scenario.Hostile && !ok {
 			continue // it has an id that is not told here
 		}
-		if r.State != want || r.Reason != string(e.dead) || r.FinishedAt.IsZero() || e.device != "" && r.ManagedDeviceID != e.device {
-			t.Errorf("%s: record %s: %+v", e.kind, id, r)
+		if rec.FinishedAt.IsZero() || r.Device != "" && rec.ManagedDeviceID != r.Device {
+			t.Errorf("%s: record %s: %+v", r.Kind, id, rec)
 		}
 		delete(records, id)
 	}
@@ -204,14 +209,14 @@ func (d day) checkMetrics() {
 	t, m := d.w.t, d.m
 	t.Helper()
 	outcomes, reasons, results := map[string]int{}, map[string]int{}, m.by("attempts_total", "result")
-	for _, e := range d.events {
-		if e.dead != "" {
-			outcomes["dead"] += e.copies
-			reasons[string(e.dead)] += e.copies
+	for _, r := range d.requests {
+		if r.Want.State == record.Dead {
+			outcomes["dead"] += r.Copies
+			reasons[string(r.Want.Reason)] += r.Copies
 			continue
 		}
 		outcomes["accepted"]++
-		outcomes["duplicate"] += e.copies - 1
+		outcomes["duplicate"] += r.Copies - 1
 	}
 	delete(outcomes, "")
 	same := func(what string, got, want map[string]int) {

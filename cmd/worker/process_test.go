@@ -8,21 +8,22 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"passcode-worker/internal/sandbox"
 )
 
 // process is a worker command in a process of its own.
 type process struct {
+	*sandbox.Process
 	t    *testing.T
-	cmd  *exec.Cmd
 	out  output
 	err  output
-	done chan struct{} // closed when it has ended
+	done <-chan struct{} // closed when it has ended
 }
 
 // output keeps what a process has written.
@@ -50,20 +51,14 @@ func launch(t *testing.T, env map[string]string, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(self, args...), done: make(chan struct{})}
-	for name, value := range with(env, asWorker, "1") {
-		p.cmd.Env = append(p.cmd.Env, name+"="+value)
-	}
-	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
-	if err := p.cmd.Start(); err != nil {
+	p := &process{t: t}
+	p.Process = &sandbox.Process{Args: append([]string{self}, args...), Env: with(env, asWorker, "1"), Stdout: &p.out, Stderr: &p.err}
+	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		defer close(p.done)
-		_ = p.cmd.Wait() // how it ended is read from its state
-	}()
+	p.done = p.Ended()
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // it may have ended
+		p.Kill()
 		<-p.done
 		if t.Failed() {
 			s := p.err.String()
@@ -76,29 +71,20 @@ func launch(t *testing.T, env map[string]string, args ...string) *process {
 // wait returns the exit status.
 func (p *process) wait() int {
 	p.t.Helper()
-	select {
-	case <-p.done:
-	case <-time.After(testTime):
+	if !p.Wait(testTime) {
 		p.t.Fatal("the process does not end")
 	}
 	if strings.Contains(p.err.String(), "DATA RACE") {
 		p.t.Error("the race detector has found something")
 	}
-	return p.cmd.ProcessState.ExitCode()
+	return p.ExitCode()
 }
 
-func (p *process) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
+func (p *process) running() bool { return !p.Wait(0) }
 
 func (p *process) signal(s os.Signal) {
 	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
+	if err := p.Signal(s); err != nil {
 		p.t.Fatal(err)
 	}
 }

@@ -82,7 +82,7 @@ func TestRedriveKilled(t *testing.T) {
 			lines, extra := rand.IntN(2*letters/25), time.Duration(rand.IntN(3000))*time.Microsecond
 			await(t, "some letters to be redriven", func() bool { return strings.Count(p.out.String(), "\n") >= lines || !p.running() })
 			<-time.After(extra)
-			_ = p.cmd.Process.Kill() // it may have ended
+			p.Kill()
 			<-p.done
 			kills++
 			continue
@@ -110,7 +110,7 @@ func TestRedriveWhileWorking(t *testing.T) {
 	for range 8 {
 		r := launch(t, env, "dead", "redrive", "--all")
 		await(t, "some letters to be redriven", func() bool { return strings.Count(r.out.String(), "\n") >= 10 || !r.running() })
-		_ = r.cmd.Process.Kill() // it may have ended
+		r.Kill()
 		<-r.done
 	}
 	expect(t, env, exitDone, ".*", ".*", "dead", "redrive", "--all")

@@ -166,7 +166,7 @@ func TestDependencies(t *testing.T) {
 	}
 	packages := strings.Fields(string(out))
 	for _, p := range packages {
-		for _, stray := range []string{"testing", "nats-server", "natstest", "graphsim", "requesttest", "goleak", "sandbox"} {
+		for _, stray := range []string{"testing", "nats-server", "natstest", "graphsim", "requesttest", "tracetest", "goleak", "sandbox"} {
 			if strings.Contains("/"+p+"/", "/"+stray+"/") {
 				t.Errorf("the worker holds %s", p)
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"strings"
 	"testing"
@@ -18,13 +19,12 @@ import (
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/sandbox"
+	"passcode-worker/internal/sandbox/scenario"
 )
 
 // names are what everything is called where nothing else is said.
-var names = consume.Names{
-	Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-	DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-}
+var names = sandbox.Names()
 
 // world is a real NATS server and a simulated Graph.
 type world struct {
@@ -35,6 +35,8 @@ type world struct {
 	sim  *graphsim.Sim
 	js   jetstream.JetStream
 	ca   string // file
+
+	environment map[string]string // of a worker, with the times of the service
 }
 
 func newWorld(t *testing.T, sim graphsim.Config) *world {
@@ -47,29 +49,24 @@ func newWorldWith(t *testing.T, sim graphsim.Config, opts server.Options) *world
 	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
 		t.Skip("SSL_CERT_FILE has no effect here")
 	}
-	w := newGraph(t, sim)
-	opts.ServerName, opts.StoreDir = "test", t.TempDir()
-	var err error
-	if w.nats, err = natstest.StartWith(opts); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.nats.Stop)
-	w.url = w.nats.URL()
-	w.js = connect(t, w.url, nats.UserInfo(opts.Username, opts.Password))
-	return w
+	return worldOf(t, sandbox.Options{Sim: sim, NATS: &opts, Connect: []nats.Option{nats.UserInfo(opts.Username, opts.Password)}})
 }
 
 // newGraph is a world without a NATS server.
 func newGraph(t *testing.T, sim graphsim.Config) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context()}
-	var err error
-	if w.sim, err = graphsim.Start(sim); err != nil {
+	return worldOf(t, sandbox.Options{Sim: sim})
+}
+
+func worldOf(t *testing.T, o sandbox.Options) *world {
+	t.Helper()
+	o.Dir = t.TempDir()
+	w, err := sandbox.New(o)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.sim.Close() })
-	w.ca = write(t, "ca.pem", string(w.sim.CAPEM()))
-	return w
+	t.Cleanup(w.Close)
+	return &world{t: t, ctx: t.Context(), nats: w.NATS, url: w.URL, sim: w.Sim, js: w.JS, ca: w.CA, environment: w.Environment()}
 }
 
 func connect(t *testing.T, url string, opts ...nats.Option) jetstream.JetStream {
@@ -89,15 +86,8 @@ func connect(t *testing.T, url string, opts ...nats.Option) jetstream.JetStream 
 // env is the environment of a worker in this world, with short times. Nothing
 // but documented variables is in it.
 func (w *world) env(changes ...string) map[string]string {
-	return with(map[string]string{
-		"SSL_CERT_FILE":          w.ca,
-		"NATS_URL":               w.url,
-		"AZURE_TENANT_ID":        graphsim.DefaultTenantID,
-		"AZURE_CLIENT_ID":        graphsim.DefaultClientID,
-		"AZURE_CLIENT_SECRET":    graphsim.DefaultClientSecret,
-		"AZURE_AUTHORITY_HOST":   w.sim.URL(),
-		"GRAPH_ENDPOINT":         w.sim.URL(),
-		"WORKER_HTTP_ADDR":       "127.0.0.1:0",
+	env := with(w.environment, "NATS_URL", w.url)
+	maps.Copy(env, map[string]string{
 		"WORKER_LOG_LEVEL":       "debug",
 		"WORKER_RATE":            "0",
 		"WORKER_REQUEST_TIMEOUT": "2s",
@@ -107,7 +97,8 @@ func (w *world) env(changes ...string) map[string]string {
 		"WORKER_MAX_PAUSE":       "3s",
 		"WORKER_MAX_ATTEMPTS":    "3",
 		"WORKER_DRAIN_TIMEOUT":   "10s",
-	}, changes...)
+	})
+	return with(env, changes...)
 }
 
 // setUp makes the streams, the bucket and the consumer.
@@ -132,13 +123,7 @@ func (w *world) publish(data string, header nats.Header) uint64 {
 }
 
 // body is a request for a device; more are further fields.
-func body(id, device string, more ...string) string {
-	fields := []string{fmt.Sprintf(`"managedDeviceId":%q`, device)}
-	if id != "" {
-		fields = append(fields, fmt.Sprintf(`"id":%q`, id))
-	}
-	return "{" + strings.Join(append(fields, more...), ",") + "}"
-}
+func body(id, device string, more ...string) string { return scenario.Body(id, device, more...) }
 
 func (w *world) stream(name string) *jetstream.StreamInfo {
 	w.t.Helper()

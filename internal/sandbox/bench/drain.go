@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/sandbox"
 )
 
 // drainRounds is how many times the worker and its floor take turns.
@@ -23,12 +24,12 @@ const drainRounds = 6
 // the same with two record writes and a confirmed ack. The worker and the second
 // take turns, and the median of their ratios counts, so that what else the
 // machine has to do favours neither.
-func (c benchCmd) drain(ctx context.Context) ([]sample, error) {
-	w, err := newWorld(0, graphsim.Config{NoCallLog: true})
+func (c Options) drain(ctx context.Context) ([]sample, error) {
+	w, err := newWorld(graphsim.Config{NoCallLog: true})
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
+	defer w.Close()
 	// The first run of all pays for connections and caches.
 	if _, err := w.floor(ctx, c.N/10+1, true); err != nil {
 		return nil, err
@@ -74,7 +75,7 @@ type turns struct {
 }
 
 // turn is one more run. The first writes its profiles, where they are wanted.
-func (c benchCmd) turn(t *turns) error {
+func (c Options) turn(t *turns) error {
 	run := func() (err error) {
 		t.last, err = t.run()
 		return err
@@ -135,11 +136,11 @@ func (w *world) drain(ctx context.Context, n int) (spent, error) {
 	if err := w.fill(ctx, n); err != nil {
 		return spent{}, err
 	}
-	cfg, err := w.serviceConfig(pace.Rate{})
+	cfg, err := w.ServiceConfig(pace.Rate{})
 	if err != nil {
 		return spent{}, err
 	}
-	stop := w.run(cfg)
+	stop := w.Run(cfg)
 	if err := w.firstPost(ctx); err != nil {
 		return spent{}, join(err, stop)
 	}
@@ -151,7 +152,7 @@ func (w *world) drain(ctx context.Context, n int) (spent, error) {
 	if err := stop(); err != nil {
 		return spent{}, err
 	}
-	if got := w.sim.Status(); got.Executed != n || got.ViolationCount > 0 {
+	if got := w.Sim.Status(); got.Executed != n || got.ViolationCount > 0 {
 		return spent{}, fmt.Errorf("%d resets for %d requests, %d violations: %v", got.Executed, n, got.ViolationCount, got.Violations)
 	}
 	return took, nil
@@ -159,8 +160,8 @@ func (w *world) drain(ctx context.Context, n int) (spent, error) {
 
 // firstPost waits for the first call.
 func (w *world) firstPost(ctx context.Context) error {
-	for w.sim.Status().Posts == 0 {
-		if err := pauseFor(ctx, time.Millisecond/2); err != nil {
+	for w.Sim.Status().Posts == 0 {
+		if err := sandbox.Pause(ctx, time.Millisecond/2); err != nil {
 			return err
 		}
 	}
@@ -171,11 +172,11 @@ func (w *world) firstPost(ctx context.Context) error {
 // are, because each question costs the server a little.
 func (w *world) emptied(ctx context.Context) error {
 	for {
-		left, err := w.waiting(ctx)
+		left, err := w.Waiting(ctx)
 		if err == nil && left == 0 {
 			return nil
 		}
-		if err := pauseFor(ctx, max(time.Millisecond, time.Duration(left)*50*time.Microsecond)); err != nil {
+		if err := sandbox.Pause(ctx, max(time.Millisecond, time.Duration(left)*50*time.Microsecond)); err != nil {
 			return err
 		}
 	}
@@ -183,7 +184,7 @@ func (w *world) emptied(ctx context.Context) error {
 
 // profiled writes the profiles of what happens in do, where that is wanted. All
 // that runs in the process is in them: the NATS server and the simulator, too.
-func (c benchCmd) profiled(name string, do func() error) (err error) {
+func (c Options) profiled(name string, do func() error) (err error) {
 	if c.Profile == "" {
 		return do()
 	}

@@ -1,21 +1,23 @@
-package main
+package day
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/sandbox"
 )
 
 // serve stays up until it is told to stop.
-func (c dayCmd) serve(ctx context.Context) error {
-	port, graphAddr, httpAddr, quota := c.NATSPort, c.GraphAddr, c.HTTPAddr, c.Quota
+func serve(ctx context.Context, o Options, out io.Writer) error {
+	port, graphAddr, httpAddr, quota := o.NATSPort, o.GraphAddr, o.HTTPAddr, o.Quota
 	if port == 0 {
 		port = 4222
 	}
@@ -32,30 +34,30 @@ func (c dayCmd) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--quota: %w", err)
 	}
-	outage, err := graphsim.ParseOutage(c.Outage)
+	outage, err := graphsim.ParseOutage(o.Outage)
 	if err != nil {
 		return fmt.Errorf("--outage: %w", err)
 	}
-	w, err := newWorld(port, graphsim.Config{Quota: rate.N, Window: rate.W, RetryAfter: graphsim.Seconds,
-		Latency: c.Latency, Addr: graphAddr, NoCallLog: true})
+	w, err := sandbox.New(sandbox.Options{NATS: &server.Options{Port: port}, Sim: graphsim.Config{
+		Quota: rate.N, Window: rate.W, RetryAfter: graphsim.Seconds, Latency: o.Latency, Addr: graphAddr, NoCallLog: true,
+	}})
 	if err != nil {
 		return err
 	}
-	defer w.close()
-	ca := c.CAFile
+	defer w.Close()
+	ca := o.CAFile
 	if ca == "" {
-		ca = filepath.Join(w.dir, "ca.pem")
-	}
-	if err := os.WriteFile(ca, w.sim.CAPEM(), 0o644); err != nil { // no secret: the workers of others read it
+		ca = w.CA
+	} else if err := os.WriteFile(ca, w.Sim.CAPEM(), 0o644); err != nil { // no secret: the workers of others read it
 		return err
 	}
-	w.sim.SetOutage(outage)
+	w.Sim.SetOutage(outage)
 
 	served := "http://" + httpAddr + "/"
-	if !c.Worker {
+	if !o.Worker {
 		served = "none: it runs without a worker"
 	}
-	fmt.Printf(`The sandbox is up. End it with Ctrl-C; it forgets everything then.
+	fmt.Fprintf(out, `The sandbox is up. End it with Ctrl-C; it forgets everything then.
 
   NATS                 %s
   Entra and Graph      %s   (simulated; %s/_sim/status)
@@ -75,11 +77,11 @@ Publish to %s, for example with the nats tool:
 
 A device id like %s gets a 404; see the README for the others.
 
-`, w.nats.URL(), w.sim.URL(), w.sim.URL(), served,
-		w.nats.URL(), graphsim.DefaultTenantID, graphsim.DefaultClientID, graphsim.DefaultClientSecret,
-		w.sim.URL(), w.sim.URL(), ca, w.names.Filter(), w.names.Filter(), graphsim.GoodDevice(1), graphsim.FaultDevice(404, 0, 0, 1))
+`, w.URL, w.Sim.URL(), w.Sim.URL(), served,
+		w.URL, graphsim.DefaultTenantID, graphsim.DefaultClientID, graphsim.DefaultClientSecret,
+		w.Sim.URL(), w.Sim.URL(), ca, w.Names.Filter(), w.Names.Filter(), graphsim.GoodDevice(1), graphsim.FaultDevice(404, 0, 0, 1))
 
-	if !c.Worker {
+	if !o.Worker {
 		<-ctx.Done()
 		return nil
 	}
@@ -92,7 +94,7 @@ A device id like %s gets a 404; see the README for the others.
 	if err != nil {
 		return err
 	}
-	stop := w.run(w.config(rate, httpAddr, log))
+	stop := w.Run(w.Config(rate, httpAddr, log))
 	<-ctx.Done()
 	return stop()
 }

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -61,7 +61,7 @@ type figures struct {
 	rows map[string][]*figure
 }
 
-func newFigures(rows []benchRow) *figures {
+func newFigures(rows []row) *figures {
 	f := &figures{rows: map[string][]*figure{}}
 	for _, r := range rows {
 		f.order = append(f.order, r.name)
@@ -70,7 +70,7 @@ func newFigures(rows []benchRow) *figures {
 }
 
 // measure makes one run of a row.
-func (f *figures) measure(ctx context.Context, r benchRow, c benchCmd) error {
+func (f *figures) measure(ctx context.Context, r row, c Options) error {
 	samples, err := r.run(c, ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.name, err)

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bytes"
@@ -6,55 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/sandbox"
 )
-
-// environment is that of a worker process in this world.
-func (w *world) environment(more ...string) ([]string, error) {
-	ca := filepath.Join(w.dir, "ca.pem")
-	if err := os.WriteFile(ca, w.sim.CAPEM(), 0o600); err != nil {
-		return nil, err
-	}
-	return append([]string{
-		"NATS_URL=" + w.nats.URL(),
-		"AZURE_TENANT_ID=" + graphsim.DefaultTenantID, "AZURE_CLIENT_ID=" + graphsim.DefaultClientID,
-		"AZURE_CLIENT_SECRET=" + graphsim.DefaultClientSecret,
-		"AZURE_AUTHORITY_HOST=" + w.sim.URL(), "GRAPH_ENDPOINT=" + w.sim.URL(), "SSL_CERT_FILE=" + ca,
-		"WORKER_HTTP_ADDR=127.0.0.1:0",
-	}, more...), nil
-}
-
-// launch starts a process. end asks it to stop, and waits.
-func (w *world) launch(env []string, args ...string) (pid int, end func() error, err error) {
-	out, err := os.OpenFile(w.logPath, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return 0, nil, err
-	}
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdout, cmd.Stderr = out, out
-	err = errors.Join(cmd.Start(), out.Close()) // the process has its own
-	if err != nil {
-		return 0, nil, fmt.Errorf("start %s: %w", args[0], err)
-	}
-	return cmd.Process.Pid, func() error {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
-		if err := cmd.Wait(); err != nil {
-			log, _ := os.ReadFile(w.logPath) // helps to understand the error, if it is there
-			return fmt.Errorf("%s: %w\n%s", args[0], err, log[max(0, len(log)-2000):])
-		}
-		return nil
-	}, nil
-}
 
 // startWaiting is how many requests wait when a worker is started.
 const startWaiting = 100
@@ -62,14 +23,14 @@ const startWaiting = 100
 // start measures the time from the start of a worker process to its first call,
 // beside that of a process that does no more than to connect, to pull, to write
 // one record, to fetch a token and to call.
-func (benchCmd) start(ctx context.Context) ([]sample, error) {
-	w, err := newWorld(0, graphsim.Config{NoCallLog: true})
+func (Options) start(ctx context.Context) ([]sample, error) {
+	w, err := newWorld(graphsim.Config{NoCallLog: true})
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	program := filepath.Join(w.dir, "worker")
-	if err := buildWorker(ctx, program); err != nil {
+	defer w.Close()
+	program := filepath.Join(w.Dir, "worker")
+	if err := sandbox.BuildWorker(ctx, program); err != nil {
 		return nil, err
 	}
 	this, err := os.Executable()
@@ -94,12 +55,8 @@ func (w *world) startTime(ctx context.Context, args ...string) (float64, error) 
 	if err := w.fill(ctx, startWaiting); err != nil {
 		return 0, err
 	}
-	env, err := w.environment()
-	if err != nil {
-		return 0, err
-	}
 	began := time.Now()
-	_, end, err := w.launch(env, args...)
+	_, end, err := w.launch(nil, args...)
 	if err != nil {
 		return 0, err
 	}
@@ -110,15 +67,9 @@ func (w *world) startTime(ctx context.Context, args ...string) (float64, error) 
 	return float64(took) / float64(time.Millisecond), errors.Join(err, end())
 }
 
-// floorCmd is the floor of the row start, as a process of its own.
-type floorCmd struct {
-	NATSURL string `name:"nats-url" env:"NATS_URL" required:""`
-	Graph   string `env:"GRAPH_ENDPOINT" required:""`
-}
-
-// Run makes one call.
-func (c floorCmd) Run(ctx context.Context) error {
-	nc, err := nats.Connect(c.NATSURL)
+// Floor is the floor of the row start, as a process of its own: it makes one call.
+func Floor(ctx context.Context, natsURL, graphURL string) error {
+	nc, err := nats.Connect(natsURL)
 	if err != nil {
 		return err
 	}
@@ -127,8 +78,8 @@ func (c floorCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := &world{js: js, names: sandboxNames()}
-	f, err := w.floorLoopAt(ctx, c.Graph, nil, true)
+	w := &world{&sandbox.World{JS: js, Names: sandbox.Names()}}
+	f, err := w.floorLoopAt(ctx, graphURL, nil, true)
 	if err != nil {
 		return err
 	}
@@ -149,14 +100,14 @@ const memoryFor = 20 * time.Second
 // memory measures the most memory that a worker process ever had resident, in
 // 20 s of draining a long queue as fast as it can, beside the same of a worker
 // whose queue is empty.
-func (c benchCmd) memory(ctx context.Context) ([]sample, error) {
-	w, err := newWorld(0, graphsim.Config{NoCallLog: true})
+func (c Options) memory(ctx context.Context) ([]sample, error) {
+	w, err := newWorld(graphsim.Config{NoCallLog: true})
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	program := filepath.Join(w.dir, "worker")
-	if err := buildWorker(ctx, program); err != nil {
+	defer w.Close()
+	program := filepath.Join(w.Dir, "worker")
+	if err := sandbox.BuildWorker(ctx, program); err != nil {
 		return nil, err
 	}
 	if err := w.fill(ctx, 0); err != nil {
@@ -169,7 +120,7 @@ func (c benchCmd) memory(ctx context.Context) ([]sample, error) {
 	if err := w.fill(ctx, c.Waiting); err != nil {
 		return nil, err
 	}
-	request, _, err := w.stored(ctx, w.names.Stream)
+	request, _, err := w.stored(ctx, w.Names.Stream)
 	if err != nil {
 		return nil, err
 	}
@@ -177,11 +128,11 @@ func (c benchCmd) memory(ctx context.Context) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	left, err := w.waiting(ctx)
+	left, err := w.Waiting(ctx)
 	if err != nil {
 		return nil, err
 	}
-	revision, revisions, err := w.stored(ctx, "KV_"+w.names.Bucket)
+	revision, revisions, err := w.stored(ctx, "KV_"+w.Names.Bucket)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +147,7 @@ func (c benchCmd) memory(ctx context.Context) ([]sample, error) {
 
 // stored is how many bytes a message takes on a stream, and how many there are.
 func (w *world) stored(ctx context.Context, stream string) (each, messages float64, err error) {
-	s, err := w.js.Stream(ctx, stream)
+	s, err := w.JS.Stream(ctx, stream)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -206,15 +157,11 @@ func (w *world) stored(ctx context.Context, stream string) (each, messages float
 
 // residentAfter is the most memory, in MiB, that a worker had resident.
 func (w *world) residentAfter(ctx context.Context, d time.Duration, args ...string) (float64, error) {
-	env, err := w.environment("WORKER_RATE=0")
+	pid, end, err := w.launch(map[string]string{"WORKER_RATE": "0"}, args...)
 	if err != nil {
 		return 0, err
 	}
-	pid, end, err := w.launch(env, args...)
-	if err != nil {
-		return 0, err
-	}
-	err = pauseFor(ctx, d)
+	err = sandbox.Pause(ctx, d)
 	mib, readErr := peakMemory(pid)
 	return mib, errors.Join(err, readErr, end())
 }

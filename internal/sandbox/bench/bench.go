@@ -1,62 +1,68 @@
-package main
+// Package bench measures the worker beside bare loops that do the same steps.
+package bench
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"passcode-worker/internal/sandbox"
 )
 
-type benchCmd struct {
-	Rows    []string `default:"all" help:"What to measure: all, quick, or some of: ${rows}."`
-	Repeats int      `default:"3" help:"Runs of each row; the median counts."`
-	N       int      `default:"10000" help:"Requests of each run of the row drain."`
-	Waiting int      `default:"1000000" help:"Requests that wait in the row memory."`
-	Profile string   `placeholder:"DIR" help:"Write profiles of the worker's part of the row drain, and of its floor, to this folder."`
-	Output  string   `short:"o" default:"table" enum:"table,json" help:"table or json."`
+// Options are those of the command line.
+type Options struct {
+	Rows    []string // what to measure: all, quick, or names of rows
+	Repeats int      // runs of each row; the median counts
+	N       int      // requests of each run of the row drain
+	Waiting int      // requests that wait in the row memory
+	Profile string   // folder for profiles of the row drain; empty: none
+	Output  string   // table or json
 }
 
-// benchSlots is how many requests a floor works on at a time: as many as the
+// slots is how many requests a floor works on at a time: as many as the
 // worker does.
-const benchSlots = 32
+const slots = 32
 
-// benchRow is one line of what the worker has to reach. Each run makes its own
+// row is one line of what the worker has to reach. Each run makes its own
 // world.
-type benchRow struct {
+type row struct {
 	name string
 	// quick rows take half a minute at most.
 	quick bool
 	// idle rows wait for a quota most of their time: all of them, and their
 	// repeats, run side by side, each in a world of its own.
 	idle bool
-	run  func(benchCmd, context.Context) ([]sample, error)
+	run  func(Options, context.Context) ([]sample, error)
 }
 
-func benchRows() []benchRow {
-	return []benchRow{
-		{name: "drain", quick: true, run: benchCmd.drain},
-		{name: "burst", quick: true, run: benchCmd.burst},
-		{name: "latency", quick: true, run: benchCmd.latency},
-		{name: "start", quick: true, run: benchCmd.start},
+func allRows() []row {
+	return []row{
+		{name: "drain", quick: true, run: Options.drain},
+		{name: "burst", quick: true, run: Options.burst},
+		{name: "latency", quick: true, run: Options.latency},
+		{name: "start", quick: true, run: Options.start},
 		{name: "throttled", quick: true, run: badNeighbour(neighbourThrottled)},
 		{name: "forbidden", run: badNeighbour(neighbourForbidden)},
 		{name: "hanging", run: badNeighbour(neighbourHanging)},
 		{name: "crowded", run: badNeighbour(neighbourCrowded)},
-		{name: "memory", run: benchCmd.memory},
-		{name: "carry", run: benchCmd.carry},
+		{name: "memory", run: Options.memory},
+		{name: "carry", run: Options.carry},
 		{name: "quota", idle: true, run: quotaRow(quotaKnown)},
 		{name: "high-told", idle: true, run: quotaRow(quotaTold)},
 		{name: "high-untold", idle: true, run: quotaRow(quotaUntold)},
 	}
 }
 
-func rowNames() string {
+// RowNames are the names of all rows, for people.
+func RowNames() string {
 	var names []string
-	for _, r := range benchRows() {
+	for _, r := range allRows() {
 		names = append(names, r.name)
 	}
 	return strings.Join(names, ", ")
@@ -66,13 +72,13 @@ func rowNames() string {
 var errMissed = errors.New("a figure was not reached")
 
 // Run measures, and fails where a figure was not reached.
-func (c benchCmd) Run(ctx context.Context) error {
+func Run(ctx context.Context, c Options, out io.Writer) error {
 	rows, err := c.chosen()
 	if err != nil {
 		return err
 	}
 	all := newFigures(rows)
-	var alone, idle []benchRow
+	var alone, idle []row
 	for _, r := range rows {
 		if r.idle {
 			idle = append(idle, r)
@@ -96,7 +102,7 @@ func (c benchCmd) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := all.print(os.Stdout, c.Output); err != nil {
+	if err := all.print(out, c.Output); err != nil {
 		return err
 	}
 	if !all.reached() {
@@ -109,13 +115,13 @@ func (c benchCmd) Run(ctx context.Context) error {
 // their bursts do not meet.
 const staggered = 1700 * time.Millisecond
 
-func (c benchCmd) sideBySide(ctx context.Context, all *figures, rows []benchRow) error {
+func (c Options) sideBySide(ctx context.Context, all *figures, rows []row) error {
 	var group sync.WaitGroup
 	errs := make(chan error, len(rows)*c.Repeats)
 	for i := range c.Repeats {
 		for j, r := range rows {
 			group.Go(func() {
-				err := pauseFor(ctx, time.Duration(i*len(rows)+j)*staggered)
+				err := sandbox.Pause(ctx, time.Duration(i*len(rows)+j)*staggered)
 				if err == nil {
 					err = all.measure(ctx, r, c)
 				}
@@ -133,13 +139,13 @@ func (c benchCmd) sideBySide(ctx context.Context, all *figures, rows []benchRow)
 }
 
 // chosen are the rows to measure, in their order.
-func (c benchCmd) chosen() ([]benchRow, error) {
-	var rows []benchRow
+func (c Options) chosen() ([]row, error) {
+	var rows []row
 	wanted := map[string]bool{}
 	for _, name := range c.Rows {
 		wanted[name] = true
 	}
-	for _, r := range benchRows() {
+	for _, r := range allRows() {
 		if wanted["all"] || wanted["quick"] && r.quick || wanted[r.name] {
 			rows = append(rows, r)
 		}
@@ -148,7 +154,7 @@ func (c benchCmd) chosen() ([]benchRow, error) {
 	delete(wanted, "all")
 	delete(wanted, "quick")
 	for name := range wanted {
-		return nil, fmt.Errorf("--rows: %q is none of: all, quick, %s", name, rowNames())
+		return nil, fmt.Errorf("--rows: %q is none of: all, quick, %s", name, RowNames())
 	}
 	if c.Repeats < 1 || c.N < 1 || c.Waiting < 1 {
 		return nil, errors.New("--repeats, --n and --waiting are at least 1")
@@ -163,13 +169,4 @@ func median(values []float64) float64 {
 		return sorted[n/2]
 	}
 	return (sorted[n/2-1] + sorted[n/2]) / 2
-}
-
-func pauseFor(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -1,25 +1,29 @@
-package main
+package chaos
 
 import (
 	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"passcode-worker/internal/sandbox"
+	"passcode-worker/internal/sandbox/scenario"
 )
 
-type soakCmd struct {
-	For    time.Duration `default:"5m" help:"How long."`
-	Rate   int           `default:"100" help:"Requests published per second."`
-	Worker string        `default:"" help:"The worker's program; built from ./cmd/worker if not given."`
-	Keep   bool          `help:"Keep the folder with logs and streams."`
+// SoakOptions are those of the command line.
+type SoakOptions struct {
+	For    time.Duration
+	Rate   int    // requests published in a second
+	Worker string // the worker's program; empty: built
+	Keep   bool   // the folder with logs and streams
 }
 
 const (
@@ -36,32 +40,32 @@ const (
 // reading is what a worker process uses.
 type reading struct{ memory, goroutines float64 }
 
-// Run lets one worker work through mixed requests, some of which fail, and
+// Soak lets one worker work through mixed requests, some of which fail, and
 // compares what it uses at the end with what it used once it was warm.
-func (c soakCmd) Run(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.For+5*time.Minute)
+func Soak(ctx context.Context, o SoakOptions, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, o.For+5*time.Minute)
 	defer cancel()
-	port, err := freePort()
+	port, err := sandbox.FreePort()
 	if err != nil {
 		return err
 	}
 	address := fmt.Sprint("127.0.0.1:", port)
-	a, err := newArena(ctx, arenaConfig{workers: 1, program: c.Worker, env: map[string]string{"WORKER_HTTP_ADDR": address}})
+	a, err := newArena(ctx, arenaConfig{workers: 1, program: o.Worker, env: map[string]string{"WORKER_HTTP_ADDR": address}})
 	if err != nil {
 		return err
 	}
-	defer a.close(c.Keep)
-	a.requests = chaosRequests(int(c.For.Seconds()*float64(c.Rate)), rand.New(rand.NewPCG(1, 1)))
-	fmt.Printf("soak: %d requests in %s; logs in %s\n", len(a.requests), c.For, a.dir)
+	defer a.close(o.Keep)
+	a.requests = scenario.Chaos(int(o.For.Seconds()*float64(o.Rate)), rand.New(rand.NewPCG(1, 1)))
+	fmt.Fprintf(out, "soak: %d requests in %s; logs in %s\n", len(a.requests), o.For, a.dir)
 
 	published := make(chan error, 1)
 	began := time.Now()
-	publishing, enough := context.WithTimeout(ctx, c.For)
+	publishing, enough := context.WithTimeout(ctx, o.For)
 	defer enough()
-	go func() { published <- a.publish(publishing, c.Rate) }()
+	go func() { published <- a.publish(publishing, o.Rate) }()
 	var samples []reading
-	for time.Since(began) < c.For {
-		if err := pauseFor(ctx, soakEvery); err != nil {
+	for time.Since(began) < o.For {
+		if err := sandbox.Pause(ctx, soakEvery); err != nil {
 			return err
 		}
 		s, err := readSample(ctx, "http://"+address+"/metrics")
@@ -75,19 +79,19 @@ func (c soakCmd) Run(ctx context.Context) error {
 	if err := <-published; err != nil && ctx.Err() != nil {
 		return err
 	}
-	a.requests = slices.DeleteFunc(a.requests, func(q *chaosRequest) bool { return !q.published })
+	a.requests = slices.DeleteFunc(a.requests, func(q *scenario.Request) bool { return len(q.Sequences) == 0 })
 	if err := a.settle(ctx); err != nil {
 		return err
 	}
-	grown := soakReport(samples)
-	return errors.Join(a.report(os.Stdout, time.Since(began)), grown)
+	grown := soakReport(out, samples)
+	return errors.Join(a.report(out, time.Since(began)), grown)
 }
 
 // soakReport prints the medians of each part.
-func soakReport(samples []reading) error {
+func soakReport(out io.Writer, samples []reading) error {
 	part := max(1, len(samples)/soakParts)
 	var medians []reading
-	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "\nPART\tMEMORY (MIB)\tGOROUTINES")
 	for p := range slices.Chunk(samples, part) {
 		if len(p) < part {
@@ -105,7 +109,7 @@ func soakReport(samples []reading) error {
 	}
 	warm, last := medians[1], medians[soakParts-1]
 	if last.memory > soakShare*warm.memory+soakMemory || last.goroutines > warm.goroutines+soakGoroutines {
-		return fmt.Errorf("the worker grows: %w", errBroken)
+		return fmt.Errorf("the worker grows: %w", sandbox.ErrBroken)
 	}
 	return nil
 }

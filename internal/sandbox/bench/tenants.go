@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -17,11 +17,12 @@ import (
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/worker"
 )
 
 const (
-	benchTenants  = 100
+	tenantCount   = 100
 	perTenant     = 50  // requests of each in a turn
 	few           = 150 // requests of a bad one that gets none done
 	crowd         = 100_000
@@ -50,8 +51,8 @@ const neighbourTurns = 4
 // the other with it, and at half-time they change. They take turns of a second.
 // So neither what differs between the two nor what else the machine has to do
 // favours a side.
-func badNeighbour(bad neighbour) func(benchCmd, context.Context) ([]sample, error) {
-	return func(_ benchCmd, ctx context.Context) ([]sample, error) {
+func badNeighbour(bad neighbour) func(Options, context.Context) ([]sample, error) {
+	return func(_ Options, ctx context.Context) ([]sample, error) {
 		var both [2]*neighbours
 		for i := range both {
 			n, err := newNeighbours(ctx, bad)
@@ -106,24 +107,24 @@ type neighbours struct {
 
 func newNeighbours(ctx context.Context, bad neighbour) (*neighbours, error) {
 	var ids []string
-	for i := range benchTenants - 1 {
+	for i := range tenantCount - 1 {
 		ids = append(ids, fmt.Sprintf("7e4a17b0-0000-4000-8000-%012x", 0xb000+i))
 	}
-	w, err := newWorld(0, graphsim.Config{Tenants: ids, NoCallLog: true, QuotaUnknown: true})
+	w, err := newWorld(graphsim.Config{Tenants: ids, NoCallLog: true, QuotaUnknown: true})
 	if err != nil {
 		return nil, err
 	}
 	n := &neighbours{w: w, good: len(ids), bad: bad}
 	ids = append(ids, graphsim.DefaultTenantID)
-	bad.spoil(w.sim, graphsim.DefaultTenantID)
-	cfg, err := w.serviceConfig(pace.Rate{})
+	bad.spoil(w.Sim, graphsim.DefaultTenantID)
+	cfg, err := w.ServiceConfig(pace.Rate{})
 	if err != nil {
-		w.close()
+		w.Close()
 		return nil, err
 	}
 	cfg.DrainTimeout = neighbourStop
 	cfg.Tenants = w.tenants(ids)
-	n.stop = sync.OnceValue(w.run(cfg))
+	n.stop = sync.OnceValue(w.Run(cfg))
 	if err := errors.Join(w.allPull(ctx, len(ids)), n.pause(ctx, true)); err != nil {
 		n.close()
 		return nil, err
@@ -133,11 +134,11 @@ func newNeighbours(ctx context.Context, bad neighbour) (*neighbours, error) {
 
 func (n *neighbours) close() {
 	_ = n.stop() // where it matters it was asked before
-	n.w.close()
+	n.w.Close()
 }
 
 // subject of the bad one.
-func (n *neighbours) subject() string { return n.w.names.Subject + "." + tenantName(n.good) }
+func (n *neighbours) subject() string { return n.w.Names.Subject + "." + tenantName(n.good) }
 
 // pause keeps the bad one from doing anything, or lets it.
 func (n *neighbours) pause(ctx context.Context, paused bool) error {
@@ -145,7 +146,7 @@ func (n *neighbours) pause(ctx context.Context, paused bool) error {
 	if paused {
 		until = time.Now().Add(time.Hour)
 	}
-	_, err := n.w.js.PauseConsumer(ctx, n.w.names.Stream, consume.Names{Tenant: tenantName(n.good)}.Consumer(), until)
+	_, err := n.w.JS.PauseConsumer(ctx, n.w.Names.Stream, consume.Names{Tenant: tenantName(n.good)}.Consumer(), until)
 	return err
 }
 
@@ -163,13 +164,13 @@ func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
 		}
 	}
 	// It is as bad as it can be before anything is measured.
-	if err := pauseFor(ctx, settled); err != nil {
+	if err := sandbox.Pause(ctx, settled); err != nil {
 		return err
 	}
 	runtime.GC() // what was before is not for this turn to clear away
 	began := clock()
 	for i := range n.good {
-		if err := n.w.send(n.w.names.Subject+"."+tenantName(i), (n.turns*n.good+i)*perTenant, perTenant); err != nil {
+		if err := n.w.send(n.w.Names.Subject+"."+tenantName(i), (n.turns*n.good+i)*perTenant, perTenant); err != nil {
 			return err
 		}
 	}
@@ -188,12 +189,9 @@ func tenantName(i int) string { return fmt.Sprintf("t%03d", i) }
 
 // tenants are the worker's tenants, each with its own directory.
 func (w *world) tenants(ids []string) []worker.Tenant {
-	one := w.config(pace.Rate{}, "", nil).Tenants[0]
 	var all []worker.Tenant
 	for i, id := range ids {
-		t := one
-		t.Name, t.Credential.TenantID = tenantName(i), id
-		all = append(all, t)
+		all = append(all, w.Tenant(tenantName(i), id, pace.Rate{}))
 	}
 	return all
 }
@@ -212,11 +210,11 @@ func (w *world) allPull(ctx context.Context, n int) error {
 // emptiedBut waits until no request is on the stream but on one subject.
 func (w *world) emptiedBut(ctx context.Context, subject string) error {
 	for {
-		s, err := w.js.Stream(ctx, w.names.Stream)
+		s, err := w.JS.Stream(ctx, w.Names.Stream)
 		if err != nil {
 			return err
 		}
-		info, err := s.Info(ctx, jetstream.WithSubjectFilter(w.names.Subject+".*"))
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(w.Names.Subject+".*"))
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return err
 		}
@@ -229,7 +227,7 @@ func (w *world) emptiedBut(ctx context.Context, subject string) error {
 		if left == 0 {
 			return nil
 		}
-		if err := pauseFor(ctx, max(2*time.Millisecond, time.Duration(left)*50*time.Microsecond)); err != nil {
+		if err := sandbox.Pause(ctx, max(2*time.Millisecond, time.Duration(left)*50*time.Microsecond)); err != nil {
 			return err
 		}
 	}
@@ -244,19 +242,19 @@ const carryFor = 10 * time.Second
 // carry measures what a worker process costs that serves many tenants without a
 // request: what it holds resident, how much of one processor it takes, and the
 // time from its start until it asks for requests of each.
-func (benchCmd) carry(ctx context.Context) ([]sample, error) {
+func (Options) carry(ctx context.Context) ([]sample, error) {
 	most := slices.Max(carried())
 	var ids []string
 	for i := range most {
 		ids = append(ids, fmt.Sprintf("7e4a17b0-0000-4000-8000-%012x", 0xb000+i))
 	}
-	w, err := newWorld(0, graphsim.Config{Tenants: ids, NoCallLog: true})
+	w, err := newWorld(graphsim.Config{Tenants: ids, NoCallLog: true})
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	program := filepath.Join(w.dir, "worker")
-	if err := buildWorker(ctx, program); err != nil {
+	defer w.Close()
+	program := filepath.Join(w.Dir, "worker")
+	if err := sandbox.BuildWorker(ctx, program); err != nil {
 		return nil, err
 	}
 	var out []sample
@@ -286,16 +284,12 @@ func (w *world) carry(ctx context.Context, program string, ids []string) (c carr
 	for i, id := range ids {
 		list = fmt.Appendf(list, "- name: %s\n  tenantId: %s\n", tenantName(i), id)
 	}
-	file := filepath.Join(w.dir, "tenants.yaml")
+	file := filepath.Join(w.Dir, "tenants.yaml")
 	if err := os.WriteFile(file, list, 0o600); err != nil {
 		return c, err
 	}
-	env, err := w.environment("WORKER_TENANTS_FILE="+file, "AZURE_TENANT_ID=")
-	if err != nil {
-		return c, err
-	}
 	began := time.Now()
-	pid, end, err := w.launch(env, program, "run")
+	pid, end, err := w.launch(map[string]string{"WORKER_TENANTS_FILE": file, "AZURE_TENANT_ID": ""}, program, "run")
 	if err != nil {
 		return c, err
 	}
@@ -308,7 +302,7 @@ func (w *world) carry(ctx context.Context, program string, ids []string) (c carr
 	if err != nil {
 		return c, err
 	}
-	if err := pauseFor(ctx, carryFor); err != nil {
+	if err := sandbox.Pause(ctx, carryFor); err != nil {
 		return c, err
 	}
 	after, err := processorTime(pid)

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -20,22 +20,23 @@ import (
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/sandbox"
 )
 
 // floorBuffer is how many messages a floor has on their way to it. The worker
 // has none beyond those that it works on; a floor need not care how old a
 // message gets.
-const floorBuffer = 4 * benchSlots
+const floorBuffer = 4 * slots
 
 // fill makes the streams anew and puts n requests on them.
 func (w *world) fill(ctx context.Context, n int) error {
-	for _, name := range []string{w.names.Stream, w.names.DeadStream, "KV_" + w.names.Bucket, "KV_" + w.names.StateBucket()} {
-		if err := w.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+	for _, name := range []string{w.Names.Stream, w.Names.DeadStream, "KV_" + w.Names.Bucket, "KV_" + w.Names.StateBucket()} {
+		if err := w.JS.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return err
 		}
 	}
 	for {
-		err := w.setup(ctx)
+		err := w.SetUp(ctx)
 		if err == nil {
 			break
 		}
@@ -43,14 +44,14 @@ func (w *world) fill(ctx context.Context, n int) error {
 		if api := (*jetstream.APIError)(nil); !errors.As(err, &api) || api.ErrorCode != errNoStore {
 			return err
 		}
-		if err := pauseFor(ctx, settled); err != nil {
+		if err := sandbox.Pause(ctx, settled); err != nil {
 			return err
 		}
 	}
-	if err := w.load(ctx, w.names.Filter(), 0, n); err != nil {
+	if err := w.load(ctx, w.Names.Filter(), 0, n); err != nil {
 		return err
 	}
-	w.sim.Forget()
+	w.Sim.Forget()
 	runtime.GC() // what was before is not for the next run to clear away
 	return nil
 }
@@ -66,7 +67,7 @@ func (w *world) load(ctx context.Context, subject string, from, n int) error {
 		return err
 	}
 	select {
-	case <-w.js.PublishAsyncComplete():
+	case <-w.JS.PublishAsyncComplete():
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -77,7 +78,7 @@ func (w *world) load(ctx context.Context, subject string, from, n int) error {
 func (w *world) send(subject string, from, n int) error {
 	for i := range n {
 		data := fmt.Sprintf(`{"id":"B%d","managedDeviceId":%q,"requestedBy":"jo"}`, from+i, graphsim.GoodDevice(from+i))
-		if _, err := w.js.PublishAsync(subject, []byte(data), jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := w.JS.PublishAsync(subject, []byte(data), jetstream.WithStallWait(time.Minute)); err != nil {
 			return err
 		}
 	}
@@ -99,13 +100,13 @@ type floorLoop struct {
 }
 
 func (w *world) floorLoop(ctx context.Context, records bool) (*floorLoop, error) {
-	return w.floorLoopAt(ctx, w.sim.URL(), w.sim.CAs(), records)
+	return w.floorLoopAt(ctx, w.Sim.URL(), w.Sim.CAs(), records)
 }
 
 // floorLoopAt is a floor beside a Graph and Entra at this address; roots are as
 // in [tls.Config].
 func (w *world) floorLoopAt(ctx context.Context, url string, roots *x509.CertPool, records bool) (*floorLoop, error) {
-	kv, err := w.js.KeyValue(ctx, w.names.Bucket)
+	kv, err := w.JS.KeyValue(ctx, w.Names.Bucket)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +135,7 @@ func fetchToken(ctx context.Context, url string, client *http.Client) (string, e
 
 // messages begins to pull, as the consumer that the worker uses wants it.
 func (w *world) messages(ctx context.Context) (jetstream.MessagesContext, error) {
-	consumer, err := w.js.Consumer(ctx, w.names.Stream, w.names.Consumer())
+	consumer, err := w.JS.Consumer(ctx, w.Names.Stream, w.Names.Consumer())
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +173,7 @@ func (f *floorLoop) run(ctx context.Context, it jetstream.MessagesContext, n int
 	defer cancel(nil)
 	msgs := make(chan jetstream.Msg)
 	var group sync.WaitGroup
-	for range benchSlots {
+	for range slots {
 		group.Go(func() {
 			for msg := range msgs {
 				if err := f.step(ctx, msg); err != nil {

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -12,14 +12,15 @@ import (
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/sandbox"
 )
 
 // What Graph grants in these rows, and how long it takes.
 const (
-	benchQuota   = 200
-	benchWindow  = 20 * time.Second
-	benchLatency = 150 * time.Millisecond
-	benchBacklog = 1000
+	granted      = 200
+	grantedIn    = 20 * time.Second
+	graphLatency = 150 * time.Millisecond
+	backlog      = 1000
 )
 
 // quotaCase is a worker under a quota.
@@ -31,8 +32,8 @@ type quotaCase struct {
 }
 
 var (
-	quotaRate = pace.Rate{N: benchQuota, W: benchWindow}
-	highRate  = pace.Rate{N: 10 * benchQuota, W: benchWindow}
+	quotaRate = pace.Rate{N: granted, W: grantedIn}
+	highRate  = pace.Rate{N: 10 * granted, W: grantedIn}
 
 	quotaKnown  = quotaCase{rate: quotaRate, told: graphsim.Decimal, least: 0.97, refused: 0.5}
 	quotaTold   = quotaCase{rate: highRate, told: graphsim.Decimal, least: 0.95, refused: 5}
@@ -42,27 +43,27 @@ var (
 // burstTime is the least time in which a worker sends n calls: each slot one
 // after the other.
 func burstTime(n int) time.Duration {
-	return time.Duration(math.Ceil(float64(n)/benchSlots)) * benchLatency
+	return time.Duration(math.Ceil(float64(n)/slots)) * graphLatency
 }
 
 // idealDrain is how long a backlog takes where every window is used to the full:
 // the last calls begin after so many windows, and are a burst.
 func idealDrain(n int) time.Duration {
-	windows := (n - 1) / benchQuota
-	return time.Duration(windows)*benchWindow + burstTime(n-windows*benchQuota)
+	windows := (n - 1) / granted
+	return time.Duration(windows)*grantedIn + burstTime(n-windows*granted)
 }
 
 // quotaRow measures how long a backlog takes under a quota.
-func quotaRow(q quotaCase) func(benchCmd, context.Context) ([]sample, error) {
-	return func(_ benchCmd, ctx context.Context) ([]sample, error) {
-		w, stop, err := idle(ctx, q.rate, graphsim.Config{Quota: benchQuota, Window: benchWindow, RetryAfter: q.told,
-			CountThrottled: true, QuotaUnknown: q.rate != quotaRate, Latency: benchLatency})
+func quotaRow(q quotaCase) func(Options, context.Context) ([]sample, error) {
+	return func(_ Options, ctx context.Context) ([]sample, error) {
+		w, stop, err := idle(ctx, q.rate, graphsim.Config{Quota: granted, Window: grantedIn, RetryAfter: q.told,
+			CountThrottled: true, QuotaUnknown: q.rate != quotaRate, Latency: graphLatency})
 		if err != nil {
 			return nil, err
 		}
-		defer w.close()
+		defer w.Close()
 		began := time.Now()
-		if err := w.load(ctx, w.names.Filter(), 0, benchBacklog); err != nil {
+		if err := w.load(ctx, w.Names.Filter(), 0, backlog); err != nil {
 			return nil, join(err, stop)
 		}
 		if err := w.emptied(ctx); err != nil {
@@ -72,12 +73,12 @@ func quotaRow(q quotaCase) func(benchCmd, context.Context) ([]sample, error) {
 		if err := stop(); err != nil {
 			return nil, err
 		}
-		s := w.sim.Status()
-		if s.Executed != benchBacklog || len(s.ResetTwice) > 0 || s.DuringRetry > 0 || s.ViolationCount > 0 {
+		s := w.Sim.Status()
+		if s.Executed != backlog || len(s.ResetTwice) > 0 || s.DuringRetry > 0 || s.ViolationCount > 0 {
 			return nil, fmt.Errorf("%d resets for %d requests, %d devices twice, %d calls inside a Retry-After, violations %v",
-				s.Executed, benchBacklog, len(s.ResetTwice), s.DuringRetry, s.Violations)
+				s.Executed, backlog, len(s.ResetTwice), s.DuringRetry, s.Violations)
 		}
-		ideal := idealDrain(benchBacklog)
+		ideal := idealDrain(backlog)
 		return []sample{
 			{what: "ideal", unit: "s", value: ideal.Seconds()},
 			{what: "worker", unit: "s", value: took.Seconds()},
@@ -89,22 +90,22 @@ func quotaRow(q quotaCase) func(benchCmd, context.Context) ([]sample, error) {
 
 // idle is a world with a worker that waits for requests.
 func idle(ctx context.Context, rate pace.Rate, sim graphsim.Config) (*world, func() error, error) {
-	w, err := newWorld(0, sim)
+	w, err := newWorld(sim)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg, err := w.serviceConfig(rate)
+	cfg, err := w.ServiceConfig(rate)
 	if err == nil {
-		err = w.setup(ctx)
+		err = w.SetUp(ctx)
 	}
 	if err != nil {
-		w.close()
+		w.Close()
 		return nil, nil, err
 	}
-	stop := w.run(cfg)
-	if err := w.pulls(ctx, w.names.Consumer()); err != nil {
+	stop := w.Run(cfg)
+	if err := w.pulls(ctx, w.Names.Consumer()); err != nil {
 		err = join(err, stop)
-		w.close()
+		w.Close()
 		return nil, nil, err
 	}
 	return w, stop, nil
@@ -116,11 +117,11 @@ func join(err error, stop func() error) error { return errors.Join(err, stop()) 
 // pulls waits until a worker asks a consumer for messages.
 func (w *world) pulls(ctx context.Context, consumer string) error {
 	for {
-		c, err := w.js.Consumer(ctx, w.names.Stream, consumer)
+		c, err := w.JS.Consumer(ctx, w.Names.Stream, consumer)
 		if err == nil && c.CachedInfo().NumWaiting > 0 {
 			return nil
 		}
-		if err := pauseFor(ctx, 5*time.Millisecond); err != nil {
+		if err := sandbox.Pause(ctx, 5*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -130,17 +131,17 @@ func (w *world) pulls(ctx context.Context, consumer string) error {
 const settled = 300 * time.Millisecond
 
 // burst measures how long a burst takes that is as large as the quota.
-func (benchCmd) burst(ctx context.Context) ([]sample, error) {
-	w, stop, err := idle(ctx, quotaRate, graphsim.Config{Quota: benchQuota, Window: benchWindow, RetryAfter: graphsim.Decimal, Latency: benchLatency})
+func (Options) burst(ctx context.Context) ([]sample, error) {
+	w, stop, err := idle(ctx, quotaRate, graphsim.Config{Quota: granted, Window: grantedIn, RetryAfter: graphsim.Decimal, Latency: graphLatency})
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	if err := pauseFor(ctx, settled); err != nil {
+	defer w.Close()
+	if err := sandbox.Pause(ctx, settled); err != nil {
 		return nil, join(err, stop)
 	}
 	began := time.Now()
-	if err := w.load(ctx, w.names.Filter(), 0, benchQuota); err != nil {
+	if err := w.load(ctx, w.Names.Filter(), 0, granted); err != nil {
 		return nil, join(err, stop)
 	}
 	if err := w.emptied(ctx); err != nil {
@@ -149,12 +150,12 @@ func (benchCmd) burst(ctx context.Context) ([]sample, error) {
 	if err := stop(); err != nil {
 		return nil, err
 	}
-	calls := w.sim.Calls()
-	if len(calls) != benchQuota {
-		return nil, fmt.Errorf("%d calls for %d requests", len(calls), benchQuota)
+	calls := w.Sim.Calls()
+	if len(calls) != granted {
+		return nil, fmt.Errorf("%d calls for %d requests", len(calls), granted)
 	}
 	return []sample{
-		{what: "floor: each slot one call after the other", unit: "s", value: (burstTime(benchQuota) - benchLatency).Seconds()},
+		{what: "floor: each slot one call after the other", unit: "s", value: (burstTime(granted) - graphLatency).Seconds()},
 		{what: "publish of the first to the last POST", unit: "s", value: calls[len(calls)-1].Time.Sub(began).Seconds(), goal: atMost(1.5)},
 	}, nil
 }
@@ -168,12 +169,12 @@ const (
 // latency measures the time from the publishing of a request on an idle system
 // to the arrival of its POST, beside a bare loop that writes the same record
 // before it.
-func (benchCmd) latency(ctx context.Context) ([]sample, error) {
+func (Options) latency(ctx context.Context) ([]sample, error) {
 	w, stop, err := idle(ctx, pace.Rate{}, graphsim.Config{})
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
+	defer w.Close()
 	p50, p99, err := w.trickle(ctx)
 	if err := errors.Join(err, stop()); err != nil {
 		return nil, err
@@ -217,7 +218,7 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 		device := graphsim.GoodDevice(i)
 		published[device] = time.Now()
 		data := fmt.Sprintf(`{"id":"L%d","managedDeviceId":%q,"requestedBy":"jo"}`, i, device)
-		if _, err := w.js.Publish(ctx, w.names.Filter(), []byte(data), jetstream.WithExpectStream(w.names.Stream)); err != nil {
+		if _, err := w.JS.Publish(ctx, w.Names.Filter(), []byte(data), jetstream.WithExpectStream(w.Names.Stream)); err != nil {
 			return 0, 0, err
 		}
 		pause := latencyEvery
@@ -225,7 +226,7 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 			delete(published, device)
 			pause = settled
 		}
-		if err := pauseFor(ctx, pause); err != nil {
+		if err := sandbox.Pause(ctx, pause); err != nil {
 			return 0, 0, err
 		}
 	}
@@ -233,7 +234,7 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 		return 0, 0, err
 	}
 	var took []float64
-	for _, c := range w.sim.Calls() {
+	for _, c := range w.Sim.Calls() {
 		if at, ok := published[c.Device]; ok {
 			took = append(took, float64(c.Time.Sub(at))/float64(time.Millisecond))
 		}

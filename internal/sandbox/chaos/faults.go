@@ -1,21 +1,21 @@
-package main
+package chaos
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"syscall"
 	"time"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/sandbox"
 )
 
-// fault1 is one kind of fault. do makes it happen, and undoes it where it
+// fault is one kind of fault. do makes it happen, and undoes it where it
 // lasts; it returns early when ctx ends, and the arena is calmed afterwards.
-type fault1 struct {
+type fault struct {
 	name string
 	do   func(ctx context.Context) error
 	// within is how long after it the next request must come to its end, on a
@@ -37,13 +37,13 @@ func (a *arena) throw(ctx context.Context, stop <-chan struct{}) {
 	}()
 	for {
 		for _, i := range a.rand.Perm(len(a.faults)) {
-			if pauseFor(ctx, time.Duration(a.rand.Int64N(int64(chaosFaultEvery)))) != nil {
+			if sandbox.Pause(ctx, time.Duration(a.rand.Int64N(int64(faultEvery)))) != nil {
 				return
 			}
 			f := a.faults[i]
 			a.counts[f.name]++
 			if err := f.do(ctx); err != nil && ctx.Err() == nil {
-				fmt.Fprintf(os.Stderr, "chaos: %s: %v\n", f.name, err)
+				complain(f.name, err)
 			}
 			if f.within == 0 {
 				continue
@@ -59,33 +59,33 @@ func (a *arena) throw(ctx context.Context, stop <-chan struct{}) {
 // its pin, and takes up within the ack wait what had been on its way to it; after
 // a restart of NATS the first verdict comes within 5 s; an election takes as long.
 const (
-	afterWorker = chaosPin + chaosAckWait + 6*time.Second
+	afterWorker = pin + ackWait + 6*time.Second
 	afterNATS   = 10 * time.Second
 	afterLeader = 20 * time.Second
 )
 
 // kinds are the faults.
-func (a *arena) kinds() []fault1 {
+func (a *arena) kinds() []fault {
 	all := slices.Concat(a.workerFaults(), a.networkFaults(), a.storeFaults(), a.graphFaults())
 	if len(a.servers) > 1 {
 		return append(all, a.leaderFaults()...)
 	}
-	return append(all, fault1{"NATS: kill -9", func(ctx context.Context) error { return a.killServer(ctx, a.servers[0]) }, afterNATS})
+	return append(all, fault{"NATS: kill -9", func(ctx context.Context) error { return a.killServer(ctx, a.servers[0]) }, afterNATS})
 }
 
-func (a *arena) workerFaults() []fault1 {
-	return []fault1{
+func (a *arena) workerFaults() []fault {
+	return []fault{
 		{"worker: kill -9", func(context.Context) error {
 			w := a.anyWorker()
-			w.kill()
-			return w.start()
+			w.Kill()
+			return w.Start()
 		}, afterWorker},
 		{"all workers: kill -9", func(context.Context) error {
 			for _, w := range a.workers {
-				w.kill()
+				w.Kill()
 			}
 			for _, w := range a.workers {
-				if err := w.start(); err != nil {
+				if err := w.Start(); err != nil {
 					return err
 				}
 			}
@@ -93,109 +93,109 @@ func (a *arena) workerFaults() []fault1 {
 		}, afterWorker},
 		{"worker: SIGTERM", func(context.Context) error {
 			w := a.anyWorker()
-			w.signal(syscall.SIGTERM)
-			if !w.wait(10 * time.Second) {
+			_ = w.Signal(syscall.SIGTERM) // it may be gone already
+			if !w.Wait(10 * time.Second) {
 				return errors.New("it did not end in time")
 			}
-			return w.start()
+			return w.Start()
 		}, afterWorker},
 		{"worker: frozen, longer than the ack wait", func(ctx context.Context) error {
 			w := a.anyWorker()
-			w.signal(syscall.SIGSTOP)
-			defer w.resume()
-			return pauseFor(ctx, chaosFreeze)
+			w.Freeze()
+			defer w.Resume()
+			return sandbox.Pause(ctx, freezeLength)
 		}, 0},
 		{"worker: unpinned by an operator", func(ctx context.Context) error {
-			s, err := a.js.Stream(ctx, a.names.Stream)
+			s, err := a.JS.Stream(ctx, a.Names.Stream)
 			if err != nil {
 				return err
 			}
-			return s.UnpinConsumer(ctx, a.names.Consumer(), "worker")
+			return s.UnpinConsumer(ctx, a.Names.Consumer(), "worker")
 		}, 0},
 	}
 }
 
-func (a *arena) networkFaults() []fault1 {
-	network := func(name string, begin func(*natstest.Proxy), length time.Duration) fault1 {
-		return fault1{"network to NATS: " + name, func(ctx context.Context) error {
+func (a *arena) networkFaults() []fault {
+	network := func(name string, begin func(*natstest.Proxy), length time.Duration) fault {
+		return fault{"network to NATS: " + name, func(ctx context.Context) error {
 			a.network(begin)
 			defer a.network((*natstest.Proxy).Heal)
-			return pauseFor(ctx, length)
+			return sandbox.Pause(ctx, length)
 		}, 0}
 	}
-	return []fault1{
+	return []fault{
 		network("cut once", (*natstest.Proxy).Cut, 0),
-		network("away, longer than the ack wait", (*natstest.Proxy).Away, chaosFreeze),
-		network("replies lost", (*natstest.Proxy).Swallow, chaosFaultLength),
-		network("500 ms late", func(p *natstest.Proxy) { p.Delay(500 * time.Millisecond) }, 2*chaosFaultLength),
+		network("away, longer than the ack wait", (*natstest.Proxy).Away, freezeLength),
+		network("replies lost", (*natstest.Proxy).Swallow, faultLength),
+		network("500 ms late", func(p *natstest.Proxy) { p.Delay(500 * time.Millisecond) }, 2*faultLength),
 	}
 }
 
 // storeFaults fill up what must not drop anything, and make the consumer anew.
-func (a *arena) storeFaults() []fault1 {
-	full := func(name, stream string) fault1 {
-		return fault1{name + ": full", func(ctx context.Context) error {
+func (a *arena) storeFaults() []fault {
+	full := func(name, stream string) fault {
+		return fault{name + ": full", func(ctx context.Context) error {
 			if err := a.limit(ctx, stream, 1); err != nil {
 				return err
 			}
-			pauseErr := pauseFor(ctx, chaosFaultLength)
+			pauseErr := sandbox.Pause(ctx, faultLength)
 			for { // it must have room again, whatever happens meanwhile
 				err := a.limit(context.WithoutCancel(ctx), stream, -1)
 				if err == nil {
 					return pauseErr
 				}
-				if pauseFor(context.WithoutCancel(ctx), 100*time.Millisecond) != nil {
+				if sandbox.Pause(context.WithoutCancel(ctx), 100*time.Millisecond) != nil {
 					return err
 				}
 			}
 		}, 0}
 	}
-	return []fault1{
-		full("records", "KV_"+a.names.Bucket),
-		full("dead letters", a.names.DeadStream),
-		full("requests", a.names.Stream),
-		{"consumer: deleted and made anew", a.setupConsumer, 0},
+	return []fault{
+		full("records", "KV_"+a.Names.Bucket),
+		full("dead letters", a.Names.DeadStream),
+		full("requests", a.Names.Stream),
+		{"consumer: deleted and made anew", a.setupConsumers, 0},
 	}
 }
 
 func (a *arena) limit(ctx context.Context, stream string, bytes int64) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	s, err := a.js.Stream(ctx, stream)
+	s, err := a.JS.Stream(ctx, stream)
 	if err != nil {
 		return err
 	}
 	cfg := s.CachedInfo().Config
 	cfg.MaxBytes = bytes
-	_, err = a.js.UpdateStream(ctx, cfg)
+	_, err = a.JS.UpdateStream(ctx, cfg)
 	return err
 }
 
-func (a *arena) graphFaults() []fault1 {
-	outage := func(o graphsim.Outage) fault1 {
-		return fault1{"Graph: " + o.String(), func(ctx context.Context) error {
-			a.sim.SetOutage(o)
-			defer a.sim.SetOutage(graphsim.OutageNone)
-			return pauseFor(ctx, chaosFaultLength)
+func (a *arena) graphFaults() []fault {
+	outage := func(o graphsim.Outage) fault {
+		return fault{"Graph: " + o.String(), func(ctx context.Context) error {
+			a.Sim.SetOutage(o)
+			defer a.Sim.SetOutage(graphsim.OutageNone)
+			return sandbox.Pause(ctx, faultLength)
 		}, 0}
 	}
-	return []fault1{
+	return []fault{
 		outage(graphsim.Outage503),
 		outage(graphsim.Outage500),
 		outage(graphsim.OutageRefuse),
 		outage(graphsim.OutageSilence),
 		outage(graphsim.OutageTokenDown),
 		{"Graph: tokens revoked", func(context.Context) error {
-			a.sim.RevokeTokensWithChallenge()
+			a.Sim.RevokeTokensWithChallenge()
 			return nil
 		}, 0},
 	}
 }
 
 // leaderFaults kill the server that leads something, in a cluster.
-func (a *arena) leaderFaults() []fault1 {
-	of := func(name string, leader func(context.Context) (string, error)) fault1 {
-		return fault1{"NATS: leader of the " + name + ": kill -9", func(ctx context.Context) error {
+func (a *arena) leaderFaults() []fault {
+	of := func(name string, leader func(context.Context) (string, error)) fault {
+		return fault{"NATS: leader of the " + name + ": kill -9", func(ctx context.Context) error {
 			ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
 			led, err := leader(ask)
@@ -212,19 +212,19 @@ func (a *arena) leaderFaults() []fault1 {
 	}
 	stream := func(name string) func(context.Context) (string, error) {
 		return func(ctx context.Context) (string, error) {
-			s, err := a.js.Stream(ctx, name)
+			s, err := a.JS.Stream(ctx, name)
 			if err != nil {
 				return "", err
 			}
 			return s.CachedInfo().Cluster.Leader, nil
 		}
 	}
-	return []fault1{
-		of("requests", stream(a.names.Stream)),
-		of("records", stream("KV_"+a.names.Bucket)),
-		of("dead letters", stream(a.names.DeadStream)),
+	return []fault{
+		of("requests", stream(a.Names.Stream)),
+		of("records", stream("KV_"+a.Names.Bucket)),
+		of("dead letters", stream(a.Names.DeadStream)),
 		of("consumer", func(ctx context.Context) (string, error) {
-			c, err := a.js.Consumer(ctx, a.names.Stream, a.names.Consumer())
+			c, err := a.JS.Consumer(ctx, a.Names.Stream, a.Names.Consumer())
 			if err != nil {
 				return "", err
 			}
@@ -236,11 +236,11 @@ func (a *arena) leaderFaults() []fault1 {
 // killServer kills a server and starts it again after a second.
 func (a *arena) killServer(ctx context.Context, s *natstest.Process) error {
 	s.Kill()
-	err := pauseFor(ctx, time.Second)
+	err := sandbox.Pause(ctx, time.Second)
 	if startErr := s.Start(); startErr != nil {
 		return startErr
 	}
 	return err
 }
 
-func (a *arena) anyWorker() *process { return a.workers[a.rand.IntN(len(a.workers))] }
+func (a *arena) anyWorker() *sandbox.Process { return a.workers[a.rand.IntN(len(a.workers))] }

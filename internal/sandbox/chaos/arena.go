@@ -1,9 +1,10 @@
-package main
+package chaos
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/sandbox"
+	"passcode-worker/internal/sandbox/scenario"
 )
 
 // arenaConfig is what differs between the commands that need an [arena].
@@ -31,22 +34,20 @@ type arenaConfig struct {
 
 // arena is where processes are thrown faults at.
 type arena struct {
+	*sandbox.World
 	dir     string
 	rand    *rand.Rand
-	names   consume.Names
-	sim     *graphsim.Sim
 	servers []*natstest.Process
 	proxies []*natstest.Proxy // between the workers and each of the servers
-	workers []*process
-	nc      *nats.Conn // past the proxies
-	js      jetstream.JetStream
+	workers []*sandbox.Process
+	forger  *nats.Conn
 	ended   atomic.Int64 // when a request came to its end last, in nanoseconds
 
-	faults   []fault1
+	faults   []fault
 	counts   map[string]int             // faults injected
 	recovery map[string][]time.Duration // from a fault to the next end of a request
 
-	requests []*chaosRequest
+	requests []*scenario.Request
 }
 
 func newArena(ctx context.Context, c arenaConfig) (*arena, error) {
@@ -54,8 +55,7 @@ func newArena(ctx context.Context, c arenaConfig) (*arena, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &arena{dir: dir, rand: rand.New(rand.NewPCG(c.seed, 1)), names: sandboxNames(),
-		counts: map[string]int{}, recovery: map[string][]time.Duration{}}
+	a := &arena{dir: dir, rand: rand.New(rand.NewPCG(c.seed, 1)), counts: map[string]int{}, recovery: map[string][]time.Duration{}}
 	if err := a.build(ctx, c); err != nil {
 		a.close(false)
 		return nil, err
@@ -67,17 +67,9 @@ func (a *arena) build(ctx context.Context, c arenaConfig) error {
 	program := c.program
 	if program == "" {
 		program = filepath.Join(a.dir, "worker")
-		if err := buildWorker(ctx, program); err != nil {
+		if err := sandbox.BuildWorker(ctx, program); err != nil {
 			return err
 		}
-	}
-	var err error
-	if a.sim, err = graphsim.Start(graphsim.Config{Latency: chaosLatency, NoCallLog: true}); err != nil {
-		return err
-	}
-	ca := filepath.Join(a.dir, "ca.pem")
-	if err := os.WriteFile(ca, a.sim.CAPEM(), 0o600); err != nil {
-		return err
 	}
 	if err := a.serve(c.cluster); err != nil {
 		return err
@@ -85,13 +77,13 @@ func (a *arena) build(ctx context.Context, c arenaConfig) error {
 	if err := a.setup(ctx); err != nil {
 		return err
 	}
-	env := a.environment(ca)
-	for name, value := range c.env {
-		env = append(env, name+"="+value)
+	env, err := a.environment(c.env)
+	if err != nil {
+		return err
 	}
 	for i := range c.workers {
-		w := newProcess(filepath.Join(a.dir, fmt.Sprintf("worker%d.log", i)), env, program, "run")
-		if err := w.start(); err != nil {
+		w := &sandbox.Process{Args: []string{program, "run"}, Env: env, Log: filepath.Join(a.dir, fmt.Sprintf("worker%d.log", i))}
+		if err := w.Start(); err != nil {
 			return err
 		}
 		a.workers = append(a.workers, w)
@@ -99,7 +91,7 @@ func (a *arena) build(ctx context.Context, c arenaConfig) error {
 	return nil
 }
 
-// serve starts NATS, and connects.
+// serve starts NATS and the simulated Graph, and connects.
 func (a *arena) serve(cluster bool) error {
 	dir := filepath.Join(a.dir, "nats")
 	if cluster {
@@ -125,15 +117,18 @@ func (a *arena) serve(cluster bool) error {
 		a.proxies = append(a.proxies, p)
 	}
 	var err error
-	a.nc, err = nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
-		nats.ReconnectWait(50*time.Millisecond), nats.IgnoreDiscoveredServers())
+	a.World, err = sandbox.New(sandbox.Options{
+		Dir: a.dir, URL: strings.Join(urls, ","), // past the proxies
+		Sim:     graphsim.Config{Latency: graphLatency, NoCallLog: true, Tenants: []string{scenario.NeighbourDirectory}},
+		Connect: []nats.Option{nats.RetryOnFailedConnect(true), nats.ReconnectWait(50 * time.Millisecond), nats.IgnoreDiscoveredServers()},
+	})
 	if err != nil {
 		return err
 	}
-	if a.js, err = jetstream.New(a.nc); err != nil {
+	if a.forger, err = scenario.ConnectForger(a.URL); err != nil {
 		return err
 	}
-	_, err = a.nc.Subscribe("passcode.reset.status.>", func(m *nats.Msg) {
+	_, err = a.NC.Subscribe("passcode.reset.status."+a.Names.Tenant+".>", func(m *nats.Msg) {
 		if end := []byte(`"state":"`); strings.Contains(string(m.Data), string(end)+string(record.Accepted)) ||
 			strings.Contains(string(m.Data), string(end)+string(record.Dead)) {
 			a.ended.Store(time.Now().UnixNano())
@@ -142,54 +137,73 @@ func (a *arena) serve(cluster bool) error {
 	return err
 }
 
+// tenants are the names of those that the workers serve.
+func (a *arena) tenants() []consume.Names {
+	neighbour := a.Names
+	neighbour.Tenant = scenario.Neighbour
+	return []consume.Names{a.Names, neighbour}
+}
+
 // setup makes the streams, with an ack wait and a pin that fit the short times.
 func (a *arena) setup(ctx context.Context) error {
 	for {
-		_, err := consume.Setup(ctx, a.js, a.names, consume.Layout{})
+		_, err := consume.Setup(ctx, a.JS, a.Names, consume.Layout{})
 		if err == nil {
-			err = a.setupConsumer(ctx)
+			err = a.setupConsumers(ctx)
 		}
 		if err == nil {
 			return nil
 		}
-		if pauseErr := pauseFor(ctx, 100*time.Millisecond); pauseErr != nil {
+		if pauseErr := sandbox.Pause(ctx, 100*time.Millisecond); pauseErr != nil {
 			return errors.Join(err, pauseErr)
 		}
 	}
 }
 
-// setupConsumer makes the consumer anew.
-func (a *arena) setupConsumer(ctx context.Context) error {
+// setupConsumers makes the consumers anew.
+func (a *arena) setupConsumers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	err := a.js.DeleteConsumer(ctx, a.names.Stream, a.names.Consumer())
-	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return err
+	for _, names := range a.tenants() {
+		err := a.JS.DeleteConsumer(ctx, names.Stream, names.Consumer())
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return err
+		}
+		cfg := consume.Layout{}.Worker(names)
+		cfg.AckWait, cfg.PinnedTTL = ackWait, pin
+		if _, err := a.JS.CreateOrUpdateConsumer(ctx, names.Stream, cfg); err != nil {
+			return err
+		}
 	}
-	cfg := consume.Layout{}.Worker(a.names)
-	cfg.AckWait, cfg.PinnedTTL = chaosAckWait, chaosPin
-	_, err = a.js.CreateOrUpdateConsumer(ctx, a.names.Stream, cfg)
-	return err
+	return nil
 }
 
-func (a *arena) environment(ca string) []string {
+func (a *arena) environment(more map[string]string) (map[string]string, error) {
 	var urls []string
 	for _, p := range a.proxies {
 		urls = append(urls, p.URL())
 	}
-	return []string{
-		"NATS_URL=" + strings.Join(urls, ","),
-		"AZURE_TENANT_ID=" + graphsim.DefaultTenantID, "AZURE_CLIENT_ID=" + graphsim.DefaultClientID,
-		"AZURE_CLIENT_SECRET=" + graphsim.DefaultClientSecret,
-		"AZURE_AUTHORITY_HOST=" + a.sim.URL(), "GRAPH_ENDPOINT=" + a.sim.URL(), "SSL_CERT_FILE=" + ca,
-		"WORKER_RATE=0", "WORKER_REQUEST_TIMEOUT=1s", "WORKER_VERIFY_AFTER=1s", "WORKER_BACKOFF_MIN=50ms", "WORKER_BACKOFF_MAX=1s",
-		"WORKER_MAX_ATTEMPTS=100", "WORKER_MAX_PAUSE=2s", "WORKER_HTTP_ADDR=127.0.0.1:0", "WORKER_DRAIN_TIMEOUT=5s",
+	list := fmt.Sprintf("- {name: %s, tenantId: %s}\n- {name: %s, tenantId: %s}\n",
+		a.Names.Tenant, graphsim.DefaultTenantID, scenario.Neighbour, scenario.NeighbourDirectory)
+	tenants := filepath.Join(a.dir, "tenants.yaml")
+	if err := os.WriteFile(tenants, []byte(list), 0o600); err != nil {
+		return nil, err
 	}
+	env := a.Environment()
+	maps.Copy(env, map[string]string{
+		"NATS_URL": strings.Join(urls, ","), "AZURE_TENANT_ID": "", "WORKER_TENANTS_FILE": tenants,
+		"WORKER_RATE": "0", "WORKER_REQUEST_TIMEOUT": "1s", "WORKER_VERIFY_AFTER": "2s",
+		"WORKER_BACKOFF_MIN": "50ms", "WORKER_BACKOFF_MAX": "1s", "WORKER_MAX_ATTEMPTS": "100",
+		"WORKER_MAX_PAUSE": "2s", "WORKER_DRAIN_TIMEOUT": "5s",
+	})
+	maps.Copy(env, more)
+	return sandbox.Inherit(env), nil
 }
 
 // calm ends every fault.
 func (a *arena) calm(ctx context.Context) {
-	a.sim.SetOutage(graphsim.OutageNone)
+	a.Sim.SetOutage(graphsim.OutageNone)
+	scenario.ShowPlainly(a.Sim, a.requests)
 	a.network((*natstest.Proxy).Heal)
 	for _, s := range a.servers {
 		if s.Running() {
@@ -200,28 +214,28 @@ func (a *arena) calm(ctx context.Context) {
 		}
 	}
 	for _, p := range a.workers {
-		p.resume()
-		if err := p.revive(); err != nil {
+		p.Resume()
+		if err := p.Revive(); err != nil {
 			fmt.Fprintln(os.Stderr, "chaos:", err)
 		}
 	}
-	_ = pauseFor(ctx, 200*time.Millisecond)
+	_ = sandbox.Pause(ctx, 200*time.Millisecond)
 }
 
 func (a *arena) close(keep bool) {
 	for _, p := range a.workers {
-		p.resume()
-		p.kill()
+		p.Resume()
+		p.Kill()
 	}
-	if a.nc != nil {
-		a.nc.Close()
+	if a.forger != nil {
+		a.forger.Close()
+	}
+	if a.World != nil {
+		a.World.Close()
 	}
 	a.network((*natstest.Proxy).Close)
 	for _, s := range a.servers {
 		s.Kill()
-	}
-	if a.sim != nil {
-		_ = a.sim.Close() // the process ends with it
 	}
 	if !keep {
 		_ = os.RemoveAll(a.dir) // a temporary folder
@@ -243,7 +257,7 @@ func (a *arena) nextEnd(ctx context.Context, since time.Time) (took time.Duratio
 		if at := a.ended.Load(); at > since.UnixNano() {
 			return time.Duration(at - since.UnixNano()), true
 		}
-		if pauseFor(ctx, 5*time.Millisecond) != nil {
+		if sandbox.Pause(ctx, 5*time.Millisecond) != nil {
 			return 0, false
 		}
 	}

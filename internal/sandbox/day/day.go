@@ -1,0 +1,228 @@
+// Package day plays a mixed day of requests against the simulated Graph, and says
+// whether every promise held.
+package day
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/sandbox"
+	"passcode-worker/internal/sandbox/scenario"
+)
+
+// Options are those of the command line.
+type Options struct {
+	Seed uint64 // decides the order of the requests
+
+	Serve     bool // stay up instead
+	Worker    bool // with Serve: also run the worker
+	NATSPort  int  // 0: 4222 with Serve, else any
+	GraphAddr string
+	HTTPAddr  string
+	CAFile    string // where Serve writes the authority of Graph's certificate; empty: a temporary file
+	Quota     string // such as 200/20s; empty: that with Serve
+	Latency   time.Duration
+	Outage    string
+}
+
+// The day.
+const (
+	quota        = 300
+	window       = 5 * time.Second
+	publishFor   = 12 * time.Second
+	revokeAt     = 4 * time.Second
+	outageAt     = 8 * time.Second
+	outageFor    = 20 * time.Second
+	plainAt      = outageAt + outageFor + 15*time.Second // from then on no list of actions leaves a doubt
+	limit        = 4 * time.Minute                       // more than three times what it takes: only a day that stands still ends by it
+	settledAfter = 2 * time.Second
+	catchUpSlack = 15 * time.Second // for look-ups, short holds, and a busy machine
+)
+
+// Run plays the day, or serves. It fails with [sandbox.ErrBroken] where a promise
+// did not hold.
+func Run(ctx context.Context, o Options, out *os.File) error {
+	if o.Serve {
+		return serve(ctx, o, out)
+	}
+	w, err := sandbox.New(sandbox.Options{NATS: &server.Options{Port: o.NATSPort}, Sim: graphsim.Config{
+		Quota: quota, Window: window, RetryAfter: graphsim.Decimal, Latency: o.Latency, Addr: o.GraphAddr,
+		Tenants: []string{scenario.NeighbourDirectory},
+	}})
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	forger, err := scenario.ConnectForger(w.URL)
+	if err != nil {
+		return err
+	}
+	defer forger.Close()
+	log, err := w.FileLog()
+	if err != nil {
+		return err
+	}
+	httpAddr := o.HTTPAddr
+	if httpAddr == "" {
+		httpAddr = "127.0.0.1:0"
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cfg := w.Config(pace.Rate{N: quota, W: window}, httpAddr, log)
+	cfg.Tenants = append(cfg.Tenants, w.Tenant(scenario.Neighbour, scenario.NeighbourDirectory, pace.Rate{}))
+	stop := w.Run(cfg)
+	d := &day{World: w, forger: forger, requests: scenario.Day(o.Seed), began: time.Now()}
+	playErr := d.play(ctx, newProgress(out))
+	if err := errors.Join(playErr, stop()); err != nil {
+		_ = d.report(context.WithoutCancel(ctx), out) // what is known helps to understand the error
+		return err
+	}
+	return d.report(ctx, out)
+}
+
+// day is one run of the requests.
+type day struct {
+	*sandbox.World
+	forger    *nats.Conn
+	requests  []*scenario.Request
+	began     time.Time
+	published int
+	// backlog is how many requests waited when Graph was back, and caughtUp how
+	// long it took then until nine tenths of them were done; 0: not yet.
+	backlog  int
+	caughtUp time.Duration
+}
+
+// play publishes the requests, makes the faults of the whole system happen in
+// the middle of it, and waits until every request has come to its end.
+func (d *day) play(ctx context.Context, p *progress) error {
+	defer p.end()
+	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	d.began = time.Now()
+	faults := make(chan struct{})
+	go func() {
+		defer close(faults)
+		d.faults(ctx)
+	}()
+	defer func() { <-faults }()
+
+	publisher := &scenario.Publisher{JS: d.JS, Forger: d.forger, Names: d.Names}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	total, next := len(d.requests), 0
+	var quiet time.Time
+	for {
+		elapsed := time.Since(d.began)
+		for ; next < min(total, int(float64(total)*float64(elapsed)/float64(publishFor))+1); next++ {
+			if err := d.publish(ctx, publisher, d.requests[next]); err != nil {
+				return err
+			}
+		}
+		left, err := d.Waiting(ctx)
+		if err != nil {
+			return err
+		}
+		d.follow(elapsed, int(left))
+		p.show(elapsed, phase(elapsed), d.published, int(left), d.Sim.Status())
+		// What is over must stay over: the end is believed after a while.
+		if next < total || left > 0 || elapsed < outageAt+outageFor {
+			quiet = time.Time{}
+		} else if quiet.IsZero() {
+			quiet = time.Now()
+		} else if time.Since(quiet) > settledAfter {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the day is not over after %s: %d requests are still waiting", limit, left)
+		case <-tick.C:
+		}
+	}
+}
+
+// follow is told how many requests wait.
+func (d *day) follow(elapsed time.Duration, left int) {
+	switch back := elapsed - outageAt - outageFor; {
+	case back < 0:
+		d.backlog = left
+	case d.caughtUp == 0 && left <= d.backlog/10:
+		d.caughtUp = back
+	}
+}
+
+// ready waits until the worker has made the stream, and serves both tenants.
+func (d *day) ready(ctx context.Context) error {
+	for _, tenant := range []string{d.Names.Tenant, scenario.Neighbour} {
+		names := d.Names
+		names.Tenant = tenant
+		for {
+			if _, err := d.JS.Consumer(ctx, names.Stream, names.Consumer()); err == nil {
+				break
+			}
+			if sandbox.Pause(ctx, 50*time.Millisecond) != nil {
+				return errors.New("the worker did not begin")
+			}
+		}
+	}
+	return nil
+}
+
+func (d *day) publish(ctx context.Context, p *scenario.Publisher, r *scenario.Request) error {
+	messageID := ""
+	if r.Reply != "" {
+		messageID = "m-" + r.ID
+	}
+	for range r.Copies {
+		if err := p.Publish(ctx, r, messageID); err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+		d.published++
+	}
+	return nil
+}
+
+// faults lets the day's faults of the whole system happen.
+func (d *day) faults(ctx context.Context) {
+	for _, f := range []struct {
+		at time.Duration
+		do func()
+	}{
+		{revokeAt, d.Sim.RevokeTokensWithChallenge},
+		{outageAt, func() { d.Sim.SetOutage(graphsim.OutageRefuse) }},
+		{outageAt + outageFor, func() { d.Sim.SetOutage(graphsim.OutageNone) }},
+		{plainAt, func() { scenario.ShowPlainly(d.Sim, d.requests) }},
+	} {
+		if sandbox.Pause(ctx, time.Until(d.began.Add(f.at))) != nil {
+			return
+		}
+		f.do()
+	}
+}
+
+func phase(elapsed time.Duration) string {
+	switch {
+	case elapsed < revokeAt:
+		return "morning"
+	case elapsed < outageAt:
+		return "tokens revoked"
+	case elapsed < outageAt+outageFor:
+		return "Graph and Entra unreachable"
+	}
+	return "catching up"
+}
+
+// pausing reports whether Graph asked for a pause by an answer.
+func pausing(c graphsim.Call) bool {
+	return c.Status == http.StatusTooManyRequests || c.Status == http.StatusServiceUnavailable
+}

@@ -1,0 +1,251 @@
+// Package sandbox is the world around the worker, for the command sandbox and for
+// tests: a real NATS server, a simulated Microsoft Entra and Graph, and the worker
+// between them, in this process or in processes of its own.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/verdict"
+	"passcode-worker/internal/worker"
+)
+
+// ErrBroken means that the sandbox worked, and what it was to show is not so.
+var ErrBroken = errors.New("a promise was broken")
+
+// Options say what a world is made of.
+type Options struct {
+	Sim graphsim.Config
+	// NATS has a server started in this process; nil: none. Its name and its folder
+	// are set where they are empty.
+	NATS *server.Options
+	// URL is where to connect where no server is started: comma-separated
+	// addresses; empty: nowhere.
+	URL string
+	// Connect are further options of the connection.
+	Connect []nats.Option
+	// Dir is a folder for streams and logs, which stays; empty: a temporary one,
+	// which goes with the world.
+	Dir string
+}
+
+// World is everything around the worker.
+type World struct {
+	Dir   string           // holds the streams, the worker's log and the file CA
+	NATS  *natstest.Server // nil where it is not in this process
+	URL   string           // of NATS
+	Sim   *graphsim.Sim
+	CA    string // file with the authority of the simulated Graph's certificate
+	NC    *nats.Conn
+	JS    jetstream.JetStream
+	Names consume.Names
+
+	temporary bool
+}
+
+// New makes a world. Close it.
+func New(o Options) (*World, error) {
+	w := &World{Dir: o.Dir, URL: o.URL, Names: Names()}
+	if err := w.build(o); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *World) build(o Options) (err error) {
+	if w.Dir == "" {
+		if w.Dir, err = os.MkdirTemp("", "passcode-sandbox-"); err != nil {
+			return err
+		}
+		w.temporary = true
+	}
+	if w.Sim, err = graphsim.Start(o.Sim); err != nil {
+		return err
+	}
+	w.CA = filepath.Join(w.Dir, "ca.pem")
+	if err := os.WriteFile(w.CA, w.Sim.CAPEM(), 0o644); err != nil { // no secret: the workers of others read it
+		return err
+	}
+	if o.NATS != nil {
+		opts := *o.NATS
+		if opts.ServerName == "" {
+			opts.ServerName = "sandbox"
+		}
+		if opts.StoreDir == "" {
+			opts.StoreDir = filepath.Join(w.Dir, "nats")
+		}
+		if w.NATS, err = natstest.StartWith(opts); err != nil {
+			return err
+		}
+		w.URL = w.NATS.URL()
+	}
+	if w.URL == "" {
+		return nil
+	}
+	if w.NC, err = nats.Connect(w.URL, append([]nats.Option{nats.MaxReconnects(-1)}, o.Connect...)...); err != nil {
+		return err
+	}
+	w.JS, err = jetstream.New(w.NC)
+	return err
+}
+
+// Names are the default names.
+func Names() consume.Names {
+	return consume.Names{
+		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
+		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
+	}
+}
+
+// Close ends everything that New has started.
+func (w *World) Close() {
+	if w.NC != nil {
+		w.NC.Close()
+	}
+	if w.Sim != nil {
+		_ = w.Sim.Close() // nobody calls it any more
+	}
+	if w.NATS != nil {
+		w.NATS.Stop()
+	}
+	if w.temporary {
+		_ = os.RemoveAll(w.Dir) // a temporary folder
+	}
+}
+
+// Config is a worker's configuration in this world, with times that fit into a
+// short day.
+func (w *World) Config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.Config {
+	return worker.Config{
+		NATS:        worker.NATS{URL: w.URL},
+		Names:       w.Names,
+		Setup:       true,
+		Tenants:     []worker.Tenant{w.Tenant(w.Names.Tenant, graphsim.DefaultTenantID, rate)},
+		Endpoint:    w.Sim.URL(),
+		RootCAs:     w.Sim.CAs(),
+		Concurrency: 32,
+		MaxPause:    3 * time.Second,
+		Policy: verdict.Policy{
+			RequestTimeout: 3 * time.Second,
+			MaxAttempts:    3,
+			BackoffMin:     200 * time.Millisecond,
+			BackoffMax:     2 * time.Second,
+			MaxAge:         time.Hour,
+			VerifyAfter:    2 * time.Second, // two looks must see what a device shows only after 5 s
+			OnUnknown:      verdict.UnknownDeadLetter,
+		},
+		HTTPAddr:     httpAddr,
+		DrainTimeout: 10 * time.Second,
+		Build:        metrics.Build{Version: "sandbox", Revision: "unknown", GoVersion: "go"},
+		Log:          log,
+	}
+}
+
+// Tenant is one of the worker's tenants, with a directory of the simulated Entra.
+func (w *World) Tenant(name, directory string, rate pace.Rate) worker.Tenant {
+	return worker.Tenant{Name: name, Rate: rate, Credential: graph.Credential{
+		Authority: w.Sim.URL(), TenantID: directory, ClientID: graphsim.DefaultClientID,
+		Scope: graph.Clouds()["global"].Scope, Secret: graphsim.DefaultClientSecret, RootCAs: w.Sim.CAs(),
+	}}
+}
+
+// ServiceConfig is a worker's configuration with the times of the service, a log
+// like the service's, and metrics that are served.
+func (w *World) ServiceConfig(rate pace.Rate) (worker.Config, error) {
+	log, err := w.FileLog()
+	if err != nil {
+		return worker.Config{}, err
+	}
+	cfg := w.Config(rate, "127.0.0.1:0", log)
+	cfg.MaxPause = time.Hour
+	cfg.Policy = verdict.DefaultPolicy()
+	cfg.DrainTimeout = 25 * time.Second
+	return cfg, nil
+}
+
+// LogFile is the worker's log.
+func (w *World) LogFile() string { return filepath.Join(w.Dir, "worker.log") }
+
+// FileLog is a log like the worker's own, in LogFile.
+func (w *World) FileLog() (*zap.Logger, error) {
+	cfg := zap.NewProductionConfig()
+	cfg.Sampling = nil
+	cfg.OutputPaths = []string{w.LogFile()}
+	cfg.DisableStacktrace = true
+	cfg.EncoderConfig.TimeKey = "time"
+	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	return cfg.Build()
+}
+
+// Environment is what a worker process needs in this world.
+func (w *World) Environment() map[string]string {
+	return map[string]string{
+		"SSL_CERT_FILE":        w.CA,
+		"NATS_URL":             w.URL,
+		"AZURE_TENANT_ID":      graphsim.DefaultTenantID,
+		"AZURE_CLIENT_ID":      graphsim.DefaultClientID,
+		"AZURE_CLIENT_SECRET":  graphsim.DefaultClientSecret,
+		"AZURE_AUTHORITY_HOST": w.Sim.URL(),
+		"GRAPH_ENDPOINT":       w.Sim.URL(),
+		"WORKER_HTTP_ADDR":     "127.0.0.1:0",
+	}
+}
+
+// Run starts the worker in this process; stop ends it and returns its error.
+func (w *World) Run(cfg worker.Config) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx, cfg) }()
+	return func() error {
+		cancel()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(2 * cfg.DrainTimeout):
+			return errors.New("the worker did not stop")
+		}
+	}
+}
+
+// Waiting is how many requests are on the stream.
+func (w *World) Waiting(ctx context.Context) (uint64, error) {
+	s, err := w.JS.Stream(ctx, w.Names.Stream)
+	if err != nil {
+		return 0, fmt.Errorf("stream %s: %w", w.Names.Stream, err)
+	}
+	return s.CachedInfo().State.Msgs, nil
+}
+
+// SetUp makes the streams, the bucket and the consumer.
+func (w *World) SetUp(ctx context.Context) error {
+	_, err := consume.Setup(ctx, w.JS, w.Names, consume.Layout{})
+	return err
+}
+
+// Pause waits for a time, or until the context ends.
+func Pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
