@@ -14,10 +14,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 // arenaConfig is what differs between the commands that need an [arena].
@@ -33,7 +33,7 @@ type arenaConfig struct {
 type arena struct {
 	dir     string
 	rand    *rand.Rand
-	names   consume.Names
+	names   topology.Names
 	sim     *graphsim.Sim
 	servers []*natstest.Process
 	proxies []*natstest.Proxy // between the workers and each of the servers
@@ -145,7 +145,7 @@ func (a *arena) serve(cluster bool) error {
 // setup makes the streams, with an ack wait and a pin that fit the short times.
 func (a *arena) setup(ctx context.Context) error {
 	for {
-		_, err := consume.Setup(ctx, a.js, a.names, consume.Layout{})
+		_, err := topology.Setup(ctx, a.js, a.names, topology.Layout{})
 		if err == nil {
 			err = a.setupConsumer(ctx)
 		}
@@ -166,7 +166,7 @@ func (a *arena) setupConsumer(ctx context.Context) error {
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return err
 	}
-	cfg := consume.Layout{}.Worker(a.names)
+	cfg := topology.Layout{}.Worker(a.names)
 	cfg.AckWait, cfg.PinnedTTL = chaosAckWait, chaosPin
 	_, err = a.js.CreateOrUpdateConsumer(ctx, a.names.Stream, cfg)
 	return err

@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/record"
 )
 
@@ -26,7 +26,7 @@ func (a *arena) report(out io.Writer, took time.Duration) error {
 	}
 	lettersOf := map[string]int{}
 	for _, m := range letters {
-		lettersOf[m.Header.Get(consume.HeaderRequestID)]++
+		lettersOf[m.Header.Get(deadletter.HeaderRequestID)]++
 	}
 	var lost, doubled, both, wrong []string
 	for _, q := range a.requests {

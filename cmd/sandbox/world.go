@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
@@ -24,6 +24,7 @@ import (
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
@@ -36,7 +37,7 @@ type world struct {
 	sim     *graphsim.Sim
 	nc      *nats.Conn
 	js      jetstream.JetStream
-	names   consume.Names
+	names   topology.Names
 }
 
 func newWorld(natsPort int, sim graphsim.Config) (*world, error) {
@@ -66,8 +67,8 @@ func newWorld(natsPort int, sim graphsim.Config) (*world, error) {
 }
 
 // sandboxNames are the default names.
-func sandboxNames() consume.Names {
-	return consume.Names{
+func sandboxNames() topology.Names {
+	return topology.Names{
 		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
 		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
 	}
@@ -178,12 +179,12 @@ func (w *world) waiting(ctx context.Context) (uint64, error) {
 
 // setup makes the streams, the bucket and the consumer.
 func (w *world) setup(ctx context.Context) error {
-	_, err := consume.Setup(ctx, w.js, w.names, consume.Layout{})
+	_, err := topology.Setup(ctx, w.js, w.names, topology.Layout{})
 	return err
 }
 
 // deadLetters are the dead letters by the sequence of the request.
-func deadLetters(ctx context.Context, js jetstream.JetStream, names consume.Names) (map[uint64]*jetstream.RawStreamMsg, error) {
+func deadLetters(ctx context.Context, js jetstream.JetStream, names topology.Names) (map[uint64]*jetstream.RawStreamMsg, error) {
 	s, err := js.Stream(ctx, names.DeadStream)
 	if err != nil {
 		return nil, err
@@ -195,7 +196,7 @@ func deadLetters(ctx context.Context, js jetstream.JetStream, names consume.Name
 		if err != nil {
 			return nil, err
 		}
-		of, err := strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64)
+		of, err := strconv.ParseUint(m.Header.Get(deadletter.HeaderSequence), 10, 64)
 		if err != nil {
 			return nil, fmt.Errorf("dead letter %d: %w", seq, err)
 		}

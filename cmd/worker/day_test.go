@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/verdict"
@@ -117,7 +117,7 @@ func (d day) checkLetters() {
 	}
 	letters := map[uint64]letter{}
 	for _, m := range d.w.messages(names.DeadStream) {
-		seq, err := strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64)
+		seq, err := strconv.ParseUint(m.Header.Get(deadletter.HeaderSequence), 10, 64)
 		if _, twice := letters[seq]; err != nil || twice || m.Subject != names.Dead() {
 			t.Errorf("dead letter %d on %s for message %d: %v, seen before: %v", m.Sequence, m.Subject, seq, err, twice)
 		}
@@ -127,14 +127,14 @@ func (d day) checkLetters() {
 		for _, seq := range e.sequences {
 			l, ok := letters[seq]
 			delete(letters, seq)
-			if got := l.header.Get(consume.HeaderReason); got != string(e.dead) || ok != (e.dead != "") {
-				t.Errorf("%s: %s has the dead letter %q instead of %q: %s", e.kind, e.id, got, e.dead, l.header.Get(consume.HeaderDetail))
+			if got := l.header.Get(deadletter.HeaderReason); got != string(e.dead) || ok != (e.dead != "") {
+				t.Errorf("%s: %s has the dead letter %q instead of %q: %s", e.kind, e.id, got, e.dead, l.header.Get(deadletter.HeaderDetail))
 			}
 			if ok && (l.data != e.data || !maps.EqualFunc(own(l.header), own(e.header), slices.Equal)) {
 				t.Errorf("%s: the dead letter does not hold the message as it was: %v", e.kind, l.header)
 			}
 			for name, want := range map[string]string{
-				consume.HeaderSubject: names.Filter(), consume.HeaderStream: names.Stream, consume.HeaderRedrives: "0",
+				deadletter.HeaderSubject: names.Filter(), deadletter.HeaderStream: names.Stream, deadletter.HeaderRedrives: "0",
 			} {
 				if ok && l.header.Get(name) != want {
 					t.Errorf("%s: header %s is %q instead of %q", e.kind, name, l.header.Get(name), want)

@@ -14,9 +14,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
@@ -185,10 +185,10 @@ func (o natsOptions) read(r *reader) worker.NATS {
 	}
 }
 
-func (o nameOptions) read(r *reader) consume.Names {
+func (o nameOptions) read(r *reader) topology.Names {
 	r.tidy(&o)
 	const what = "a name of letters, digits, - and _"
-	n := consume.Names{
+	n := topology.Names{
 		Tenant:      r.match("WORKER_TENANT", o.Tenant, token, what),
 		Stream:      r.match("WORKER_STREAM", o.Stream, token, what),
 		Subject:     r.match("WORKER_SUBJECT", o.Subject, subject, "a subject without wildcards"),

@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 // Follower hears what becomes of requests. It is used by one goroutine.
@@ -105,7 +105,7 @@ func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), bl
 		cancel()
 		switch {
 		case err == nil && len(m.Subject) > prefix:
-			revision, _ := strconv.ParseUint(consume.LastHeader(m.Header, jetstream.SequenceHeader), 10, 64) // 0 is older than any
+			revision, _ := strconv.ParseUint(topology.LastHeader(m.Header, jetstream.SequenceHeader), 10, 64) // 0 is older than any
 			take(waiting, m.Subject[prefix:], m.Data, revision, each)
 		case err != nil && wait.Err() == nil:
 			// Not the end of the wait: the connection is gone for a while.

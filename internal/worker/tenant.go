@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
@@ -34,7 +35,7 @@ type tenant struct {
 	metrics *metrics.Tenant
 	tracer  *trace.Tracer // nil: no traces
 
-	letters *consume.Letters
+	letters *deadletter.Publisher
 	graph   *graph.Client
 	tokens  *graph.Tokens
 	pacer   *pace.Pacer
