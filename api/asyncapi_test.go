@@ -226,10 +226,7 @@ func TestLetterHeaders(t *testing.T) {
 func TestOnTheWire(t *testing.T) {
 	t.Parallel()
 	doc := document(t)
-	names := topology.Names{
-		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-	}
+	names := topology.DefaultNames()
 	nc, js := connect(t, names)
 	// subject is where the document says that something is published.
 	subject := func(channel, key string) string {

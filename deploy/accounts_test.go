@@ -27,10 +27,9 @@ import (
 
 // names are the default names.
 func names(tenant string) topology.Names {
-	return topology.Names{
-		Tenant: tenant, Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-	}
+	n := topology.DefaultNames()
+	n.Tenant = tenant
+	return n
 }
 
 // locked is a NATS server with the accounts of deploy/nats.

@@ -67,12 +67,7 @@ func newWorld(natsPort int, sim graphsim.Config) (*world, error) {
 }
 
 // sandboxNames are the default names.
-func sandboxNames() topology.Names {
-	return topology.Names{
-		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-	}
-}
+func sandboxNames() topology.Names { return topology.DefaultNames() }
 
 func serverOptions(dir string, port int) server.Options {
 	return server.Options{ServerName: "sandbox", StoreDir: dir, Port: port}
@@ -131,12 +126,7 @@ func (w *world) serviceConfig(rate pace.Rate) (worker.Config, error) {
 	}
 	cfg := w.config(rate, "127.0.0.1:0", log)
 	cfg.MaxPause = time.Hour
-	cfg.Policy.RequestTimeout = 30 * time.Second
-	cfg.Policy.MaxAttempts = 8
-	cfg.Policy.BackoffMin = 2 * time.Second
-	cfg.Policy.BackoffMax = 5 * time.Minute
-	cfg.Policy.MaxAge = 24 * time.Hour
-	cfg.Policy.VerifyAfter = 30 * time.Second
+	cfg.Policy = verdict.DefaultPolicy()
 	cfg.DrainTimeout = 25 * time.Second
 	return cfg, nil
 }

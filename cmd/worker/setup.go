@@ -27,13 +27,13 @@ type setupCmd struct {
 
 	Replicas         string `default:"0" placeholder:"N" help:"Replicas of streams and buckets: 1, 3 or 5. 0: three in a cluster, else one."`
 	Storage          string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
-	Retention        string `default:"2160h" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
+	Retention        string `default:"${retention}" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
 	MaxBytes         string `default:"0" placeholder:"N" help:"Size limit of each stream and each bucket in bytes; nothing is dropped from what is full. 0: none."`
 	MaxBytesRequests string `placeholder:"N" help:"Size limit of the request stream alone. A publisher is told when it is full."`
 	MaxBytesDead     string `placeholder:"N" help:"Size limit of the dead-letter stream alone."`
 	MaxBytesRecords  string `placeholder:"N" help:"Size limit of the bucket of records alone."`
 	MaxBytesState    string `placeholder:"N" help:"Size limit alone of the bucket in which replicas hand things on."`
-	MaxAckPending    string `default:"1000" placeholder:"N" help:"Requests of a tenant that may be delivered and not settled at a time. Fewer than wait for a retry hold up those behind them."`
+	MaxAckPending    string `default:"${max_ack_pending}" placeholder:"N" help:"Requests of a tenant that may be delivered and not settled at a time. Fewer than wait for a retry hold up those behind them."`
 	Update           bool   `help:"Change what exists to these settings."`
 }
 

@@ -21,10 +21,7 @@ import (
 )
 
 // names are what everything is called where nothing else is said.
-var names = topology.Names{
-	Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-	DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-}
+var names = topology.DefaultNames()
 
 // world is a real NATS server and a simulated Graph.
 type world struct {

@@ -45,13 +45,8 @@ var quick = times{
 	ack:       500 * time.Millisecond,
 }
 
-// spec are the names of the contract.
-var spec = topology.Names{
-	Tenant: "default",
-	Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-	DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead",
-	Bucket: "passcode-resets",
-}
+// spec are the names that the tests use.
+var spec = topology.DefaultNames()
 
 // group is the consumer's priority group.
 const group = "worker"

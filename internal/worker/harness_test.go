@@ -93,8 +93,7 @@ func newRig(t *testing.T, sim graphsim.Config, change func(*Config)) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, nats: n, sim: s, nc: nc, js: js, log: &lines{}, addr: freeAddr(t)}
-	r.names = topology.Names{Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets"}
+	r.names = topology.DefaultNames()
 	enc := zap.NewProductionEncoderConfig()
 	r.cfg = Config{
 		NATS:  NATS{URL: n.URL()},
