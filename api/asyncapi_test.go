@@ -16,10 +16,11 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -212,23 +213,20 @@ func TestLetterHeaders(t *testing.T) {
 	properties, _ := at(t, schema, "properties").(map[string]any)
 	always := []string{
 		jetstream.MsgIDHeader, jetstream.ExpectedStreamHeader,
-		consume.HeaderReason, consume.HeaderDetail, consume.HeaderAttempts, consume.HeaderStatus, consume.HeaderRequestID,
-		consume.HeaderGraphRequestID, consume.HeaderClientRequestID, consume.HeaderSubject, consume.HeaderStream,
-		consume.HeaderSequence, consume.HeaderTime, consume.HeaderRedrives,
+		deadletter.HeaderReason, deadletter.HeaderDetail, deadletter.HeaderAttempts, deadletter.HeaderStatus, deadletter.HeaderRequestID,
+		deadletter.HeaderGraphRequestID, deadletter.HeaderClientRequestID, deadletter.HeaderSubject, deadletter.HeaderStream,
+		deadletter.HeaderSequence, deadletter.HeaderTime, deadletter.HeaderRedrives,
 	}
 	checkSame(t, "headers that are always there", texts(t, at(t, schema, "required")), always)
-	checkSame(t, "headers", slices.Collect(maps.Keys(properties)), append(always, consume.HeaderTruncated, consume.HeaderDropped))
-	checkSame(t, "reasons", texts(t, at(t, properties, consume.HeaderReason, "enum")), verdict.Reasons())
+	checkSame(t, "headers", slices.Collect(maps.Keys(properties)), append(always, deadletter.HeaderTruncated, deadletter.HeaderDropped))
+	checkSame(t, "reasons", texts(t, at(t, properties, deadletter.HeaderReason, "enum")), verdict.Reasons())
 }
 
 // TestOnTheWire checks what a real server answers and passes on.
 func TestOnTheWire(t *testing.T) {
 	t.Parallel()
 	doc := document(t)
-	names := consume.Names{
-		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-	}
+	names := topology.DefaultNames()
 	nc, js := connect(t, names)
 	// subject is where the document says that something is published.
 	subject := func(channel, key string) string {
@@ -254,9 +252,9 @@ func TestOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := consume.Message{Subject: names.Filter(), Stream: names.Stream, Sequence: 1, Data: []byte("reset it"), Published: time.Now()}
-	letter := consume.Letter{Reason: string(verdict.ReasonInvalidRequest), Detail: "body: x", RequestID: request.EscapeID("INC/1")}
-	if err := consume.NewLetters(js, names).Publish(t.Context(), m, letter); err != nil {
+	m := deadletter.Original{Subject: names.Filter(), Stream: names.Stream, Sequence: 1, Data: []byte("reset it"), Published: time.Now()}
+	letter := deadletter.Letter{Reason: string(verdict.ReasonInvalidRequest), Detail: "body: x", RequestID: request.EscapeID("INC/1")}
+	if err := deadletter.New(js, names).Publish(t.Context(), m, letter); err != nil {
 		t.Fatal(err)
 	}
 	checkMessage(t, doc, "deadLetter", next(t, letters))
@@ -280,7 +278,7 @@ func TestOnTheWire(t *testing.T) {
 	}
 }
 
-func connect(t *testing.T, names consume.Names) (*nats.Conn, jetstream.JetStream) {
+func connect(t *testing.T, names topology.Names) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	server, err := natstest.Start(t.TempDir())
 	if err != nil {
@@ -296,7 +294,7 @@ func connect(t *testing.T, names consume.Names) (*nats.Conn, jetstream.JetStream
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := consume.Setup(t.Context(), js, names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), js, names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	return nc, js

@@ -20,17 +20,16 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // names are the default names.
-func names(tenant string) consume.Names {
-	return consume.Names{
-		Tenant: tenant, Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-	}
+func names(tenant string) topology.Names {
+	n := topology.DefaultNames()
+	n.Tenant = tenant
+	return n
 }
 
 // locked is a NATS server with the accounts of deploy/nats.

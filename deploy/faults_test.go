@@ -18,9 +18,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // madeUpOnly are the alerts that no fault of the sandbox provokes. They are
@@ -218,7 +218,7 @@ func (s *sandbox) secondWorker(p *prom, addr string) {
 	}
 	defer func() { _ = sim.Close() }()
 	// What has been delivered comes again after 3 s instead of 30.
-	cfg := (consume.Layout{}).Worker(names("second"))
+	cfg := (topology.Layout{}).Worker(names("second"))
 	cfg.AckWait = 3 * time.Second
 	if _, err := s.js.CreateConsumer(s.t.Context(), "PASSCODE_RESETS", cfg); err != nil {
 		s.t.Error(err)

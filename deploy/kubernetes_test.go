@@ -122,7 +122,7 @@ func TestOverlaysAreValid(t *testing.T) {
 			}
 		}
 		want := map[string]int{"Namespace": 1, "ServiceAccount": 1, "ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1,
-			"NetworkPolicy": 1, "PodMonitor": 1, "PrometheusRule": 1, "Stream": 2, "KeyValue": 2, "Consumer": 1}
+			"NetworkPolicy": 1, "PodMonitor": 1, "PrometheusRule": 1, "Stream": 2, "KeyValue": 3, "Consumer": 1}
 		if strings.HasPrefix(overlay, "tenants") {
 			want["Consumer"] = 2
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // What NACK is told to make is what `worker setup` makes: both are made on a
@@ -196,7 +196,7 @@ func equal(t *testing.T, what string, got, want any) {
 
 // The layout that is compared is the one that a cluster gets.
 func TestLayoutDefaults(t *testing.T) {
-	if r := (consume.Layout{}).Requests(names("default")).Replicas; r != 3 {
+	if r := (topology.Layout{}).Requests(names("default")).Replicas; r != 3 {
 		t.Errorf("setup makes %d replicas", r)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/check"
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
@@ -65,7 +65,7 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 		Tenants:      checked(cfg),
 		Counts:       cfg.Fuse.N > 0,
 		Cools:        cfg.Cooldown > 0,
-		Keep:         consume.Keep(cfg.Policy.MaxAge, cfg.Cooldown, cfg.Fuse.W),
+		Keep:         topology.Keep(cfg.Policy.MaxAge, cfg.Cooldown, cfg.Fuse.W),
 		Setup:        cfg.Setup,
 		Endpoint:     cfg.Endpoint,
 		UserAgent:    "passcode-worker/" + cfg.Build.Version,

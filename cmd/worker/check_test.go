@@ -14,9 +14,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // preconditions are the lines of a check, by what they are about.
@@ -159,7 +159,7 @@ func TestCheckBeforeSetup(t *testing.T) {
 func TestCheckWeakness(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, graphsim.Config{Roles: []string{graphsim.RoleReset}})
-	l := consume.Layout{}
+	l := topology.Layout{}
 	requests, letters, worker := l.Requests(names), l.Letters(names), l.Worker(names)
 	requests.Replicas, letters.Replicas = 1, 1
 	requests.Discard, requests.MaxAge, requests.Duplicates = jetstream.DiscardOld, time.Hour, time.Minute

@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/sandbox/scenario"
@@ -126,7 +126,7 @@ func (d day) checkLetters() {
 	}
 	letters := map[uint64]letter{}
 	for _, m := range d.w.messages(names.DeadStream) {
-		seq, err := strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64)
+		seq, err := strconv.ParseUint(m.Header.Get(deadletter.HeaderSequence), 10, 64)
 		if _, twice := letters[seq]; err != nil || twice || m.Subject != names.Dead() {
 			t.Errorf("dead letter %d on %s for message %d: %v, seen before: %v", m.Sequence, m.Subject, seq, err, twice)
 		}
@@ -137,21 +137,21 @@ func (d day) checkLetters() {
 		for _, seq := range r.Sequences {
 			l, ok := letters[seq]
 			delete(letters, seq)
-			if got := l.header.Get(consume.HeaderReason); got != string(r.Want.Reason) || ok != (r.Want.State == record.Dead) {
-				t.Errorf("%s: %s has the dead letter %q instead of %q: %s", r.Kind, r.ID, got, r.Want.Reason, l.header.Get(consume.HeaderDetail))
+			if got := l.header.Get(deadletter.HeaderReason); got != string(r.Want.Reason) || ok != (r.Want.State == record.Dead) {
+				t.Errorf("%s: %s has the dead letter %q instead of %q: %s", r.Kind, r.ID, got, r.Want.Reason, l.header.Get(deadletter.HeaderDetail))
 			}
 			if ok && (l.data != r.Data || !maps.EqualFunc(own(l.header), own(r.Header), slices.Equal)) {
 				t.Errorf("%s: the dead letter does not hold the message as it was: %v", r.Kind, l.header)
 			}
 			for name, want := range map[string]string{
-				consume.HeaderSubject: names.Filter(), consume.HeaderStream: names.Stream,
+				deadletter.HeaderSubject: names.Filter(), deadletter.HeaderStream: names.Stream,
 			} {
 				if ok && l.header.Get(name) != want {
 					t.Errorf("%s: header %s is %q instead of %q", r.Kind, name, l.header.Get(name), want)
 				}
 			}
 			if ok {
-				redrives = append(redrives, l.header.Get(consume.HeaderRedrives))
+				redrives = append(redrives, l.header.Get(deadletter.HeaderRedrives))
 			}
 		}
 		// Each further message takes the dead id up again; one that is no request does not.

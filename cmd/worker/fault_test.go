@@ -12,10 +12,11 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 // Short times for processes that are killed and frozen. What they are to each
@@ -36,7 +37,7 @@ func (w *world) setUpShort() {
 	if err := w.js.DeleteConsumer(w.ctx, names.Stream, names.Consumer()); err != nil {
 		w.t.Fatal(err)
 	}
-	cfg := consume.Layout{}.Worker(names)
+	cfg := topology.Layout{}.Worker(names)
 	cfg.AckWait, cfg.PinnedTTL = shortAckWait, shortPin
 	if _, err := w.js.CreateConsumer(w.ctx, names.Stream, cfg); err != nil {
 		w.t.Fatal(err)
@@ -95,7 +96,7 @@ func (w *world) checkWishes(all wishes) {
 	w.t.Helper()
 	letters := map[string]int{}
 	for _, m := range w.messages(names.DeadStream) {
-		letters[m.Header.Get(consume.HeaderRequestID)]++
+		letters[m.Header.Get(deadletter.HeaderRequestID)]++
 	}
 	records, ledger := w.records(), w.sim.Ledger()
 	for id, q := range all {

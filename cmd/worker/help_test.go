@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"regexp"
@@ -52,7 +53,7 @@ func options(t reflect.Type) map[string][2]string {
 			// A flag without a variable: MaxBytes is --max-bytes.
 			name = "--" + strings.ToLower(innerCapital.ReplaceAllString(f.Name, "$1-$2"))
 		}
-		out[name] = [2]string{env, f.Tag.Get("default")}
+		out[name] = [2]string{env, os.Expand(f.Tag.Get("default"), func(name string) string { return defaults()[name] })}
 	}
 	return out
 }
@@ -142,7 +143,7 @@ func TestVersion(t *testing.T) {
 }
 
 // TestReadmeNamesEveryOption compares the tables of the README with the command
-// line.
+// line, defaults included.
 func TestReadmeNamesEveryOption(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -151,6 +152,11 @@ func TestReadmeNamesEveryOption(t *testing.T) {
 	for _, name := range variables(reflect.TypeFor[cli]()) {
 		if !strings.Contains(string(readme), "\n| `"+name+"` | `--") {
 			t.Errorf("%s has no row", name)
+		}
+	}
+	for flag, o := range options(reflect.TypeFor[runCmd]()) {
+		if row := fmt.Sprintf("\n| `%s` | `%s` | `%s` | ", o[0], flag, o[1]); o[1] != "" && !strings.Contains(string(readme), row) {
+			t.Errorf("there is no row that begins with %q", row)
 		}
 	}
 	for _, list := range [][]string{texts(verdict.Reasons()), texts(hold.Causes())} {

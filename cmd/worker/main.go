@@ -114,6 +114,7 @@ func newParser(c *cli, s streams, exit func(int)) (*kong.Kong, error) {
 		kong.ExplicitGroups(groups),
 		kong.KindMapper(reflect.String, kong.MapperFunc(text)),
 		kong.Bind(s),
+		defaults(),
 	)
 }
 

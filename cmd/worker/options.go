@@ -14,9 +14,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
@@ -30,6 +30,40 @@ var groups = []kong.Group{
 	{Key: "service", Title: "Service"},
 	{Key: "request", Title: "Request"},
 	{Key: "select", Title: "Which letters"},
+}
+
+// defaults are those that more than the command line knows, or more than one
+// command: by the names that the tags call them.
+func defaults() kong.Vars {
+	n, p, layout := topology.DefaultNames(), verdict.DefaultPolicy(), topology.Layout{}
+	return kong.Vars{
+		"tenant": n.Tenant, "stream": n.Stream, "subject": n.Subject,
+		"dead_stream": n.DeadStream, "dead_subject": n.DeadSubject, "bucket": n.Bucket,
+
+		"request_timeout": brief(p.RequestTimeout),
+		"max_attempts":    strconv.Itoa(p.MaxAttempts),
+		"backoff_min":     brief(p.BackoffMin),
+		"backoff_max":     brief(p.BackoffMax),
+		"max_age":         brief(p.MaxAge),
+		"verify_after":    brief(p.VerifyAfter),
+		"on_unknown":      string(p.OnUnknown),
+		"rate":            "200/20s",
+
+		"retention":       brief(layout.Letters(n).MaxAge),
+		"max_ack_pending": strconv.Itoa(layout.Worker(n).MaxAckPending),
+	}
+}
+
+// brief is a time as people write it: 24h, not 24h0m0s.
+func brief(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // describe is an option's line in the help: its default stands in its tag only.
@@ -65,12 +99,12 @@ type natsOptions struct {
 }
 
 type nameOptions struct {
-	Tenant      string `group:"names" env:"WORKER_TENANT" default:"default" placeholder:"NAME" help:"Tenant: the last token of the subjects."`
-	Stream      string `group:"names" env:"WORKER_STREAM" default:"PASSCODE_RESETS" placeholder:"NAME" help:"Request stream."`
-	Subject     string `group:"names" env:"WORKER_SUBJECT" default:"passcode.reset.requests" placeholder:"SUBJECT" help:"Subject of requests, without the tenant."`
-	DeadStream  string `group:"names" env:"WORKER_DEAD_STREAM" default:"PASSCODE_RESETS_DEAD" placeholder:"NAME" help:"Dead-letter stream."`
-	DeadSubject string `group:"names" env:"WORKER_DEAD_SUBJECT" default:"passcode.reset.dead" placeholder:"SUBJECT" help:"Subject of dead letters, without the tenant."`
-	Bucket      string `group:"names" env:"WORKER_BUCKET" default:"passcode-resets" placeholder:"NAME" help:"Key-value bucket of the records."`
+	Tenant      string `group:"names" env:"WORKER_TENANT" default:"${tenant}" placeholder:"NAME" help:"Tenant: the last token of the subjects."`
+	Stream      string `group:"names" env:"WORKER_STREAM" default:"${stream}" placeholder:"NAME" help:"Request stream."`
+	Subject     string `group:"names" env:"WORKER_SUBJECT" default:"${subject}" placeholder:"SUBJECT" help:"Subject of requests, without the tenant."`
+	DeadStream  string `group:"names" env:"WORKER_DEAD_STREAM" default:"${dead_stream}" placeholder:"NAME" help:"Dead-letter stream."`
+	DeadSubject string `group:"names" env:"WORKER_DEAD_SUBJECT" default:"${dead_subject}" placeholder:"SUBJECT" help:"Subject of dead letters, without the tenant."`
+	Bucket      string `group:"names" env:"WORKER_BUCKET" default:"${bucket}" placeholder:"NAME" help:"Key-value bucket of the records."`
 }
 
 type azureOptions struct {
@@ -89,7 +123,7 @@ type azureOptions struct {
 
 // keepOptions decide how long records are needed.
 type keepOptions struct {
-	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"24h" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
+	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"${max_age}" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
 	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
 	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
 	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call."`
@@ -185,10 +219,10 @@ func (o natsOptions) read(r *reader) worker.NATS {
 	}
 }
 
-func (o nameOptions) read(r *reader) consume.Names {
+func (o nameOptions) read(r *reader) topology.Names {
 	r.tidy(&o)
 	const what = "a name of letters, digits, - and _"
-	n := consume.Names{
+	n := topology.Names{
 		Tenant:      r.match("WORKER_TENANT", o.Tenant, token, what),
 		Stream:      r.match("WORKER_STREAM", o.Stream, token, what),
 		Subject:     r.match("WORKER_SUBJECT", o.Subject, subject, "a subject without wildcards"),

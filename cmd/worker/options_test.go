@@ -214,3 +214,14 @@ func TestOptions(t *testing.T) {
 		})
 	}
 }
+
+func TestBrief(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0s": 0, "100ms": 100 * time.Millisecond, "10s": 10 * time.Second, "5m": 5 * time.Minute, "20m": 20 * time.Minute, "1m10s": 70 * time.Second,
+		"1h": time.Hour, "24h": 24 * time.Hour, "1h10m": 70 * time.Minute, "10h0m10s": 10*time.Hour + 10*time.Second,
+	} {
+		if got := brief(d); got != want {
+			t.Errorf("%s: %s, want %s", d, got, want)
+		}
+	}
+}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
 )
@@ -55,7 +55,7 @@ func TestOutageOverRestarts(t *testing.T) {
 				p = launch(t, env, "run")
 			}
 			for _, m := range w.messages(names.DeadStream) {
-				if id := m.Header.Get(consume.HeaderRequestID); id != "EXPIRED" {
+				if id := m.Header.Get(deadletter.HeaderRequestID); id != "EXPIRED" {
 					t.Errorf("%s is dead: %v", id, m.Header)
 				}
 			}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 )
 
 type pauseCmd struct {
@@ -37,7 +37,7 @@ func (c pauseCmd) Run(ctx context.Context, s streams) error {
 	if c.For != "" {
 		length = r.duration("--for", c.For, time.Second)
 	}
-	until := consume.Forever()
+	until := topology.Forever()
 	if c.Until != "" {
 		var err error
 		if until, err = time.Parse(time.RFC3339Nano, c.Until); err != nil {
@@ -59,7 +59,7 @@ func (c pauseCmd) Run(ctx context.Context, s streams) error {
 			return err
 		}
 		state, text := pauseState{Tenant: t.tenant, Paused: true}, "until resumed"
-		if until != consume.Forever() {
+		if until != topology.Forever() {
 			state.PausedUntil, text = &until, "until "+instant(until)
 		}
 		if t.json {

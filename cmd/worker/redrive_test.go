@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
@@ -241,8 +241,8 @@ func TestDeadLetters(t *testing.T) {
 	w := &world{t: t, ctx: t.Context(), nats: s, js: js}
 	w.setUp()
 	hostile := letter("evil", "rejected", 0)
-	hostile.Header[consume.HeaderDetail] = []string{"\x1b[2J \u202eoops"}
-	hostile.Header[consume.HeaderRequestID] = []string{"desk=2F\x1b]0;x"}
+	hostile.Header[deadletter.HeaderDetail] = []string{"\x1b[2J \u202eoops"}
+	hostile.Header[deadletter.HeaderRequestID] = []string{"desk=2F\x1b]0;x"}
 	hostile.Data = []byte(`{"managedDeviceId":"` + graphsim.GoodDevice(9) + `","reason":"` + "\xc2\x9b31m" + `"}`)
 	desk := letter("desk=2F7", "conflict", 1)
 	desk.Data = []byte(body("desk/7", graphsim.GoodDevice(7)))
@@ -302,7 +302,7 @@ func TestDeadLetters(t *testing.T) {
 	for _, ofReading := range []string{jetstream.SequenceHeader, jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.TimeStampHeaer} {
 		m.Header.Del(ofReading)
 	}
-	if h := m.Header; string(m.Data) != body("A", graphsim.GoodDevice(7)) || h.Get(consume.HeaderRedrives) != "" || h.Get(consume.HeaderReason) != "" ||
+	if h := m.Header; string(m.Data) != body("A", graphsim.GoodDevice(7)) || h.Get(deadletter.HeaderRedrives) != "" || h.Get(deadletter.HeaderReason) != "" ||
 		!strings.HasPrefix(h.Get(jetstream.MsgIDHeader), "redrive-PASSCODE_RESETS_DEAD-1-") || len(h) != 2 {
 		t.Errorf("redriven: %q %v", m.Data, h)
 	}

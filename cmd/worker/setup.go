@@ -15,7 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/worker"
 )
 
@@ -27,7 +27,7 @@ type setupCmd struct {
 
 	Replicas         string `default:"0" placeholder:"N" help:"Replicas of streams and buckets: 1, 3 or 5. 0: three in a cluster, else one."`
 	Storage          string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
-	Retention        string `default:"2160h" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
+	Retention        string `default:"${retention}" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
 	MaxBytes         string `default:"0" placeholder:"N" help:"Size limit of each stream and each bucket in bytes; nothing is dropped from what is full. 0: none."`
 	MaxBytesRequests string `placeholder:"N" help:"Size limit of the request stream alone. A publisher is told when it is full."`
 	MaxBytesDead     string `placeholder:"N" help:"Size limit of the dead-letter stream alone."`
@@ -45,11 +45,11 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	r := &reader{}
 	natsCfg, names := c.natsOptions.read(r), c.nameOptions.read(r)
 	replicas, _ := strconv.Atoi(r.oneOf("--replicas", c.Replicas, "0", "1", "3", "5")) // what is no number is told already
-	layout := consume.Layout{
+	layout := topology.Layout{
 		Replicas:  replicas,
 		Memory:    r.oneOf("--storage", c.Storage, "file", "memory") == "memory",
 		Retention: c.retention(r),
-		MaxBytes: consume.Sizes{
+		MaxBytes: topology.Sizes{
 			Requests: c.size(r, "--max-bytes-requests", c.MaxBytesRequests),
 			Dead:     c.size(r, "--max-bytes-dead", c.MaxBytesDead),
 			Records:  c.size(r, "--max-bytes-records", c.MaxBytesRecords),
@@ -92,12 +92,12 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	done, err := consume.SetupShared(ctx, js, names, layout)
+	done, err := topology.SetupShared(ctx, js, names, layout)
 	for _, t := range tenants {
 		if err == nil {
 			names.Tenant = t
-			var own consume.Done
-			if own, err = consume.SetupConsumer(ctx, js, names, layout); err == nil {
+			var own topology.Done
+			if own, err = topology.SetupConsumer(ctx, js, names, layout); err == nil {
 				done = append(done, own)
 			}
 		}
@@ -117,7 +117,7 @@ func (c setupCmd) retention(r *reader) time.Duration {
 	r.tidy(&c.keepOptions)
 	maxAge, cooldown, fuse := c.keepOptions.read(r)
 	given := r.duration("--retention", c.Retention, 0)
-	least := consume.Keep(maxAge, cooldown, fuse.W)
+	least := topology.Keep(maxAge, cooldown, fuse.W)
 	if len(r.problems) == 0 && given < least {
 		r.fail("--retention", "%q is too short: a request whose record is gone can be done again, so a record has to outlast by a day "+
 			"WORKER_MAX_AGE, WORKER_DEVICE_COOLDOWN, the time of WORKER_FUSE, and the 10m in which NATS knows copies: give at least %s", c.Retention, least)

@@ -14,7 +14,7 @@ import (
 )
 
 type statusCmd struct {
-	Rate string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit. Not given, a rate of the tenant's own in WORKER_TENANTS_FILE goes before the variable."`
+	Rate string `group:"policy" env:"WORKER_RATE" default:"${rate}" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit. Not given, a rate of the tenant's own in WORKER_TENANTS_FILE goes before the variable."`
 	ID   string `arg:"" optional:"" help:"Id of a request: show what became of it."`
 
 	toolOptions `embed:""`

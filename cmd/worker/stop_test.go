@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 // TestStop ends a worker in the middle of its work, and lets a second one
@@ -86,7 +86,7 @@ func TestSecondSignal(t *testing.T) {
 			w := newWorld(t, graphsim.Config{})
 			w.setUp()
 			// What a worker that is gone had taken comes back after this.
-			cfg := consume.Layout{}.Worker(names)
+			cfg := topology.Layout{}.Worker(names)
 			cfg.AckWait = 2 * time.Second
 			if _, err := w.js.UpdateConsumer(w.ctx, names.Stream, cfg); err != nil {
 				t.Fatal(err)

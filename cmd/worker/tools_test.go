@@ -16,11 +16,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/topology"
 )
 
 // objects reads JSON lines.
@@ -342,7 +343,7 @@ func TestToolsRights(t *testing.T) {
 	}
 	s := startNATS(t, server.Options{Users: users})
 	js := connect(t, s.URL(), nats.UserInfo("admin", "p"))
-	if _, err := consume.Setup(t.Context(), js, names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), js, names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	// A record, and for each run a letter of its own kind.
@@ -448,8 +449,8 @@ func TestSendFollowsOverReconnect(t *testing.T) {
 // letter is a dead letter as the worker writes it.
 func letter(id, reason string, redrives int) *nats.Msg {
 	return &nats.Msg{Subject: names.Dead(), Data: []byte(body(id, graphsim.GoodDevice(7))), Header: nats.Header{
-		consume.HeaderReason: {reason}, consume.HeaderRequestID: {id}, consume.HeaderRedrives: {fmt.Sprint(redrives)},
-		consume.HeaderStream: {names.Stream}, consume.HeaderSequence: {"0"}, consume.HeaderDetail: {"it was so"},
+		deadletter.HeaderReason: {reason}, deadletter.HeaderRequestID: {id}, deadletter.HeaderRedrives: {fmt.Sprint(redrives)},
+		deadletter.HeaderStream: {names.Stream}, deadletter.HeaderSequence: {"0"}, deadletter.HeaderDetail: {"it was so"},
 		jetstream.MsgIDHeader: {nats.NewInbox()},
 	}}
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/scenario"
+	"passcode-worker/internal/topology"
 )
 
 // names are what everything is called where nothing else is said.
@@ -104,7 +104,7 @@ func (w *world) env(changes ...string) map[string]string {
 // setUp makes the streams, the bucket and the consumer.
 func (w *world) setUp() {
 	w.t.Helper()
-	if _, err := consume.Setup(w.ctx, w.js, names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(w.ctx, w.js, names, topology.Layout{}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -28,6 +28,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/topology"
 )
 
 // ErrConflict means that a key is no longer at the revision that was given:
@@ -77,26 +79,13 @@ func Open(ctx context.Context, js jetstream.JetStream, name string) (*Bucket, er
 		Stream: "KV_" + name, Subject: "$KV." + name + ".", ReplyTimeout: replyTimeout,
 		nc: js.Conn(),
 	}
-	api := apiPrefix(js.Options())
-	b.leader = api + "STREAM.MSG.GET." + b.Stream
+	o := js.Options()
+	b.publish = topology.KV(o, name, "")
+	b.leader = topology.API(o, "STREAM.MSG.GET."+b.Stream)
 	if stream.CachedInfo().Config.AllowDirect {
-		b.direct = api + "DIRECT.GET." + b.Stream + "." + b.Subject
-	}
-	if b.publish = b.Subject; api != jetstream.DefaultAPIPrefix {
-		b.publish = api + b.Subject
+		b.direct = topology.API(o, "DIRECT.GET."+b.Stream+"."+b.Subject)
 	}
 	return b, nil
-}
-
-// apiPrefix is where the subjects of JetStream's calls begin.
-func apiPrefix(o jetstream.JetStreamOptions) string {
-	switch {
-	case o.Domain != "":
-		return "$JS." + o.Domain + ".API."
-	case o.APIPrefix != "":
-		return strings.TrimSuffix(o.APIPrefix, ".") + "."
-	}
-	return jetstream.DefaultAPIPrefix
 }
 
 // Revision is one value of a key. The zero Revision is none.

@@ -240,19 +240,6 @@ func TestKeysThatCannotBe(t *testing.T) {
 	}
 }
 
-func TestAPIPrefix(t *testing.T) {
-	for want, o := range map[string]jetstream.JetStreamOptions{
-		"$JS.API.":     {},
-		"$JS.hub.API.": {Domain: "hub"},
-		"work.":        {APIPrefix: "work"},
-		"other.":       {APIPrefix: "other."},
-	} {
-		if got := apiPrefix(o); got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
-	}
-}
-
 // TestOnlyWriterIsNeverRefused on three servers that write each message to their
 // disks: each of many keys has one writer, whose every write takes effect, once.
 func TestOnlyWriterIsNeverRefused(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/topology"
 )
 
 // Status is how a precondition stands.
@@ -41,7 +41,7 @@ type Line struct {
 
 // Tenant is one tenant that the worker would serve.
 type Tenant struct {
-	Names      consume.Names
+	Names      topology.Names
 	Credential graph.Credential
 }
 
@@ -65,7 +65,7 @@ type Config struct {
 	Counts bool
 	// Cools: devices cool down, which takes a bucket of its own.
 	Cools bool
-	// Keep is how long records have to last; [consume.Keep] tells.
+	// Keep is how long records have to last; [topology.Keep] tells.
 	Keep time.Duration
 	// Endpoint is Graph's root without a version; UserAgent names the product.
 	Endpoint, UserAgent string

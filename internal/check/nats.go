@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 )
 
 const syncHint = "set sync_interval: always in the jetstream block of each server, or stored requests can be lost with the power"
@@ -36,7 +36,7 @@ func (c *checker) nats(ctx context.Context) {
 		return
 	}
 	c.ok("NATS", fmt.Sprintf("%s, server %s, round trip %s", nc.ConnectedAddr(), nc.ConnectedServerName(), rtt.Round(10*time.Microsecond)))
-	if w := consume.ServerWeakness(nc.ConnectedServerVersion()); w != "" {
+	if w := topology.ServerWeakness(nc.ConnectedServerVersion()); w != "" {
 		c.say(Warning, "server version", w, "update the servers, to 2.14 or later")
 	} else {
 		c.ok("server version", nc.ConnectedServerVersion())
@@ -135,7 +135,7 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
 	const what = "tenants with requests but no consumer"
-	tenants, err := consume.Unserved(ctx, js, c.cfg.Tenants[0].Names)
+	tenants, err := topology.Unserved(ctx, js, c.cfg.Tenants[0].Names)
 	switch {
 	case err != nil:
 		c.say(Warning, what, fmt.Sprintf("could not be found out: %v", err), "see the lines above")
@@ -160,13 +160,13 @@ func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 				"so that a request can be lost: take the subject from one of them"},
 		{"streams that take dead letters", n.Dead(), n.DeadStream, "see which of the two installations is meant, and take the subject from the other"},
 	} {
-		found, err := consume.Takers(ctx, nc, t.subject, rivalsWait, 0)
-		others, absent := consume.Others(found, t.own), c.absent(ctx, js, t.own)
+		found, err := topology.Takers(ctx, nc, t.subject, rivalsWait, 0)
+		others, absent := topology.Others(found, t.own), c.absent(ctx, js, t.own)
 		if absent {
 			others = found
 		}
 		switch {
-		case errors.Is(err, consume.ErrNotAllowed):
+		case errors.Is(err, topology.ErrNotAllowed):
 			// A worker need not have the right to publish requests.
 			if nc.ConnectedDomain() != "" {
 				c.say(Warning, t.what, "this account may not publish on "+t.subject+", so it is not known whether another JetStream domain stores them, too",
@@ -188,7 +188,7 @@ func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 
 // absent tells that a stream certainly does not exist.
 func (c *checker) absent(ctx context.Context, js jetstream.JetStream, name string) bool {
-	if !c.tried[consume.API(js.Options(), "STREAM.INFO."+name)] {
+	if !c.tried[topology.API(js.Options(), "STREAM.INFO."+name)] {
 		return false // it may not be asked for
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepWait)

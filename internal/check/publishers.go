@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 	"regexp"
 	"strconv"
 	"strings"
@@ -136,7 +136,7 @@ func has(list []crossing, kind, subject string) bool {
 			subjects = append(subjects, placeholder.ReplaceAllString(at, "*"))
 		}
 	}
-	return consume.Covers(subjects, subject)
+	return topology.Covers(subjects, subject)
 }
 
 var placeholder = regexp.MustCompile(`\$[0-9]+`)

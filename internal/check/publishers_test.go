@@ -1,7 +1,7 @@
 package check
 
 import (
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 	"strings"
 	"testing"
 
@@ -58,7 +58,7 @@ func FuzzCovers(f *testing.F) {
 				t.Skip() // no wildcard, and nothing that a stream or an account has
 			}
 		}
-		if got, want := consume.Covers([]string{pattern}, subject), server.SubjectMatchesFilter(subject, pattern); got != want {
+		if got, want := topology.Covers([]string{pattern}, subject), server.SubjectMatchesFilter(subject, pattern); got != want {
 			t.Errorf("%q covers %q: %t, not %t", pattern, subject, got, want)
 		}
 	})

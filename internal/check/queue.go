@@ -9,7 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 )
 
 // queue checks what belongs to one tenant on NATS.
@@ -17,7 +17,7 @@ type queue struct {
 	*checker
 	nc    *nats.Conn
 	js    jetstream.JetStream
-	names consume.Names
+	names topology.Names
 	may   map[string]bool // subjects that may be published to
 
 	// clock is what the server's clock said when ours said asked.
@@ -60,7 +60,7 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 		return
 	}
 	cfg := s.CachedInfo().Config
-	found := consume.StreamWeaknesses(cfg, q.names, q.cfg.Keep)
+	found := topology.StreamWeaknesses(cfg, q.names, q.cfg.Keep)
 	for _, w := range found {
 		q.say(Warning, what, w.Text, w.Do)
 	}
@@ -124,11 +124,11 @@ func (q *queue) consumer(ctx context.Context) {
 	if !info.TimeStamp.IsZero() {
 		q.clock, q.asked = info.TimeStamp, asked.Add(time.Since(asked)/2).Round(0)
 	}
-	if w := consume.Unusable(info.Config, n); w != nil {
+	if w := topology.Unusable(info.Config, n); w != nil {
 		q.say(Failed, what, w.Text, w.Do)
 		return
 	}
-	found := consume.ConsumerWeaknesses(info.Config, n)
+	found := topology.ConsumerWeaknesses(info.Config, n)
 	for _, w := range found {
 		q.say(Warning, what, w.Text, w.Do)
 	}

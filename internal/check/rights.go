@@ -9,7 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 )
 
 // right is a subject that the worker publishes to, and how to try it without an
@@ -37,8 +37,8 @@ const (
 
 // api is the subject of a call to the JetStream that is meant, and kv that of
 // writing a key.
-func (q *queue) api(call string) string       { return consume.API(q.js.Options(), call) }
-func (q *queue) kv(bucket, key string) string { return consume.KV(q.js.Options(), bucket, key) }
+func (q *queue) api(call string) string       { return topology.API(q.js.Options(), call) }
+func (q *queue) kv(bucket, key string) string { return topology.KV(q.js.Options(), bucket, key) }
 
 // rights lists what the worker of a tenant publishes to. The setup reads more
 // than the work alone.

@@ -46,5 +46,5 @@ func answerError(status, description string) error {
 	case status == "409" && description == "Consumer Deleted":
 		return errDeleted
 	}
-	return fmt.Errorf("the server answered %s %s", status, headerText(description, maxDetail))
+	return fmt.Errorf("the server answered %.3s %.200q", status, description)
 }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // BenchmarkQueue is the way of a message through the queue, with a handler that
@@ -29,7 +30,7 @@ func BenchmarkQueue(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := Setup(b.Context(), js, spec, Layout{}); err != nil {
+	if _, err := topology.Setup(b.Context(), js, spec, topology.Layout{}); err != nil {
 		b.Fatal(err)
 	}
 	for range b.N {

@@ -1,6 +1,5 @@
 // Package consume delivers the messages of one tenant's queue to a function
-// and carries out what it decides: acknowledge, or give back with a delay. It
-// also publishes dead letters and makes the streams.
+// and carries out what it decides: acknowledge, or give back with a delay.
 package consume
 
 import (
@@ -14,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"passcode-worker/internal/topology"
 )
 
 // Message is one delivery of a request.
@@ -45,10 +46,10 @@ func Back(delay time.Duration) Disposition { return Disposition{delay: max(0, de
 
 // Config of a [Queue].
 type Config struct {
-	Names Names
+	Names topology.Names
 	// Setup creates what is missing before binding to it.
 	Setup  bool
-	Layout Layout
+	Layout topology.Layout
 	// Slots is how many messages are worked on at a time. No further one is in
 	// this process, but for those whose ack is not yet confirmed.
 	Slots int
@@ -77,10 +78,7 @@ type Config struct {
 	// Bound is told when the queue is bound to its consumer (nil), and why it
 	// is not.
 	Bound func(error)
-	// Keep is how long records have to last; [Keep] tells. It is for
-	// [Queue.Weaknesses] alone.
-	Keep time.Duration
-	Log  *zap.Logger
+	Log   *zap.Logger
 }
 
 // Queue takes messages from one tenant's consumer.
@@ -147,7 +145,7 @@ func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*q.times.api)
 	defer cancel()
 	if q.cfg.Setup {
-		done, err := Setup(ctx, q.js, q.cfg.Names, q.cfg.Layout)
+		done, err := topology.Setup(ctx, q.js, q.cfg.Names, q.cfg.Layout)
 		for _, d := range done {
 			if d.Action != "exists" {
 				q.log.Info("set up", zap.String("what", d.What), zap.String("action", d.Action))
@@ -160,7 +158,7 @@ func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
 	n := q.cfg.Names
 	consumer, err := q.consumer(ctx)
 	if err == nil {
-		if w := Unusable(consumer.CachedInfo().Config, n); w != nil {
+		if w := topology.Unusable(consumer.CachedInfo().Config, n); w != nil {
 			err = fmt.Errorf("it %s; %s", w.Text, w.Do)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/topology"
 )
 
 // Depth is how much waits in a tenant's queue.
@@ -37,7 +39,7 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 		AckPending:  info.NumAckPending,
 		Redelivered: info.NumRedelivered,
 	}
-	if d.Paused = info.Paused; d.Paused && !PauseEnd(info).IsZero() {
+	if d.Paused = info.Paused; d.Paused && !topology.PauseEnd(info).IsZero() {
 		d.PausedUntil = time.Now().Add(info.PauseRemaining)
 		if until := info.Config.PauseUntil; until != nil {
 			d.PausedUntil = *until // does not move from one reading to the next
@@ -45,16 +47,4 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 	}
 	d.Pinned = slices.ContainsFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.PinnedClientID != "" })
 	return d, nil
-}
-
-// Oldest is when the oldest request of the queue was stored, by the clock of the
-// NATS server; zero in an empty queue.
-func (q *Queue) Oldest(ctx context.Context) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiWait)
-	defer cancel()
-	first, err := StoredNext(ctx, q.js, q.cfg.Names.Stream, q.cfg.Names.Filter(), 1)
-	if err != nil || first == nil {
-		return time.Time{}, err
-	}
-	return first.Time, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // TestStrayMessages leaves pulls behind on the server: what answers them is
@@ -110,7 +111,7 @@ func TestAwayForLong(t *testing.T) {
 func TestAnswerToEarlierPull(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	consumer, err := r.js.Consumer(r.ctx, spec.Stream, spec.Consumer())
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +178,7 @@ func TestPullForgotten(t *testing.T) {
 func TestServerRestarts(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
-	r.setup(Layout{}) // on file
+	r.setup(topology.Layout{}) // on file
 	w := r.run(Config{Handle: h.handle})
 	w.awaitBound()
 	r.publish("a", "b")
@@ -230,7 +231,7 @@ func TestConsumerDeleted(t *testing.T) {
 		t.Run(fmt.Sprint("Setup ", setup), func(t *testing.T) {
 			t.Parallel()
 			r, h := newRig(t), newHandler()
-			r.setup(Layout{Memory: true})
+			r.setup(topology.Layout{Memory: true})
 			w := r.run(Config{Setup: setup, Slots: 2, Handle: h.handle})
 			w.awaitBound()
 			remove := func() {
@@ -245,7 +246,7 @@ func TestConsumerDeleted(t *testing.T) {
 					if err := w.awaitLost(); !errors.Is(err, jetstream.ErrConsumerNotFound) {
 						t.Errorf("Bound(%v)", err)
 					}
-					r.setup(Layout{})
+					r.setup(topology.Layout{})
 				}
 				w.awaitBound()
 			}
@@ -256,7 +257,7 @@ func TestConsumerDeleted(t *testing.T) {
 			if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
 				t.Fatal(err)
 			}
-			r.setup(Layout{})
+			r.setup(topology.Layout{})
 			if err := w.awaitLost(); !errors.Is(err, errDeleted) {
 				t.Errorf("Bound(%v)", err)
 			}
@@ -286,7 +287,7 @@ func TestStreamMadeAnew(t *testing.T) {
 		t.Run(fmt.Sprint("Setup ", setup), func(t *testing.T) {
 			t.Parallel()
 			r, h := newRig(t), newHandler()
-			r.setup(Layout{Memory: true})
+			r.setup(topology.Layout{Memory: true})
 			w := r.run(Config{Setup: setup, Slots: 2, Handle: h.handle})
 			w.awaitBound()
 			r.publish("old")
@@ -301,7 +302,7 @@ func TestStreamMadeAnew(t *testing.T) {
 				if err := w.awaitLost(); !errors.Is(err, jetstream.ErrStreamNotFound) {
 					t.Errorf("Bound(%v)", err)
 				}
-				r.setup(Layout{Memory: true})
+				r.setup(topology.Layout{Memory: true})
 			}
 			w.awaitBound()
 			r.publish("new")
@@ -334,7 +335,7 @@ func TestLeaderStops(t *testing.T) {
 	r.js = newJetStream(t, r.connect(c.URL(), ""))
 	r.admin = newJetStream(t, r.connect(c.URL(), ""))
 	// What was on its way through the server that stops comes after that.
-	r.setupAckWait(Layout{}, 2*time.Second)
+	r.setupAckWait(topology.Layout{}, 2*time.Second)
 	handled := make(chan string, 9999)
 	w := r.run(Config{Setup: true, Slots: 8, Handle: func(_, _ context.Context, m Message) Disposition {
 		handled <- string(m.Data)
@@ -394,7 +395,6 @@ var locked = []string{
 	"$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS.worker-default",
 	"$JS.API.CONSUMER.UNPIN.PASSCODE_RESETS.worker-default",
 	"$JS.ACK.PASSCODE_RESETS.worker-default.>",
-	"passcode.reset.dead.default",
 }
 
 // newLockedRig runs a server on which the worker may publish what is allowed,
@@ -413,7 +413,7 @@ func newLockedRig(t *testing.T, publish, subscribe []string) *rig {
 	}
 	t.Cleanup(s.Stop)
 	r := newRigAt(t, s.URL(), "worker")
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	return r
 }
 
@@ -425,15 +425,9 @@ func TestLockedDown(t *testing.T) {
 	r.publish("a", "b")
 	for range 2 {
 		c := take(r, h.calls, "a message")
-		if err := NewLetters(r.js, spec).Publish(r.ctx, c.Message, Letter{Reason: "expired"}); err != nil {
-			t.Error(err)
-		}
 		c.answer <- Ack()
 	}
 	r.awaitEmpty()
-	if got := r.left(spec.DeadStream); got != 2 {
-		t.Errorf("%d dead letters, want 2", got)
-	}
 	w.stop()
 	if len(r.errs) > 0 {
 		t.Errorf("the server refused something: %v", <-r.errs)
@@ -538,7 +532,7 @@ func TestStandstill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, h := newRig(t), newHandler()
-			r.setup(Layout{Memory: true})
+			r.setup(topology.Layout{Memory: true})
 			goOn := still(r)
 			w := r.run(Config{Handle: h.handle})
 			w.awaitBound()
@@ -566,7 +560,7 @@ func TestUnusableConsumer(t *testing.T) {
 	}
 	w := r.run(Config{Handle: newHandler().handle})
 	remake := func(change func(*jetstream.ConsumerConfig)) {
-		cfg := Layout{}.Worker(spec)
+		cfg := topology.Layout{}.Worker(spec)
 		change(&cfg)
 		if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/topology"
 )
 
 // A consumer with a pinned priority group serves the pulls of one replica only,
@@ -81,7 +83,7 @@ func (p *puller) inTerm(l *lane, m *nats.Msg) bool {
 	if p.pinned.group == "" {
 		return true
 	}
-	pin := LastHeader(m.Header, headerPin)
+	pin := topology.LastHeader(m.Header, headerPin)
 	switch {
 	case p.term != nil && (pin == p.term.pin || pin == "" && l.pin == p.term.pin):
 		return true // a pull that names the pin does not need to read it
@@ -117,7 +119,7 @@ type nameless struct {
 
 // isNameless tells that the pin is to be asked for. Call with mu held.
 func (p *puller) isNameless(l *lane, m *nats.Msg) bool {
-	return p.pinned.group != "" && p.term == nil && l.mayPin(time.Now()) && LastHeader(m.Header, headerPin) == ""
+	return p.pinned.group != "" && p.term == nil && l.mayPin(time.Now()) && topology.LastHeader(m.Header, headerPin) == ""
 }
 
 // name asks which pin came with nameless messages, and gives them back: they
@@ -191,7 +193,7 @@ func (p *puller) endTerm(except *lane) {
 func (p pinned) handOver(ctx context.Context, info *jetstream.ConsumerInfo, within time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	subject := API(p.js.Options(), "CONSUMER.UNPIN."+info.Stream+"."+info.Name)
+	subject := topology.API(p.js.Options(), "CONSUMER.UNPIN."+info.Stream+"."+info.Name)
 	// The answer is not looked at: what could be done about a refusal?
 	_, _ = p.js.Conn().RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"group":%q}`, p.group))
 }

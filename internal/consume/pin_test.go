@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/topology"
 )
 
 // shortPin is long enough for a busy machine, and short enough to wait for.
@@ -15,11 +17,11 @@ const shortPin = time.Second
 // setupPin makes the streams, and the consumer with a short pin.
 func (r *rig) setupPin() {
 	r.t.Helper()
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
 		r.t.Fatal(err)
 	}
-	cfg := Layout{}.Worker(spec)
+	cfg := topology.Layout{}.Worker(spec)
 	cfg.PinnedTTL = shortPin
 	if _, err := r.admin.CreateConsumer(r.ctx, spec.Stream, cfg); err != nil {
 		r.t.Fatal(err)
@@ -208,11 +210,11 @@ func TestPinLostInWork(t *testing.T) {
 func TestWithoutGroup(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
 		t.Fatal(err)
 	}
-	cfg := Layout{}.Worker(spec)
+	cfg := topology.Layout{}.Worker(spec)
 	cfg.PriorityPolicy, cfg.PriorityGroups, cfg.PinnedTTL = jetstream.PriorityPolicyNone, nil, 0
 	if _, err := r.admin.CreateConsumer(r.ctx, spec.Stream, cfg); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/topology"
 )
 
 // puller asks a consumer for as many messages as there are free slots, and hands
@@ -110,7 +112,7 @@ func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, slo
 		times:    t,
 		on:       on,
 		slots:    slots,
-		subject:  API(js.Options(), "CONSUMER.MSG.NEXT."+info.Stream+"."+info.Name),
+		subject:  topology.API(js.Options(), "CONSUMER.MSG.NEXT."+info.Stream+"."+info.Name),
 		most:     cap(slots),
 		expiry:   t.expiry,
 		wake:     make(chan struct{}, 1),

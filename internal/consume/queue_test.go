@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // TestSlots looks at the server while handlers block: it never has more messages
@@ -23,7 +24,7 @@ func TestSlots(t *testing.T) {
 	for _, slots := range []int{1, 3} {
 		t.Run(fmt.Sprint(slots), func(t *testing.T) {
 			r, h := newRig(t), newHandler()
-			r.setup(Layout{Memory: true})
+			r.setup(topology.Layout{Memory: true})
 			const n = 12
 			for i := range n {
 				r.publish(fmt.Sprint(i))
@@ -63,7 +64,7 @@ func TestSlots(t *testing.T) {
 func TestTwoWorkers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	const n = 200
 	for i := range n {
 		r.publish(fmt.Sprint(i))
@@ -137,7 +138,7 @@ func TestHeartbeats(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
 	const ackWait = 600 * time.Millisecond
-	r.setupAckWait(Layout{Memory: true}, ackWait)
+	r.setupAckWait(topology.Layout{Memory: true}, ackWait)
 	w := r.run(Config{Setup: true, Handle: h.handle})
 	r.publish("a")
 	c := take(r, h.calls, "the message")
@@ -159,7 +160,7 @@ func TestHeartbeats(t *testing.T) {
 func TestOutlivesAckWait(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
-	r.setupAckWait(Layout{Memory: true}, 300*time.Millisecond)
+	r.setupAckWait(topology.Layout{Memory: true}, 300*time.Millisecond)
 	w := r.run(Config{Setup: true, Slots: 2, Handle: h.handle})
 	r.publish("a")
 	first := take(r, h.calls, "the message")
@@ -465,7 +466,7 @@ func TestPrepare(t *testing.T) {
 func TestStatusHeader(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	var want []string
 	for _, status := range []string{"100", "400", "404", "408", "409", "412", "423", "503", "x", ""} {
 		m := &nats.Msg{Subject: spec.Filter(), Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 func TestMain(m *testing.M) {
@@ -44,13 +45,11 @@ var quick = times{
 	ack:       500 * time.Millisecond,
 }
 
-// spec are the names of the contract.
-var spec = Names{
-	Tenant: "default",
-	Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-	DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead",
-	Bucket: "passcode-resets",
-}
+// spec are the names that the tests use.
+var spec = topology.DefaultNames()
+
+// group is the consumer's priority group.
+const group = "worker"
 
 // rig is a server, a worker's connection to it through a proxy, and an
 // administrator's without one.
@@ -182,18 +181,18 @@ func (r *rig) await(what string, ok func() bool) {
 	}
 }
 
-func (r *rig) setup(l Layout) {
+func (r *rig) setup(l topology.Layout) {
 	r.t.Helper()
-	if _, err := Setup(r.ctx, r.admin, spec, l); err != nil {
+	if _, err := topology.Setup(r.ctx, r.admin, spec, l); err != nil {
 		r.t.Fatal(err)
 	}
 }
 
 // setupAckWait makes everything, and a consumer with a short ack wait.
-func (r *rig) setupAckWait(l Layout, wait time.Duration) {
+func (r *rig) setupAckWait(l topology.Layout, wait time.Duration) {
 	r.t.Helper()
 	r.setup(l)
-	cfg := Layout{}.Worker(spec)
+	cfg := topology.Layout{}.Worker(spec)
 	cfg.AckWait = wait
 	if _, err := r.admin.UpdateConsumer(r.ctx, spec.Stream, cfg); err != nil {
 		r.t.Fatal(err)

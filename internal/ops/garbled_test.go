@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/record"
 )
 
@@ -90,7 +90,7 @@ func (w *world) copied(id string) {
 // bury makes the letter of a request, which was message 7.
 func (w *world) bury(id string) DeadLetter {
 	w.t.Helper()
-	bury(w.t, w.js, consume.Message{Data: fmt.Appendf(nil, `{"id":%q,"managedDeviceId":%q}`, id, device), Stream: names.Stream,
+	bury(w.t, w.js, deadletter.Original{Data: fmt.Appendf(nil, `{"id":%q,"managedDeviceId":%q}`, id, device), Stream: names.Stream,
 		Sequence: 7, Published: time.Now()}, id)
 	var out DeadLetter
 	if err := w.tools.Letters(w.t.Context(), Selection{IDs: []string{id}}, func(l DeadLetter) error { out = l; return nil }); err != nil {

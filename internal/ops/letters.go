@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/request"
 )
 
@@ -43,6 +41,8 @@ type DeadLetter struct {
 	// Header and Data are the letter itself.
 	Header nats.Header `json:"-"`
 	Data   []byte      `json:"-"`
+	// truncated tells that Data is only the beginning of the request.
+	truncated bool
 }
 
 // Selection says which dead letters are meant. The zero Selection means all of
@@ -105,46 +105,29 @@ func (t *Tools) Letters(ctx context.Context, sel Selection, each func(DeadLetter
 // letterFrom reads a letter. Nothing in it is trusted: whoever may publish to
 // the subject can write anything.
 func letterFrom(m stored) DeadLetter {
-	number := func(name string) int {
-		n, _ := strconv.Atoi(m.Header.Get(name)) // what is no number counts as none
-		return n
-	}
+	read := deadletter.Parse(m.Header)
 	l := DeadLetter{
 		Sequence: m.Sequence, Time: m.Time.UTC(), Header: m.Header, Data: m.Data,
-		RequestID:       m.Header.Get(consume.HeaderRequestID),
-		Reason:          m.Header.Get(consume.HeaderReason),
-		Detail:          m.Header.Get(consume.HeaderDetail),
-		Attempts:        number(consume.HeaderAttempts),
-		Status:          number(consume.HeaderStatus),
-		Redrives:        max(0, number(consume.HeaderRedrives)),
-		GraphRequestID:  m.Header.Get(consume.HeaderGraphRequestID),
-		ClientRequestID: m.Header.Get(consume.HeaderClientRequestID),
-		Stream:          m.Header.Get(consume.HeaderStream),
+		RequestID:       read.RequestID,
+		Reason:          read.Reason,
+		Detail:          read.Detail,
+		Attempts:        read.Attempts,
+		Status:          read.Status,
+		Redrives:        read.Redrives,
+		GraphRequestID:  read.GraphRequestID,
+		ClientRequestID: read.ClientRequestID,
+		Stream:          read.Stream,
+		StreamSequence:  read.Sequence,
+		truncated:       read.Truncated,
 	}
-	l.StreamSequence, _ = strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64) // 0: not told
 	id, err := request.UnescapeID(l.RequestID)
 	if l.ID = id; err != nil {
 		l.ID = l.RequestID
 	}
 	// What can be read of a request that is none is still of use.
-	r, _ := request.Decode(request.Source{Data: m.Data, Header: carriedHeader(m.Header)})
+	r, _ := request.Decode(request.Source{Data: m.Data, Header: deadletter.Carried(m.Header)})
 	l.Device, l.RequestedBy, l.RequestReason = r.DeviceID, r.RequestedBy, r.Reason
 	return l
-}
-
-// carriedHeader are the headers of the original request that its letter bears.
-func carriedHeader(h nats.Header) nats.Header {
-	out := nats.Header{}
-	for name, values := range h {
-		if !hasPrefixFold(name, "Dead-Letter-") && !hasPrefixFold(name, "Nats-") {
-			out[name] = values
-		}
-	}
-	return out
-}
-
-func hasPrefixFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
 // Remove takes a letter off the dead-letter stream. It tells whether it was

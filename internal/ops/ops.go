@@ -13,15 +13,15 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 // Tools works on one tenant. It is safe for concurrent use.
 type Tools struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
-	names  consume.Names
+	names  topology.Names
 	rights *Rights
 
 	mu      sync.Mutex
@@ -29,12 +29,12 @@ type Tools struct {
 }
 
 // New makes the tools of a tenant. rights hears the errors of the connection.
-func New(js jetstream.JetStream, names consume.Names, rights *Rights) *Tools {
+func New(js jetstream.JetStream, names topology.Names, rights *Rights) *Tools {
 	return &Tools{nc: js.Conn(), js: js, names: names, rights: rights}
 }
 
 // api is the subject of a call to JetStream.
-func (t *Tools) api(call string) string { return consume.API(t.js.Options(), call) }
+func (t *Tools) api(call string) string { return topology.API(t.js.Options(), call) }
 
 // Times of calls to the server.
 const (
@@ -98,7 +98,7 @@ func isFinal(err error) bool {
 	var final finalError
 	switch {
 	case errors.As(err, &missing), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload), errors.As(err, &final),
-		errors.Is(err, consume.ErrOtherDomain), errors.Is(err, record.ErrGarbled),
+		errors.Is(err, topology.ErrOtherDomain), errors.Is(err, record.ErrGarbled),
 		errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
 		return true
 	case errors.As(err, &api):
@@ -124,7 +124,7 @@ func (t *Tools) publish(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, 
 	var ack *jetstream.PubAck
 	err := t.insist(ctx, func(ctx context.Context) (err error) {
 		if ack, err = t.js.PublishMsg(ctx, msg); err == nil {
-			err = consume.OfDomain(t.js, ack)
+			err = topology.OfDomain(t.js, ack)
 		}
 		return err
 	})

@@ -13,15 +13,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/topology"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var names = consume.Names{
+var names = topology.Names{
 	Tenant: "default", Stream: "REQ", Subject: "req", DeadStream: "DEAD", DeadSubject: "dead", Bucket: "records",
 }
 
@@ -46,16 +47,16 @@ func rig(t *testing.T) (*Tools, jetstream.JetStream) {
 		t.Fatal(err)
 	}
 	tools := New(js, names, &rights)
-	if _, err := consume.Setup(t.Context(), tools.js, names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), tools.js, names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	return tools, tools.js
 }
 
 // bury publishes a letter as the worker would write it of this message.
-func bury(t *testing.T, js jetstream.JetStream, m consume.Message, key string) {
+func bury(t *testing.T, js jetstream.JetStream, m deadletter.Original, key string) {
 	t.Helper()
-	if err := consume.NewLetters(js, names).Publish(t.Context(), m, consume.Letter{Reason: "not_found", RequestID: key}); err != nil {
+	if err := deadletter.New(js, names).Publish(t.Context(), m, deadletter.Letter{Reason: "not_found", RequestID: key}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -92,7 +93,7 @@ func TestRedriveKeepsTheID(t *testing.T) {
 			want: `{"id":"torn","managedDeviceId":"` + device + `","reason":"` + "\n" + `"}`},
 		{name: "no room", data: long},
 	} {
-		m := consume.Message{Subject: names.Filter(), Header: c.header, Data: []byte(c.data), Stream: names.Stream,
+		m := deadletter.Original{Subject: names.Filter(), Header: c.header, Data: []byte(c.data), Stream: names.Stream,
 			Sequence: uint64(100 + i), Published: time.Now()}
 		r, invalid := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
 		bury(t, js, m, r.Key())
@@ -135,7 +136,7 @@ func TestRedriveKeepsTheID(t *testing.T) {
 // forgotten it but the record tells of it.
 func TestRedriveAgain(t *testing.T) {
 	tools, js := rig(t)
-	bury(t, js, consume.Message{Data: []byte(`{"id":"A","managedDeviceId":"` + device + `"}`), Stream: names.Stream, Sequence: 7, Published: time.Now()}, "A")
+	bury(t, js, deadletter.Original{Data: []byte(`{"id":"A","managedDeviceId":"` + device + `"}`), Stream: names.Stream, Sequence: 7, Published: time.Now()}, "A")
 	var l DeadLetter
 	if err := tools.Letters(t.Context(), Selection{}, func(found DeadLetter) error { l = found; return nil }); err != nil {
 		t.Fatal(err)
@@ -192,7 +193,7 @@ func TestRedriveAgain(t *testing.T) {
 		if _, err := kv.Put(t.Context(), "default."+id, fmt.Appendf(nil, `{"id":%q,"tenant":"default","state":%q,"stream":"REQ","sequence":%d}`, id, c.state, c.sequence)); err != nil {
 			t.Fatal(err)
 		}
-		bury(t, js, consume.Message{Data: []byte(`{"id":"` + id + `","managedDeviceId":"` + device + `"}`), Stream: names.Stream,
+		bury(t, js, deadletter.Original{Data: []byte(`{"id":"` + id + `","managedDeviceId":"` + device + `"}`), Stream: names.Stream,
 			Sequence: 7, Published: time.Now()}, id)
 		err := tools.Letters(t.Context(), Selection{IDs: []string{id}}, func(l DeadLetter) (err error) {
 			if dry, err := tools.Redrive(t.Context(), l, c.force, true); err != nil || dry.Action != c.dry {

@@ -12,7 +12,7 @@ import (
 )
 
 // Pause makes no worker take a request of the tenant until an instant by the
-// clock of the NATS server, or [consume.Forever]. What is in work comes to its end.
+// clock of the NATS server, or [topology.Forever]. What is in work comes to its end.
 func (t *Tools) Pause(ctx context.Context, until time.Time) error {
 	err := t.insist(ctx, func(ctx context.Context) error {
 		r, err := t.js.PauseConsumer(ctx, t.names.Stream, t.names.Consumer(), until)

@@ -11,11 +11,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/topology"
 )
 
 // Queue is how a tenant's queue stands. Its JSON form is what worker status
@@ -93,7 +93,7 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 	out.Waiting, out.InFlight, out.Redelivered = int(info.NumPending), info.NumAckPending, info.NumRedelivered
 	out.Pullers = info.NumWaiting
 	if out.Paused = info.Paused; out.Paused {
-		if until := consume.PauseEnd(info); !until.IsZero() {
+		if until := topology.PauseEnd(info); !until.IsZero() {
 			out.PausedUntil = &until
 		}
 	}
@@ -103,9 +103,8 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 			out.Unread = append(out.Unread, fmt.Sprintf("%s: %v", what, err))
 		}
 	}
-	queue := consume.New(t.js, consume.Config{Names: t.names})
 	note(PartOldest, t.call(ctx, func(ctx context.Context) error {
-		oldest, err := queue.Oldest(ctx)
+		oldest, err := topology.Oldest(ctx, t.js, t.names)
 		if !oldest.IsZero() {
 			out.Oldest = max(0, serverTime(info).Sub(oldest).Seconds())
 		}
@@ -124,7 +123,7 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 		return nil
 	}))
 	note(PartUnserved, t.call(ctx, func(ctx context.Context) error {
-		unserved, err := consume.Unserved(ctx, t.js, t.names)
+		unserved, err := topology.Unserved(ctx, t.js, t.names)
 		out.Unserved = append(out.Unserved, unserved...)
 		return err
 	}))

@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 )
@@ -57,7 +57,7 @@ func Refusal(l DeadLetter, force bool) string {
 	switch {
 	case l.RequestID == "" || l.Reason == "":
 		return "it is no dead letter of the worker's"
-	case l.Header.Get(consume.HeaderTruncated) != "":
+	case l.truncated:
 		return "its request was too large to be kept whole: send it anew"
 	case force:
 	case l.Reason == reasonUnknown:
@@ -148,7 +148,7 @@ func (t *Tools) newer(ctx context.Context, l DeadLetter) (record.Record, error) 
 // message id, or from its place on the stream, therefore gets it into its body,
 // and with it keeps its record.
 func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
-	h := carriedHeader(l.Header)
+	h := deadletter.Carried(l.Header)
 	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("redrive-%s-%d-%d", t.names.DeadStream, l.Sequence, l.Time.UnixNano())}
 	h[jetstream.ExpectedStreamHeader] = []string{t.names.Stream}
 	decode := func(data []byte) (request.Request, error) {
@@ -157,7 +157,7 @@ func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
 	r, err := decode(l.Data)
 	data := l.Data
 	if r.Key() != l.RequestID {
-		own, ownErr := request.Decode(request.Source{Data: l.Data, Header: carriedHeader(l.Header)})
+		own, ownErr := request.Decode(request.Source{Data: l.Data, Header: deadletter.Carried(l.Header)})
 		if ownErr == nil && own.IDGiven {
 			return nil, "its request has another id than the letter says: it is no dead letter of the worker's"
 		}

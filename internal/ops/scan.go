@@ -11,11 +11,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/topology"
 )
 
 // stored is a message as it lies on a stream.
-type stored = consume.Stored
+type stored = topology.Stored
 
 const (
 	// One batch of a scan is at most so many messages and bytes.
@@ -88,11 +88,11 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 				return err
 			}
 			// With every message of a stream the server tells its sequence.
-			sequence := consume.LastHeader(m.Header, jetstream.SequenceHeader)
+			sequence := topology.LastHeader(m.Header, jetstream.SequenceHeader)
 			if sequence == "" && m.Header == nil {
 				// What its publisher has stored are no headers, and the library
 				// gives out none then.
-				s, err := consume.StoredNext(ctx, t.js, stream, subject, max(from, last+1))
+				s, err := topology.StoredNext(ctx, t.js, stream, subject, max(from, last+1))
 				if err == nil && s != nil {
 					got, more = append(got, *s), true
 				}
@@ -106,7 +106,7 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 			if err != nil {
 				return err
 			}
-			if before := consume.LastHeader(m.Header, jetstream.LastSequenceHeader); before != strconv.FormatUint(last, 10) {
+			if before := topology.LastHeader(m.Header, jetstream.LastSequenceHeader); before != strconv.FormatUint(last, 10) {
 				return errors.New("a part of the answer was lost")
 			}
 			last = s.Sequence
@@ -147,7 +147,7 @@ func storedFrom(m *nats.Msg, sequence string) (stored, error) {
 	if err != nil {
 		return stored{}, fmt.Errorf("the server gave the sequence %.20q", sequence)
 	}
-	at, err := time.Parse(time.RFC3339Nano, consume.LastHeader(m.Header, jetstream.TimeStampHeaer))
+	at, err := time.Parse(time.RFC3339Nano, topology.LastHeader(m.Header, jetstream.TimeStampHeaer))
 	if err != nil {
 		return stored{}, fmt.Errorf("message %d: the server did not say when it was stored", seq)
 	}
@@ -158,7 +158,7 @@ func storedFrom(m *nats.Msg, sequence string) (stored, error) {
 // direct read may come from a replica that lags behind.
 func (t *Tools) current(ctx context.Context, stream string, sequence uint64) (s *stored, err error) {
 	err = t.insist(ctx, func(ctx context.Context) (err error) {
-		s, err = consume.StoredAt(ctx, t.js, stream, sequence)
+		s, err = topology.StoredAt(ctx, t.js, stream, sequence)
 		return err
 	})
 	return s, err

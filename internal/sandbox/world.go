@@ -17,12 +17,12 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
 )
@@ -55,7 +55,7 @@ type World struct {
 	CA    string // file with the authority of the simulated Graph's certificate
 	NC    *nats.Conn
 	JS    jetstream.JetStream
-	Names consume.Names
+	Names topology.Names
 
 	temporary bool
 }
@@ -108,8 +108,8 @@ func (w *World) build(o Options) (err error) {
 }
 
 // Names are the default names.
-func Names() consume.Names {
-	return consume.Names{
+func Names() topology.Names {
+	return topology.Names{
 		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
 		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
 	}
@@ -236,7 +236,7 @@ func (w *World) Waiting(ctx context.Context) (uint64, error) {
 
 // SetUp makes the streams, the bucket and the consumer.
 func (w *World) SetUp(ctx context.Context) error {
-	_, err := consume.Setup(ctx, w.JS, w.Names, consume.Layout{})
+	_, err := topology.Setup(ctx, w.JS, w.Names, topology.Layout{})
 	return err
 }
 

@@ -92,7 +92,9 @@ func (p Policy) OfCall(before, r record.Record, a Answer) Verdict {
 		default:
 			v.bury(refusalOf(a), a.Detail)
 		}
-	default:
+	case graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:
+		fallthrough
+	default: // whatever it is, it is looked up before anything is repeated
 		v.Do, v.Until, v.Say = DoNak, a.Now.Add(p.VerifyAfter), "outcome unknown: it will be looked up"
 		v.Record.State, v.Record.NextAt = record.Verifying, v.Until.UTC()
 		v.Record.MarkUnknown()

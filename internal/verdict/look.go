@@ -55,6 +55,7 @@ func (p Policy) OfLook(r record.Record, l Look) Verdict {
 			return p.absent(r, l)
 		}
 		return p.notPermitted(r, l, VerificationFailed)
+	case graph.NotSent, graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:
 	}
 	if l.Everybody {
 		return lookAgain(r, l.NextProbe)

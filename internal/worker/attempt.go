@@ -168,7 +168,7 @@ func (d *delivery) observeCall(hard context.Context, l leave, sent time.Time, an
 		l.slot.Accepted() // Graph's quota has let it in
 	case graph.Throttled:
 		// The pause tells the pacer.
-	default:
+	case graph.Unavailable, graph.NotSent, graph.Unknown, graph.Unauthorized, graph.TokenRefused, graph.TokenUnavailable:
 		l.slot.Done()
 	}
 	if e != nil {
@@ -191,7 +191,7 @@ func (d *delivery) observeCall(hard context.Context, l leave, sent time.Time, an
 		d.signal(&a, hold.Signal{Kind: hold.Forbidden, Token: l.token.Generation, Detail: a.Detail})
 	case graph.Unauthorized:
 		d.unauthorized(hard, &a, l, e, true)
-	default:
+	case graph.Unavailable, graph.NotSent, graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:
 		d.failing(&a, e)
 	}
 	return a
@@ -269,7 +269,7 @@ func (d *delivery) observeLook(hard context.Context, l leave, sent time.Time, ac
 		if everybody && !expired {
 			d.signal(&a, hold.Signal{Kind: hold.LookForbidden, Token: l.token.Generation, Detail: a.Detail})
 		}
-	default:
+	case graph.Unavailable, graph.NotSent, graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:
 		d.failing(&a, e)
 	}
 	seen.Answer = a

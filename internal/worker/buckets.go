@@ -9,10 +9,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/devices"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/topology"
 )
 
 // buckets are the key-value buckets, which all tenants share.
@@ -73,7 +73,7 @@ func (b *buckets) openDevices(ctx context.Context) (*devices.Store, error) {
 	least := cfg.Cooldown + cfg.Policy.RequestTimeout
 	found, err := devices.Open(ctx, b.fleet.js, cfg.Names.DeviceBucket(), least)
 	if errors.Is(err, jetstream.ErrBucketNotFound) && cfg.Setup {
-		if _, err = consume.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); err == nil {
+		if _, err = topology.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); err == nil {
 			found, err = devices.Open(ctx, b.fleet.js, cfg.Names.DeviceBucket(), least)
 		}
 	}
@@ -90,7 +90,7 @@ func (b *buckets) openState(ctx context.Context) (*state.Store, error) {
 		return known, err
 	}
 	if cfg.Setup {
-		if _, setupErr := consume.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); setupErr == nil {
+		if _, setupErr := topology.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); setupErr == nil {
 			b.fleet.log.Warn("bucket " + name + " was missing and is made")
 			b.mu.Lock()
 			b.lost = true
@@ -140,7 +140,7 @@ func (b *buckets) look(ctx context.Context) {
 	err := b.open(ctx)
 	if errors.Is(err, jetstream.ErrBucketNotFound) && b.fleet.cfg.Setup {
 		log.Error("the records are gone and are begun anew: requests that were accepted before are no longer known as such")
-		if _, err = consume.SetupShared(ctx, b.fleet.js, b.fleet.cfg.Names, b.fleet.cfg.Layout); err == nil {
+		if _, err = topology.SetupShared(ctx, b.fleet.js, b.fleet.cfg.Names, b.fleet.cfg.Layout); err == nil {
 			err = b.open(ctx)
 		}
 	}

@@ -87,7 +87,7 @@ func (d *delivery) bury(ctx context.Context, reason verdict.Reason, detail strin
 // publishLetter publishes the dead letter that the record announces. A worker that
 // another one has overtaken has failed before, at the record, and publishes none.
 func (d *delivery) publishLetter(ctx context.Context) (becomes consume.Disposition, err error) {
-	if err := d.t.letters.Publish(ctx, d.m, letterOf(d.rec, d.req.Key())); err != nil {
+	if err := d.t.letters.Publish(ctx, originalOf(d.m), letterOf(d.rec, d.req.Key())); err != nil {
 		return d.unburied(d.rec, err), nil
 	}
 	err = d.put(ctx, d.rec.State, verdict.Dead(d.rec, time.Now()))
@@ -121,7 +121,7 @@ func (d *delivery) refuse(ctx context.Context, invalid error) (becomes consume.D
 	}
 	r := d.begun()
 	r.State, r.Reason, r.Detail = record.Dead, string(verdict.ReasonInvalidRequest), invalid.Error()
-	if err := d.t.letters.Publish(ctx, d.m, letterOf(r, d.req.Key())); err != nil {
+	if err := d.t.letters.Publish(ctx, originalOf(d.m), letterOf(r, d.req.Key())); err != nil {
 		return d.unburied(r, err), nil
 	}
 	return d.buried(r), nil

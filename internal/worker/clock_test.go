@@ -32,7 +32,7 @@ func TestClock(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			clock := &clock{}
 			for _, l := range c.looks {
-				time.Sleep(l.after)
+				time.Sleep(l.after) // fake time
 				clock.set(l.ahead, l.within)
 			}
 			if got := clock.ahead(); got != c.want {

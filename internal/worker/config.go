@@ -8,10 +8,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/trace"
 	"passcode-worker/internal/verdict"
 )
@@ -43,10 +43,10 @@ type NATS struct {
 type Config struct {
 	NATS NATS
 	// Names are the names on NATS; their Tenant is not looked at.
-	Names consume.Names
+	Names topology.Names
 	// Setup creates missing streams, buckets and consumers, laid out as Layout says.
 	Setup  bool
-	Layout consume.Layout
+	Layout topology.Layout
 
 	// Tenants are served from the start; at least one. Each new list that comes
 	// from Changes takes the place of the one before; nil: none comes.

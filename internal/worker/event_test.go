@@ -10,7 +10,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
@@ -101,15 +101,15 @@ func TestBrokenBodies(t *testing.T) {
 	for sequence, letter := range r.letters() {
 		key := letters[sequence]
 		h := letter.Header
-		if h.Get(consume.HeaderReason) != string(verdict.ReasonInvalidRequest) || h.Get(consume.HeaderRequestID) != key ||
-			!strings.HasPrefix(h.Get(consume.HeaderDetail), "body: not valid JSON: ") {
+		if h.Get(deadletter.HeaderReason) != string(verdict.ReasonInvalidRequest) || h.Get(deadletter.HeaderRequestID) != key ||
+			!strings.HasPrefix(h.Get(deadletter.HeaderDetail), "body: not valid JSON: ") {
 			t.Errorf("letter of %s: %v, want %s", sequence, h, key)
 		}
 		delete(letters, sequence)
 		if key == "INC2" {
 			continue
 		}
-		if rec := r.record(key); rec.State != record.Dead || rec.Detail != h.Get(consume.HeaderDetail) && key != "INC1" {
+		if rec := r.record(key); rec.State != record.Dead || rec.Detail != h.Get(deadletter.HeaderDetail) && key != "INC1" {
 			t.Errorf("record of %s: %+v", key, rec)
 		}
 	}

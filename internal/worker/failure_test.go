@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/guard"
@@ -19,6 +20,7 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -26,7 +28,7 @@ import (
 // dies between writing the record and its end.
 func orphan(r *rig, id, device string, attempted time.Time) {
 	r.t.Helper()
-	if _, err := consume.Setup(r.t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(r.t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		r.t.Fatal(err)
 	}
 	seq := r.publish(reset(id, device), nil)
@@ -113,7 +115,7 @@ func call(t testing.TB, r *rig, device string) {
 // bare is a tenant that is driven by hand.
 func bare(t *testing.T, r *rig) *tenant {
 	t.Helper()
-	if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	store, err := record.Open(t.Context(), r.js, r.names.Bucket)
@@ -130,10 +132,10 @@ func bare(t *testing.T, r *rig) *tenant {
 	}
 	t.Cleanup(client.Close)
 	return &tenant{name: "default", host: "test", policy: r.cfg.Policy, log: r.cfg.Log,
-		metrics: metrics.New(metrics.Build{}).Tenant("default"), letters: consume.NewLetters(r.js, r.names),
+		metrics: metrics.New(metrics.Build{}).Tenant("default"), letters: deadletter.New(r.js, r.names),
 		graph: client, tokens: graph.NewTokens(acquire, nil), pacer: pace.New(pace.Rate{}, 0), hold: hold.New(),
 		exists: func(ctx context.Context, stream string, seq uint64, at time.Time) (bool, error) {
-			return consume.Exists(ctx, r.js, stream, seq, at)
+			return topology.Exists(ctx, r.js, stream, seq, at)
 		},
 		stores: func() stores { return stores{records: store} }, fuse: guard.NewFuse(pace.Rate{}), underWay: map[string]struct{}{}, news: make(chan struct{}, 1),
 		busy: map[string]struct{}{}, waiting: map[uint64]time.Time{}, clock: &clock{}}
@@ -295,7 +297,7 @@ func TestDeadLetterStreamAway(t *testing.T) {
 	if r.waiting() != 1 {
 		t.Error("the request is gone")
 	}
-	if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	r.awaitState("INC1", record.Dead)
@@ -312,7 +314,7 @@ func TestConsumerDeleted(t *testing.T) {
 		t.Run(fmt.Sprint("setup=", setup), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, graphsim.Config{}, func(c *Config) { c.Setup = setup })
-			if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+			if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 				t.Fatal(err)
 			}
 			r.start()
@@ -324,7 +326,7 @@ func TestConsumerDeleted(t *testing.T) {
 					code, body := r.get("/readyz")
 					return code == http.StatusServiceUnavailable && strings.Contains(body, "consumer")
 				})
-				if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+				if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -18,6 +18,7 @@ import (
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -60,13 +61,13 @@ func TestClockOff(t *testing.T) {
 // work at the same time.
 func everyoneWorks(r *rig) {
 	r.t.Helper()
-	if _, err := consume.Setup(r.t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(r.t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := r.js.DeleteConsumer(r.t.Context(), r.names.Stream, r.names.Consumer()); err != nil {
 		r.t.Fatal(err)
 	}
-	cfg := consume.Layout{}.Worker(r.names)
+	cfg := topology.Layout{}.Worker(r.names)
 	cfg.PriorityPolicy, cfg.PriorityGroups, cfg.PinnedTTL = jetstream.PriorityPolicyNone, nil, 0
 	if _, err := r.js.CreateConsumer(r.t.Context(), r.names.Stream, cfg); err != nil {
 		r.t.Fatal(err)

@@ -20,10 +20,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -212,7 +212,7 @@ type point struct {
 	device func(n int) string
 	// at is the message that makes the step, where it goes to NATS; else graph
 	// or entra puts the faults before Graph or the token service.
-	at           func(names consume.Names, m said) bool
+	at           func(names topology.Names, m said) bool
 	graph        string // method
 	entra        bool
 	ends         map[fault]end // of each fault that the step can meet
@@ -225,20 +225,20 @@ func each(before_, after_, goneBefore_, goneAfter_ end) map[fault]end {
 }
 
 // api matches a call of the JetStream API.
-func api(call string) func(consume.Names, said) bool {
-	return func(_ consume.Names, m said) bool { return strings.HasPrefix(m.subject, "$JS.API."+call) }
+func api(call string) func(topology.Names, said) bool {
+	return func(_ topology.Names, m said) bool { return strings.HasPrefix(m.subject, "$JS.API."+call) }
 }
 
 // write matches the writing of a record that holds a text.
-func write(text string) func(consume.Names, said) bool {
-	return func(n consume.Names, m said) bool {
+func write(text string) func(topology.Names, said) bool {
+	return func(n topology.Names, m said) bool {
 		return strings.HasPrefix(m.subject, "$KV."+n.Bucket+".") && bytes.Contains(m.data, []byte(text))
 	}
 }
 
 // say matches what is said about a delivered message.
-func say(word string) func(consume.Names, said) bool {
-	return func(_ consume.Names, m said) bool {
+func say(word string) func(topology.Names, said) bool {
+	return func(_ topology.Names, m said) bool {
 		return strings.HasPrefix(m.subject, "$JS.ACK.") && bytes.HasPrefix(m.data, []byte(word))
 	}
 }
@@ -260,10 +260,10 @@ var points = []point{
 	{step: "record of a wait", device: faulty(429, 1), at: write(`"state":"retrying"`), ends: each(once, once, twice, once)},
 	// It is handed on while the record is written: which of the two is lost with
 	// the process, and so whether there is a further attempt, is open.
-	{step: "handing on", device: faulty(429, 1), at: func(n consume.Names, m said) bool {
+	{step: "handing on", device: faulty(429, 1), at: func(n topology.Names, m said) bool {
 		return strings.HasPrefix(m.subject, "$KV."+n.StateBucket()+".")
 	}, ends: each(once, once, onceOrTwice, onceOrTwice)},
-	{step: "keeping the pin", device: graphsim.GoodDevice, at: func(_ consume.Names, m said) bool {
+	{step: "keeping the pin", device: graphsim.GoodDevice, at: func(_ topology.Names, m said) bool {
 		return bytes.Contains(m.data, []byte(`"max_bytes":1,`))
 	}, ends: map[fault]end{before: once, goneBefore: once}},
 	{step: "giving back", device: faulty(429, 1), at: say("-NAK"), ends: map[fault]end{before: once, goneBefore: once}},
@@ -278,7 +278,7 @@ var points = []point{
 	{step: "record before the dead letter", device: faulty(409, 0), at: write(`"burying":true`), noDuplicates: true,
 		ends: each(dead, dead, twice, dead)},
 	{step: "dead letter", device: faulty(409, 0), noDuplicates: true, ends: each(dead, dead, dead, dead),
-		at: func(n consume.Names, m said) bool { return m.subject == n.Dead() }},
+		at: func(n topology.Names, m said) bool { return m.subject == n.Dead() }},
 	{step: "record of the dead letter", device: faulty(409, 0), at: write(`"state":"dead"`), noDuplicates: true,
 		ends: each(dead, dead, dead, dead)},
 	{step: "ack of a dead letter", device: faulty(409, 0), at: say("+ACK"), noDuplicates: true,
@@ -339,7 +339,7 @@ func (p point) test(r *rig, f fault, want end, n int) {
 // shortAckWait sets up what the worker needs, with an ack wait of two seconds.
 func shortAckWait(r *rig) {
 	r.t.Helper()
-	if _, err := consume.Setup(r.t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(r.t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		r.t.Fatal(err)
 	}
 	c, err := r.js.Consumer(r.t.Context(), r.names.Stream, r.names.Consumer())

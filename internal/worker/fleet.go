@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/topology"
 )
 
 const (
@@ -231,7 +231,7 @@ func (f *fleet) watchUnserved(ctx context.Context) {
 			continue // nothing can be read yet
 		}
 		// Best effort: the right to read this is not needed for the work.
-		tenants, _ := consume.Unserved(ctx, f.js, f.cfg.Names)
+		tenants, _ := topology.Unserved(ctx, f.js, f.cfg.Names)
 		for _, name := range tenants {
 			if !named[name] {
 				named[name] = true

@@ -16,12 +16,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/topology"
 )
 
 // forgery is a worker beside which a publisher, who may publish requests and name
@@ -662,7 +662,7 @@ func (g *forgery) at(t testing.TB) *forgery {
 func TestNothingIsRolledUp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{}, nil)
-	if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3 {

@@ -10,9 +10,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 // garble has the server store PubAcks over the record of each id, whether there is
@@ -97,7 +98,7 @@ func TestThousandGarbledRecords(t *testing.T) {
 	r.awaitEmpty()
 	reasons := map[string]int{}
 	for _, m := range r.letters() {
-		reasons[m.Header.Get(consume.HeaderReason)]++
+		reasons[m.Header.Get(deadletter.HeaderReason)]++
 	}
 	if reasons["outcome_unknown"] != n || reasons["invalid_request"] != n || len(reasons) != 2 {
 		t.Errorf("dead letters: %v", reasons)
@@ -154,7 +155,7 @@ func (r *rig) checkState(s record.State, id, device string) {
 func TestPubAckOverEachState(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{}, nil)
-	if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	devices := map[record.State]string{}

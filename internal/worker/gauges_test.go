@@ -9,9 +9,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // TestGauges shows the pause and what waits, whatever the oldest request says of
@@ -53,10 +53,10 @@ func TestGauges(t *testing.T) {
 			}
 			r.cfg.NATS = NATS{URL: s.URL(), User: "worker", Password: "p"}
 			ctx := context.Background()
-			if _, err := consume.Setup(ctx, r.js, r.names, consume.Layout{}); err != nil {
+			if _, err := topology.Setup(ctx, r.js, r.names, topology.Layout{}); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), consume.Forever()); err != nil {
+			if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), topology.Forever()); err != nil {
 				t.Fatal(err)
 			}
 			r.publish("", c.header)

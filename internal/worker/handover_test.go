@@ -9,12 +9,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
+	"passcode-worker/internal/topology"
 )
 
 // handedOn is what the replicas have written down.
@@ -403,7 +403,7 @@ func TestCooldownOfTwoAtOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{Latency: 200 * time.Millisecond}, func(c *Config) { c.Cooldown = time.Hour })
 	device := graphsim.GoodDevice(1)
-	if _, err := consume.Setup(context.Background(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(context.Background(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 8 {
@@ -432,7 +432,7 @@ func TestPausedByAnOperator(t *testing.T) {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	// As worker pause does without an end.
-	if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), consume.Forever()); err != nil {
+	if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), topology.Forever()); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"/readyz", "/"} {
@@ -462,7 +462,7 @@ func TestFuseCountsAnewAfterResume(t *testing.T) {
 	// written before it.
 	ctx := context.Background()
 	r.release()
-	if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), consume.Forever()); err != nil {
+	if _, err := r.js.PauseConsumer(ctx, r.names.Stream, r.names.Consumer(), topology.Forever()); err != nil {
 		t.Fatal(err)
 	}
 	r.await("the pause to be seen", func() bool { return r.metric(`hold{cause="paused",tenant="default"}`) == 1 })

@@ -19,12 +19,13 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -49,7 +50,7 @@ type rig struct {
 	cfg   Config
 	log   *lines
 	addr  string
-	names consume.Names
+	names topology.Names
 }
 
 // lines keeps a log.
@@ -92,8 +93,7 @@ func newRig(t testing.TB, sim graphsim.Config, change func(*Config)) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, nats: n, sim: s, nc: nc, js: js, log: &lines{}, addr: freeAddr(t)}
-	r.names = consume.Names{Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets"}
+	r.names = topology.DefaultNames()
 	enc := zap.NewProductionEncoderConfig()
 	r.cfg = Config{
 		NATS:  NATS{URL: n.URL()},
@@ -260,7 +260,7 @@ func (r *rig) letters() map[string]*jetstream.RawStreamMsg {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		key := m.Header.Get(consume.HeaderSequence)
+		key := m.Header.Get(deadletter.HeaderSequence)
 		if out[key] != nil {
 			r.t.Errorf("two dead letters for sequence %s", key)
 		}

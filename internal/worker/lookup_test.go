@@ -11,9 +11,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -346,7 +347,7 @@ func TestLookLasts(t *testing.T) {
 func TestEndedStaysEnded(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{}, nil)
-	if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	dev := graphsim.FaultDevice(404, 2, 0, 1) // refuses two calls
@@ -383,13 +384,13 @@ func TestRedrivesAreCounted(t *testing.T) {
 	r.start()
 	dev := graphsim.FaultDevice(404, 0, 0, 1)
 	for n := range 18 {
-		seq := r.publish(reset("INC1", dev), nats.Header{consume.HeaderRedrives: {"99"}, strings.ToLower(consume.HeaderRedrives): {"98"}})
+		seq := r.publish(reset("INC1", dev), nats.Header{deadletter.HeaderRedrives: {"99"}, strings.ToLower(deadletter.HeaderRedrives): {"98"}})
 		r.awaitEmpty()
 		letter := r.letters()[strconv.FormatUint(seq, 10)]
 		if letter == nil {
 			t.Fatalf("message %d has no letter", n)
 		}
-		if got := letter.Header.Values(consume.HeaderRedrives); len(got) != 1 || got[0] != strconv.Itoa(n) {
+		if got := letter.Header.Values(deadletter.HeaderRedrives); len(got) != 1 || got[0] != strconv.Itoa(n) {
 			t.Errorf("message %d: the letter says %v redrives", n, got)
 		}
 	}

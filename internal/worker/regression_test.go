@@ -19,10 +19,11 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -48,7 +49,7 @@ func (r *rig) branch(t *testing.T, n int) *rig {
 	t.Helper()
 	b := *r
 	b.t, b.log, b.addr = t, &lines{}, lowAddr(t)
-	b.names = consume.Names{Tenant: "default", Stream: fmt.Sprint("R", n), Subject: fmt.Sprint("requests", n),
+	b.names = topology.Names{Tenant: "default", Stream: fmt.Sprint("R", n), Subject: fmt.Sprint("requests", n),
 		DeadStream: fmt.Sprint("D", n), DeadSubject: fmt.Sprint("dead", n), Bucket: fmt.Sprint("records", n)}
 	b.cfg.Names, b.cfg.HTTPAddr, b.cfg.Tenants = b.names, b.addr, slices.Clone(r.cfg.Tenants)
 	b.cfg.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(b.log), zap.DebugLevel))
@@ -161,7 +162,7 @@ func (r *rig) died(id string, reason verdict.Reason, attempts int) {
 	letter := r.letters()[strconv.FormatUint(rec.Sequence, 10)]
 	if letter == nil {
 		r.t.Errorf("%s: no dead letter", id)
-	} else if got, n := letter.Header.Get(consume.HeaderReason), letter.Header.Get(consume.HeaderAttempts); got != string(reason) || n != strconv.Itoa(attempts) {
+	} else if got, n := letter.Header.Get(deadletter.HeaderReason), letter.Header.Get(deadletter.HeaderAttempts); got != string(reason) || n != strconv.Itoa(attempts) {
 		r.t.Errorf("%s: the letter says %s after %s attempts", id, got, n)
 	}
 }
@@ -331,7 +332,7 @@ func testInvalidUnderDeadID(r *rig) {
 		r.t.Errorf("the record was %+v and is %+v", before, after)
 	}
 	letter := r.letters()[strconv.FormatUint(bad, 10)]
-	if letter == nil || letter.Header.Get(consume.HeaderReason) != string(verdict.ReasonInvalidRequest) {
+	if letter == nil || letter.Header.Get(deadletter.HeaderReason) != string(verdict.ReasonInvalidRequest) {
 		r.t.Errorf("the letter of the invalid message: %+v", letter)
 	}
 	gets := r.calls(http.MethodGet, dev)

@@ -6,6 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/record"
@@ -82,9 +83,17 @@ func (d *delivery) duplicate() consume.Disposition {
 	return consume.Ack()
 }
 
+// originalOf is what of a delivery goes with its dead letter.
+func originalOf(m consume.Message) deadletter.Original {
+	return deadletter.Original{
+		Subject: m.Subject, Header: m.Header, Data: m.Data,
+		Stream: m.Stream, Sequence: m.Sequence, Published: m.Published,
+	}
+}
+
 // letterOf is what the dead letter of a request says of it.
-func letterOf(r record.Record, requestID string) consume.Letter {
-	return consume.Letter{
+func letterOf(r record.Record, requestID string) deadletter.Letter {
+	return deadletter.Letter{
 		Reason:          r.Reason,
 		Detail:          r.Detail,
 		Attempts:        r.Attempts,

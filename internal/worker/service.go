@@ -9,18 +9,20 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/guard"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/topology"
 )
 
 // service works on one tenant's queue.
 type service struct {
 	fleet  *fleet
 	spec   Tenant
-	names  consume.Names
+	names  topology.Names
 	tenant *tenant
 	queue  *consume.Queue
 	log    *zap.Logger
@@ -57,7 +59,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		metrics: tm,
 		tracer:  f.cfg.Tracer,
 		stores:  f.buckets.stores,
-		letters: consume.NewLetters(f.js, names),
+		letters: deadletter.New(f.js, names),
 		graph:   client,
 		tokens:  graph.NewTokens(acquire, func(err error) { tm.TokenRequest(tokenResult(err)) }),
 		pacer:   pace.New(spec.Rate, f.cfg.MaxPause),
@@ -68,7 +70,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		fuse:     guard.NewFuse(f.cfg.Fuse),
 		news:     make(chan struct{}, 1),
 		exists: func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error) {
-			return consume.Exists(ctx, f.js, stream, sequence, published)
+			return topology.Exists(ctx, f.js, stream, sequence, published)
 		},
 		busy:     map[string]struct{}{},
 		underWay: map[string]struct{}{},
@@ -85,7 +87,6 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		Layout:  f.cfg.Layout,
 		Slots:   f.cfg.Concurrency,
 		Prepare: f.buckets.open,
-		Keep:    consume.Keep(f.cfg.Policy.MaxAge, f.cfg.Cooldown, f.cfg.Fuse.W),
 		Clock:   t.clock.set,
 		Credit:  t.credit,
 		Begin:   t.takeOver,
@@ -129,6 +130,12 @@ func (s *service) binding() error {
 	return s.fleet.buckets.err()
 }
 
+// keep is how long records have to last.
+func (s *service) keep() time.Duration {
+	cfg := s.fleet.cfg
+	return topology.Keep(cfg.Policy.MaxAge, cfg.Cooldown, cfg.Fuse.W)
+}
+
 // watch shows how much waits, and says once what is weaker than promised.
 func (s *service) watch(ctx context.Context) {
 	ticker := time.NewTicker(pollInterval)
@@ -147,10 +154,10 @@ func (s *service) watch(ctx context.Context) {
 		}
 		if !checked {
 			checked = true
-			for _, w := range s.queue.Weaknesses(ctx) {
+			for _, w := range topology.Weaknesses(ctx, s.fleet.js, s.names, s.keep()) {
 				s.fleet.once("weaker than promised: " + w)
 			}
-			for _, stream := range s.queue.Rivals(ctx) {
+			for _, stream := range topology.Rivals(ctx, s.fleet.js, s.names) {
 				s.fleet.once("weaker than promised: stream " + stream + " of another JetStream domain or account takes the same dead letters, " +
 					"and perhaps the same requests; a worker there would reset devices a second time; see worker check")
 			}
@@ -168,7 +175,7 @@ func (s *service) watch(ctx context.Context) {
 		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
 		if depth.Messages == 0 {
 			oldest = time.Time{}
-		} else if at, err := s.queue.Oldest(ctx); err == nil {
+		} else if at, err := topology.Oldest(ctx, s.fleet.js, s.names); err == nil {
 			oldest = s.tenant.clock.local(at)
 		} else if ctx.Err() == nil { // what was known of it still holds
 			s.log.Debug("the oldest request could not be read", zap.Error(err))

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/guard"
 	"passcode-worker/internal/hold"
@@ -35,7 +36,7 @@ type tenant struct {
 	metrics *metrics.Tenant
 	tracer  *trace.Tracer // nil: no traces
 
-	letters *consume.Letters
+	letters *deadletter.Publisher
 	graph   *graph.Client
 	tokens  *graph.Tokens
 	pacer   *pace.Pacer
@@ -262,10 +263,10 @@ func (t *tenant) observe(sequence uint64, s hold.Signal) hold.Standing {
 	if st.Tripped {
 		now := t.hold.State()
 		fields := []zap.Field{zap.String("cause", string(now.Cause)), zap.String("error", s.Detail), zap.Time("next_probe", now.NextProbe)}
-		switch st.Before {
-		case "":
+		switch {
+		case st.Before == "":
 			t.log.Warn("hold: what is wrong concerns every request, so the queue stands still; one request at a time tries again", fields...)
-		case now.Cause:
+		case st.Before == now.Cause:
 			t.log.Info("hold: still", append(fields, zap.Duration("held", time.Since(now.Since)))...)
 		default:
 			t.log.Warn("hold: the cause has changed", fields...)

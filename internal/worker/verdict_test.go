@@ -11,11 +11,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/request/requesttest"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
@@ -94,7 +95,7 @@ func TestVerdicts(t *testing.T) {
 		if (letter != nil) != (row.want.state == record.Dead) {
 			t.Errorf("%s: a dead letter: %v", row.name, letter != nil)
 		}
-		if letter != nil && letter.Header.Get(consume.HeaderReason) != string(row.want.reason) {
+		if letter != nil && letter.Header.Get(deadletter.HeaderReason) != string(row.want.reason) {
 			t.Errorf("%s: headers %v", row.name, letter.Header)
 		}
 	}
@@ -113,7 +114,7 @@ func TestExpired(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.MaxAge = 300 * time.Millisecond })
 	// Published before there is a worker, so that it is too old when one comes.
-	if _, err := consume.Setup(t.Context(), r.js, r.names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	old := graphsim.GoodDevice(1)
@@ -166,8 +167,8 @@ func TestHostile(t *testing.T) {
 		if !bytes.Equal(letter.Data, p.Data) {
 			t.Errorf("%s: the dead letter is not what was published", p.Name)
 		}
-		detail := letter.Header.Get(consume.HeaderDetail)
-		if letter.Header.Get(consume.HeaderReason) != string(verdict.ReasonInvalidRequest) || !strings.HasPrefix(detail, p.Field+":") {
+		detail := letter.Header.Get(deadletter.HeaderDetail)
+		if letter.Header.Get(deadletter.HeaderReason) != string(verdict.ReasonInvalidRequest) || !strings.HasPrefix(detail, p.Field+":") {
 			t.Errorf("%s: %v", p.Name, letter.Header)
 		}
 	}

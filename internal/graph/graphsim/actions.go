@@ -22,14 +22,16 @@ const (
 	ListOthers
 	// ListSeveral also has resets of an hour, a day and a year ago, in no order.
 	ListSeveral
-	// ListStartNull gives null for the dates of a reset, ListStartZero the year
-	// 1, ListStartOdd what is no date. Where none was executed, there is one
-	// entry of a reset all the same.
+	// ListStartNull gives null for the dates of a reset. Where none was executed,
+	// there is one entry of a reset all the same; so it is with the next two.
 	ListStartNull
+	// ListStartZero gives the year 1.
 	ListStartZero
+	// ListStartOdd gives what is no date.
 	ListStartOdd
-	// ListNull is null, ListMissing not there.
+	// ListNull gives null in place of the list.
 	ListNull
+	// ListMissing leaves the list out.
 	ListMissing
 	// ListLate shows a reset only 5 s after it was executed.
 	ListLate

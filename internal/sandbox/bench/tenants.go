@@ -14,10 +14,10 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/sandbox"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/worker"
 )
 
@@ -146,7 +146,7 @@ func (n *neighbours) pause(ctx context.Context, paused bool) error {
 	if paused {
 		until = time.Now().Add(time.Hour)
 	}
-	_, err := n.w.JS.PauseConsumer(ctx, n.w.Names.Stream, consume.Names{Tenant: tenantName(n.good)}.Consumer(), until)
+	_, err := n.w.JS.PauseConsumer(ctx, n.w.Names.Stream, topology.Names{Tenant: tenantName(n.good)}.Consumer(), until)
 	return err
 }
 
@@ -199,7 +199,7 @@ func (w *world) tenants(ids []string) []worker.Tenant {
 // allPull waits until a worker asks for messages of each tenant.
 func (w *world) allPull(ctx context.Context, n int) error {
 	for i := range n {
-		names := consume.Names{Tenant: tenantName(i)}
+		names := topology.Names{Tenant: tenantName(i)}
 		if err := w.pulls(ctx, names.Consumer()); err != nil {
 			return err
 		}

@@ -15,12 +15,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/scenario"
+	"passcode-worker/internal/topology"
 )
 
 // arenaConfig is what differs between the commands that need an [arena].
@@ -138,16 +138,16 @@ func (a *arena) serve(cluster bool) error {
 }
 
 // tenants are the names of those that the workers serve.
-func (a *arena) tenants() []consume.Names {
+func (a *arena) tenants() []topology.Names {
 	neighbour := a.Names
 	neighbour.Tenant = scenario.Neighbour
-	return []consume.Names{a.Names, neighbour}
+	return []topology.Names{a.Names, neighbour}
 }
 
 // setup makes the streams, with an ack wait and a pin that fit the short times.
 func (a *arena) setup(ctx context.Context) error {
 	for {
-		_, err := consume.Setup(ctx, a.JS, a.Names, consume.Layout{})
+		_, err := topology.Setup(ctx, a.JS, a.Names, topology.Layout{})
 		if err == nil {
 			err = a.setupConsumers(ctx)
 		}
@@ -169,7 +169,7 @@ func (a *arena) setupConsumers(ctx context.Context) error {
 		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return err
 		}
-		cfg := consume.Layout{}.Worker(names)
+		cfg := topology.Layout{}.Worker(names)
 		cfg.AckWait, cfg.PinnedTTL = ackWait, pin
 		if _, err := a.JS.CreateOrUpdateConsumer(ctx, names.Stream, cfg); err != nil {
 			return err

@@ -8,9 +8,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 // Neighbour is the tenant that forged replies make requests of. It must be served.
@@ -31,7 +31,7 @@ const (
 type Publisher struct {
 	JS     jetstream.JetStream
 	Forger *nats.Conn
-	Names  consume.Names
+	Names  topology.Names
 
 	good []*Request // that may have ended, and whose records nobody has overwritten
 }

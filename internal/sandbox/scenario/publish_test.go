@@ -10,15 +10,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var names = consume.Names{Tenant: "default", Stream: "REQ", Subject: "req", DeadStream: "DEAD", DeadSubject: "dead", Bucket: "rec"}
+var names = topology.Names{Tenant: "default", Stream: "REQ", Subject: "req", DeadStream: "DEAD", DeadSubject: "dead", Bucket: "rec"}
 
 func publisher(t *testing.T) (*Publisher, context.Context) {
 	t.Helper()
@@ -43,7 +44,7 @@ func publisher(t *testing.T) (*Publisher, context.Context) {
 	t.Cleanup(forger.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	if _, err := consume.Setup(ctx, js, names, consume.Layout{}); err != nil {
+	if _, err := topology.Setup(ctx, js, names, topology.Layout{}); err != nil {
 		t.Fatal(err)
 	}
 	return &Publisher{JS: js, Forger: forger, Names: names}, ctx
@@ -146,7 +147,7 @@ func TestRead(t *testing.T) {
 	}
 	for _, m := range []*nats.Msg{
 		{Subject: names.Dead(), Data: []byte("body"), Header: nats.Header{
-			consume.HeaderSequence: {"7"}, consume.HeaderRequestID: {"d"}, consume.HeaderReason: {"expired"},
+			deadletter.HeaderSequence: {"7"}, deadletter.HeaderRequestID: {"d"}, deadletter.HeaderReason: {"expired"},
 		}},
 		{Subject: names.Dead(), Data: []byte(`{"stream":"REQ","seq":3}`)},
 	} {

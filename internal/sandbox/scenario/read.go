@@ -9,17 +9,18 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
 
 func escape(id string) string { return request.EscapeID(id) }
 
 // Read reads the ledger, and all that the worker has stored as one text.
-func Read(ctx context.Context, js jetstream.JetStream, names consume.Names, sim *graphsim.Sim) (l Ledger, stored string, err error) {
+func Read(ctx context.Context, js jetstream.JetStream, names topology.Names, sim *graphsim.Sim) (l Ledger, stored string, err error) {
 	l = Ledger{Stream: names.Stream, Records: map[string]record.Record{}, Resets: sim.Ledger()}
 	var all strings.Builder
 	if err := readRecords(ctx, js, names, &l, &all); err != nil {
@@ -33,7 +34,7 @@ func Read(ctx context.Context, js jetstream.JetStream, names consume.Names, sim 
 
 // readRecords finds of each key the newest value that is a record: a PubAck may
 // lie over it.
-func readRecords(ctx context.Context, js jetstream.JetStream, names consume.Names, l *Ledger, all *strings.Builder) error {
+func readRecords(ctx context.Context, js jetstream.JetStream, names topology.Names, l *Ledger, all *strings.Builder) error {
 	kv, err := js.KeyValue(ctx, names.Bucket)
 	if err != nil {
 		return err
@@ -62,7 +63,7 @@ func readRecords(ctx context.Context, js jetstream.JetStream, names consume.Name
 	}
 }
 
-func readLetters(ctx context.Context, js jetstream.JetStream, names consume.Names, l *Ledger, all *strings.Builder) error {
+func readLetters(ctx context.Context, js jetstream.JetStream, names topology.Names, l *Ledger, all *strings.Builder) error {
 	s, err := js.Stream(ctx, names.DeadStream)
 	if err != nil {
 		return err
@@ -74,12 +75,12 @@ func readLetters(ctx context.Context, js jetstream.JetStream, names consume.Name
 			return err
 		}
 		fmt.Fprintln(all, m.Header, string(m.Data))
-		of, err := strconv.ParseUint(m.Header.Get(consume.HeaderSequence), 10, 64)
+		of, err := strconv.ParseUint(m.Header.Get(deadletter.HeaderSequence), 10, 64)
 		if err != nil {
 			l.Strays++
 			continue
 		}
-		l.Letters = append(l.Letters, Letter{of, m.Header.Get(consume.HeaderRequestID), verdict.Reason(m.Header.Get(consume.HeaderReason)), m.Data})
+		l.Letters = append(l.Letters, Letter{of, m.Header.Get(deadletter.HeaderRequestID), verdict.Reason(m.Header.Get(deadletter.HeaderReason)), m.Data})
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package consume
+package topology
 
 import (
 	"errors"
@@ -39,7 +39,7 @@ func TestTakers(t *testing.T) {
 	}
 	t.Cleanup(hub.Stop)
 	t.Cleanup(leaf.Stop)
-	r, far := newRigAt(t, hub.URL(), ""), newRigAt(t, leaf.URL(), "")
+	r, far := newRigAt(t, hub.URL(), "", ""), newRigAt(t, leaf.URL(), "", "")
 	find := func(wait time.Duration, most int) []string {
 		t.Helper()
 		found, err := Takers(r.ctx, r.nc, "a.b", wait, most)

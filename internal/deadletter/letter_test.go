@@ -1,13 +1,9 @@
-package consume
+package deadletter
 
 import (
-	"bufio"
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,13 +14,13 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 var (
 	death   = time.Date(2026, 11, 22, 8, 0, 0, 5, time.FixedZone("", 3600))
-	request = Message{
-		Subject: "passcode.reset.requests.default", Stream: "PASSCODE_RESETS", Sequence: 42, Delivered: 3,
+	request = Original{
+		Subject: "passcode.reset.requests.default", Stream: "PASSCODE_RESETS", Sequence: 42,
 		Data: []byte(`{"managedDeviceId":"x"}`), Published: time.Unix(0, 7),
 	}
 	letter = Letter{
@@ -81,7 +77,7 @@ func TestLetterRedrives(t *testing.T) {
 		{}, {"Dead-Letter-Redrives": {"1"}}, {"dead-letter-redrives": {"12"}},
 		{"Dead-Letter-Redrives": {"3", "1"}, "dead-letter-redrives": {"2"}, "DEAD-LETTER-REDRIVES": {"x", "-9"}},
 	} {
-		got := letter.compose(spec, Message{Header: header}, death, maxPayload).Header
+		got := letter.compose(spec, Original{Header: header}, death, maxPayload).Header
 		n := 0
 		for name, values := range got {
 			if strings.EqualFold(name, HeaderRedrives) {
@@ -130,7 +126,7 @@ func TestLetterFits(t *testing.T) {
 	for i := range 100 {
 		many[fmt.Sprintf("X-%02d", i)] = []string{strings.Repeat("x", 10*i)}
 	}
-	names := Names{Tenant: strings.Repeat("t", 200), DeadStream: strings.Repeat("D", 250), DeadSubject: "d"}
+	names := topology.Names{Tenant: strings.Repeat("t", 200), DeadStream: strings.Repeat("D", 250), DeadSubject: "d"}
 	for name, c := range map[string]struct {
 		data       int
 		header     nats.Header
@@ -173,217 +169,16 @@ func TestLetterFits(t *testing.T) {
 	}
 }
 
-// sealed reads the only dead letter, or fails if there is not exactly one.
-func (r *rig) sealed() *jetstream.RawStreamMsg {
-	r.t.Helper()
-	s, err := r.admin.Stream(r.ctx, spec.DeadStream)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if n := s.CachedInfo().State.Msgs; n != 1 {
-		r.t.Fatalf("%d dead letters, want 1", n)
-	}
-	m, err := s.GetMsg(r.ctx, s.CachedInfo().State.FirstSeq)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return m
-}
-
-func TestPublish(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.setup(Layout{Memory: true})
-	letters := NewLetters(r.js, spec)
-	m := request
-	m.Header = nats.Header{"traceparent": {"00-1"}, "Nats-Msg-Id": {"x"}, "Nats-TTL": {"1s"}}
-	for range 2 {
-		if err := letters.Publish(r.ctx, m, letter); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got := r.sealed()
-	if !bytes.Equal(got.Data, m.Data) || got.Subject != "passcode.reset.dead.default" {
-		t.Errorf("%s: %s", got.Subject, got.Data)
-	}
-	died, err := time.Parse(time.RFC3339Nano, got.Header.Get(HeaderTime))
-	if err != nil || time.Since(died) > testTime {
-		t.Errorf("died at %s, %v", got.Header.Get(HeaderTime), err)
-	}
-	for name, want := range map[string]string{
-		HeaderReason: "not_found", HeaderSequence: "42", HeaderRedrives: "2", "traceparent": "00-1", "Nats-TTL": "",
-	} {
-		if v := got.Header.Get(name); v != want {
-			t.Errorf("%s: %q, want %q", name, v, want)
-		}
-	}
-	// Another message, or the same number in a stream made anew, is another letter.
-	m.Published = m.Published.Add(1)
-	if err := letters.Publish(r.ctx, m, letter); err != nil {
-		t.Fatal(err)
-	}
-	if n := r.left(spec.DeadStream); n != 2 {
-		t.Errorf("%d dead letters, want 2", n)
-	}
-}
-
-func TestPublishReplyLost(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.setup(Layout{Memory: true})
-	letters := NewLetters(r.js, spec)
-	lost := r.proxy.SwallowNext(1, natstest.PubAck(spec.DeadStream))
-	short, cancel := context.WithTimeout(r.ctx, 300*time.Millisecond)
-	defer cancel()
-	if err := letters.Publish(short, request, letter); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Publish without a reply: %v", err)
-	}
-	r.receive(lost, "the loss of the reply")
-	if err := letters.Publish(r.ctx, request, letter); err != nil {
-		t.Error(err)
-	}
-	r.sealed()
-}
-
-// TestPublishFails leaves nothing behind but the error.
-func TestPublishFails(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	letters := NewLetters(r.js, spec)
-	if err := letters.Publish(r.ctx, request, letter); err == nil || !strings.Contains(err.Error(), "passcode.reset.dead.default") {
-		t.Errorf("Publish without a stream: %v", err)
-	}
-	cfg := Layout{Memory: true, Replicas: 1}.Letters(spec)
-	cfg.Name = "OTHER"
-	if _, err := r.admin.CreateStream(r.ctx, cfg); err != nil {
-		t.Fatal(err)
-	}
-	if err := letters.Publish(r.ctx, request, letter); err == nil {
-		t.Error("the letter went to another stream")
-	}
-	if n := r.left("OTHER"); n != 0 {
-		t.Errorf("%d messages in the other stream", n)
-	}
-	if err := r.admin.DeleteStream(r.ctx, "OTHER"); err != nil {
-		t.Fatal(err)
-	}
-	cfg.Name, cfg.MaxMsgs = spec.DeadStream, 1
-	if _, err := r.admin.CreateStream(r.ctx, cfg); err != nil {
-		t.Fatal(err)
-	}
-	if err := letters.Publish(r.ctx, request, letter); err != nil {
-		t.Fatal(err)
-	}
-	second := request
-	second.Sequence++
-	if err := letters.Publish(r.ctx, second, letter); err == nil {
-		t.Error("a full stream took a letter")
-	}
-	if got := r.sealed().Header.Get(HeaderSequence); got != "42" {
-		t.Errorf("the letter of %s is there, want that of 42", got)
-	}
-	r.proxy.Away()
-	r.receive(r.down, "the end of the connection")
-	if err := letters.Publish(r.ctx, second, letter); err == nil {
-		t.Error("published while NATS is away")
-	}
-	r.proxy.Heal()
-	r.receive(r.up, "a new connection")
-	r.sealed()
-}
-
-// TestPublishLarge sends what the server only just took as a request.
-func TestPublishLarge(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.setup(Layout{Memory: true})
-	handled := make(chan Message, 99)
-	r.run(Config{Setup: true, Slots: 1, Handle: func(_, ctx context.Context, m Message) Disposition {
-		if err := NewLetters(r.js, spec).Publish(ctx, m, letter); err != nil {
-			t.Errorf("the letter of %d bytes and %d headers: %v", len(m.Data), len(m.Header), err)
-		}
-		handled <- m
-		return Ack()
-	}})
-	header := nats.Header{"traceparent": {"00-1"}}
-	for i := range 60 {
-		header[fmt.Sprint("X-", i)] = []string{strings.Repeat("x", 1000)}
-	}
-	for _, m := range []*nats.Msg{
-		{Data: make([]byte, maxPayload)},
-		{Data: make([]byte, maxPayload-headerSize(header)), Header: header},
-		{Header: nats.Header{"Huge": {strings.Repeat("h", 65400)}, "traceparent": {"00-1"}}},
-		{Header: nats.Header{"Status": {"404"}, "Description": {"gone"}, "traceparent": {"00-1"}}},
-	} {
-		m.Subject = spec.Filter()
-		if _, err := r.admin.PublishMsg(r.ctx, m); err != nil {
-			t.Fatal(err)
-		}
-		take(r, handled, "the message")
-		got := r.sealed()
-		if len(m.Data) > 0 && got.Header.Get(HeaderTruncated) != strconv.Itoa(len(m.Data)) || !bytes.HasPrefix(m.Data, got.Data) {
-			t.Errorf("%d bytes of %d, truncated: %q", len(got.Data), len(m.Data), got.Header.Get(HeaderTruncated))
-		}
-		if got.Header.Get("traceparent") != m.Header.Get("traceparent") {
-			t.Errorf("a small header was left out of %v", slices.Collect(maps.Keys(got.Header)))
-		}
-		s, err := r.admin.Stream(r.ctx, spec.DeadStream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Purge(r.ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// TestPublishForeignHeaders takes headers that this library would not send, but
-// others do.
-func TestPublishForeignHeaders(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.setup(Layout{Memory: true})
-	handled := make(chan Message, 99)
-	r.run(Config{Setup: true, Slots: 1, Handle: func(_, ctx context.Context, m Message) Disposition {
-		if err := NewLetters(r.js, spec).Publish(ctx, m, letter); err != nil {
-			t.Errorf("the letter with %v: %v", m.Header, err)
-		}
-		handled <- m
-		return Ack()
-	}})
-	conn, err := net.Dial("tcp", strings.TrimPrefix(r.server.URL(), "nats://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	header := "NATS/1.0\r\na/b: slash\r\nc d: space\r\nü: umlaut\r\nok: yes\r\nblank:  x \r\n\r\n"
-	body := "{}"
-	if _, err := fmt.Fprintf(conn, "CONNECT {\"headers\":true,\"verbose\":false}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
-		spec.Filter(), len(header), len(header)+len(body), header, body); err != nil {
-		t.Fatal(err)
-	}
-	for s := bufio.NewScanner(conn); s.Scan() && s.Text() != "PONG"; {
-		if strings.HasPrefix(s.Text(), "-ERR") {
-			t.Fatal(s.Text())
-		}
-	}
-	m := take(r, handled, "the message")
-	got := r.sealed()
-	if got.Header.Get("ok") != "yes" || got.Header.Get(HeaderDropped) != "3" || string(got.Data) != body {
-		t.Errorf("letter %v, message %v", got.Header, m.Header)
-	}
-}
-
 // FuzzHeaders composes letters of messages with any headers: what is sent is
-// bounded, and nothing in it can end a line.
+// bounded, nothing in it can end a line, and it is read as it was meant.
 func FuzzHeaders(f *testing.F) {
-	f.Add("ce-id", "1", "Nats-Msg-Id", "x", "detail", uint32(10), uint32(maxPayload))
-	f.Add("a\r\nb", "c\r\nNats-TTL: 1s", "dead-letter-redrives", "7", "a\nb", uint32(0), uint32(8192))
-	f.Add("X-Good", "c\r\nNats-TTL: 1s", "Y", "\n\n", "a\nb", uint32(0), uint32(8192))
-	f.Add("Status", "503", "", "", strings.Repeat("ü", 1000), uint32(maxPayload), uint32(maxPayload))
-	f.Add("X", strings.Repeat("x", 70000), "Y", "y", "", uint32(1), uint32(0))
+	f.Add("ce-id", "1", "Nats-Msg-Id", "x", "detail", uint32(10), uint32(maxPayload), uint16(2), uint16(404), uint16(1), uint64(42))
+	f.Add("a\r\nb", "c\r\nNats-TTL: 1s", "dead-letter-redrives", "7", "a\nb", uint32(0), uint32(8192), uint16(2), uint16(404), uint16(1), uint64(42))
+	f.Add("X-Good", "c\r\nNats-TTL: 1s", "Y", "\n\n", "a\nb", uint32(0), uint32(8192), uint16(2), uint16(404), uint16(1), uint64(42))
+	f.Add("Status", "503", "", "", strings.Repeat("ü", 1000), uint32(maxPayload), uint32(maxPayload), uint16(2), uint16(404), uint16(1), uint64(42))
+	f.Add("X", strings.Repeat("x", 70000), "Y", "y", "", uint32(1), uint32(0), uint16(2), uint16(404), uint16(1), uint64(42))
 	room := make([]byte, 3<<20)
-	f.Fuzz(func(t *testing.T, name1, value1, name2, value2, detail string, data, limit uint32) {
+	f.Fuzz(func(t *testing.T, name1, value1, name2, value2, detail string, data, limit uint32, attempts, status, redrives uint16, sequence uint64) {
 		// A server that takes less than 8 KiB takes no letter.
 		maxPayload := int64(8192 + limit%(2<<20))
 		m := request
@@ -391,6 +186,7 @@ func FuzzHeaders(f *testing.F) {
 		m.Header = nats.Header{name1: {value1, value2}, name2: {value2}}
 		l := letter
 		l.Detail, l.RequestID, l.GraphRequestID, l.ClientRequestID = detail, value1, value2, value1
+		l.Reason, l.Attempts, l.Status, l.Redrives, m.Sequence = name1, int(attempts), int(status), int(redrives), sequence
 		got := l.compose(spec, m, death, maxPayload)
 		size := headerSize(got.Header)
 		if size > maxHeaders || int64(size+len(got.Data)) > maxPayload {
@@ -415,11 +211,53 @@ func FuzzHeaders(f *testing.F) {
 		if err != nil || len(back) != len(got.Header) {
 			t.Fatalf("%d headers are read as %d: %v", len(got.Header), len(back), err)
 		}
-		if d := back.Get(HeaderDetail); len(d) > maxDetail || !utf8.ValidString(d) {
-			t.Errorf("detail %q", d)
+		read := Parse(back)
+		if len(read.Detail) > maxDetail || !utf8.ValidString(read.Detail) {
+			t.Errorf("detail %q", read.Detail)
 		}
-		if n, err := strconv.Atoi(back.Get(HeaderRedrives)); err != nil || n < 0 {
-			t.Errorf("redrives %q", back.Get(HeaderRedrives))
+		want := Read{Letter: l, Stream: m.Stream, Sequence: m.Sequence, Truncated: len(got.Data) < len(m.Data)}
+		for of, limit := range map[*string]int{
+			&want.Reason: maxName, &want.Detail: maxDetail, &want.RequestID: maxName, &want.GraphRequestID: maxName, &want.ClientRequestID: maxName,
+		} {
+			*of = strings.TrimLeft(headerText(*of, limit), " ") // a reader does the same
+		}
+		if read != want {
+			t.Errorf("read as %+v, want %+v", read, want)
+		}
+		for name, values := range Carried(back) {
+			if theirs := m.Header[name]; len(theirs) != len(values) {
+				t.Errorf("%s: %q of %q", name, values, theirs)
+			}
 		}
 	})
+}
+
+// TestParse reads what anybody may have written.
+func TestParse(t *testing.T) {
+	t.Parallel()
+	huge := strings.Repeat("9", 30)
+	for _, h := range []nats.Header{
+		nil,
+		{HeaderAttempts: {"many"}, HeaderStatus: {""}, HeaderSequence: {"-1"}, HeaderRedrives: {"x"}},
+		{HeaderAttempts: {huge}, HeaderStatus: {huge}, HeaderSequence: {huge}, HeaderRedrives: {huge}},
+		{HeaderRedrives: {"-3"}},
+		{strings.ToLower(HeaderRedrives): {"3"}, "Reason": {"x"}},
+	} {
+		if got := Parse(h); got != (Read{}) {
+			t.Errorf("%v: %+v", h, got)
+		}
+	}
+}
+
+// TestCarried tells a letter's own headers from those of its request.
+func TestCarried(t *testing.T) {
+	t.Parallel()
+	got := Carried(nats.Header{
+		"ce-id": {"1"}, "Natsy": {"2", "3"}, "Dead-Lette": {"4"}, "": {"5"},
+		HeaderReason: {"x"}, "dead-letter-made-up": {"x"}, "NATS-Msg-Id": {"x"}, "nats-ttl": {"x"}, "Nats-": {"x"},
+	})
+	want := nats.Header{"ce-id": {"1"}, "Natsy": {"2", "3"}, "Dead-Lette": {"4"}, "": {"5"}}
+	if !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }

@@ -1,10 +1,9 @@
-package consume
+package topology
 
 import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -12,34 +11,34 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// lookWait bounds the readings of [Queue.Weaknesses]. What may not be read is
+// lookWait bounds the readings of [Weaknesses]. What may not be read is
 // not answered at all, so each waits for itself.
 const lookWait = 2 * time.Second
 
 // Weaknesses tells what about the server, the streams and the consumer is
-// weaker than the worker's promises need. What may not be read is passed over.
-func (q *Queue) Weaknesses(ctx context.Context) []string {
+// weaker than the worker's promises need; keep is how long records have to last,
+// see [Keep]. What may not be read is passed over.
+func Weaknesses(ctx context.Context, js jetstream.JetStream, n Names, keep time.Duration) []string {
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	n := q.cfg.Names
 	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket(), "KV_" + n.DeviceBucket()}
 	found := make([][]Weakness, 1+len(streams))
 	var readings sync.WaitGroup
 	for i, name := range streams {
 		readings.Go(func() {
-			if s, err := q.js.Stream(ctx, name); err == nil {
-				found[i] = StreamWeaknesses(s.CachedInfo().Config, n, q.cfg.Keep)
+			if s, err := js.Stream(ctx, name); err == nil {
+				found[i] = StreamWeaknesses(s.CachedInfo().Config, n, keep)
 			}
 		})
 	}
 	readings.Go(func() {
-		if c, err := q.js.Consumer(ctx, n.Stream, n.Consumer()); err == nil {
+		if c, err := js.Consumer(ctx, n.Stream, n.Consumer()); err == nil {
 			found[len(streams)] = ConsumerWeaknesses(c.CachedInfo().Config, n)
 		}
 	})
 	readings.Wait()
 	var out []string
-	if w := ServerWeakness(q.js.Conn().ConnectedServerVersion()); w != "" {
+	if w := ServerWeakness(js.Conn().ConnectedServerVersion()); w != "" {
 		out = append(out, w)
 	}
 	for _, w := range slices.Concat(found...) {
@@ -80,22 +79,4 @@ func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, e
 	}
 	slices.Sort(out)
 	return out, nil
-}
-
-// olderThan compares a version such as 2.15.2 or 2.12.0-RC.1. A version that
-// cannot be read is not older.
-func olderThan(version string, least ...int) bool {
-	if end := strings.IndexAny(version, "-+"); end >= 0 {
-		version = version[:end]
-	}
-	for i, part := range strings.Split(version, ".") {
-		n, err := strconv.Atoi(part)
-		if err != nil || i >= len(least) {
-			return false
-		}
-		if n != least[i] {
-			return n < least[i]
-		}
-	}
-	return false
 }

@@ -1,4 +1,4 @@
-package consume
+package topology
 
 import (
 	"context"
@@ -144,9 +144,9 @@ func alone(ctx context.Context, js jetstream.JetStream, subject string) error {
 // Rivals names streams of other domains or accounts that take the tenant's dead
 // letters, too, where servers with domains make that possible: a second
 // installation with records of its own.
-func (q *Queue) Rivals(ctx context.Context) []string {
-	nc, n := q.js.Conn(), q.cfg.Names
-	if nc.ConnectedDomain() == "" && q.js.Options().Domain == "" {
+func Rivals(ctx context.Context, js jetstream.JetStream, n Names) []string {
+	nc := js.Conn()
+	if nc.ConnectedDomain() == "" && js.Options().Domain == "" {
 		return nil
 	}
 	// The worker need not have the right to publish requests.

@@ -1,4 +1,6 @@
-package consume
+// Package deadletter is for the letter that a request becomes which cannot be
+// done: how it is written, published, and read again.
+package deadletter
 
 import (
 	"cmp"
@@ -15,7 +17,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/topology"
 )
+
+// publishWait bounds the publishing of a letter.
+const publishWait = 5 * time.Second
 
 // Headers of a dead letter.
 const (
@@ -61,27 +68,38 @@ type Letter struct {
 	Redrives        int // how often the request was taken up again after its death
 }
 
-// Letters publishes dead letters.
-type Letters struct {
-	js    jetstream.JetStream
-	names Names
+// Original is the message that is dead.
+type Original struct {
+	Subject  string
+	Header   nats.Header
+	Data     []byte
+	Stream   string
+	Sequence uint64 // in the stream
+	// Published is when the stream stored the message.
+	Published time.Time
 }
 
-// NewLetters makes a publisher to the tenant's dead-letter subject.
-func NewLetters(js jetstream.JetStream, names Names) *Letters {
-	return &Letters{js, names}
+// Publisher publishes the dead letters of one tenant.
+type Publisher struct {
+	js    jetstream.JetStream
+	names topology.Names
+}
+
+// New makes a publisher to the tenant's dead-letter subject.
+func New(js jetstream.JetStream, names topology.Names) *Publisher {
+	return &Publisher{js, names}
 }
 
 // Publish puts the message on the dead-letter stream and waits until it is
 // stored. Where it fails the letter may have been stored all the same; to
 // publish it again is safe within the stream's duplicate window.
-func (l *Letters) Publish(ctx context.Context, m Message, letter Letter) error {
-	ctx, cancel := context.WithTimeout(ctx, apiWait)
+func (p *Publisher) Publish(ctx context.Context, m Original, letter Letter) error {
+	ctx, cancel := context.WithTimeout(ctx, publishWait)
 	defer cancel()
-	msg := letter.compose(l.names, m, time.Now(), l.js.Conn().MaxPayload())
-	ack, err := l.js.PublishMsg(ctx, msg)
+	msg := letter.compose(p.names, m, time.Now(), p.js.Conn().MaxPayload())
+	ack, err := p.js.PublishMsg(ctx, msg)
 	if err == nil {
-		err = OfDomain(l.js, ack)
+		err = topology.OfDomain(p.js, ack)
 	}
 	if err != nil {
 		return fmt.Errorf("publish the dead letter to %s: %w", msg.Subject, err)
@@ -93,8 +111,8 @@ func (l *Letters) Publish(ctx context.Context, m Message, letter Letter) error {
 // block its message for ever, so what does not fit is left out: of the original
 // headers as few as possible, and of the data the tail. A request of that size
 // is not one.
-func (l Letter) compose(n Names, m Message, now time.Time, maxPayload int64) *nats.Msg {
-	theirs, dropped := carried(m)
+func (l Letter) compose(n topology.Names, m Original, now time.Time, maxPayload int64) *nats.Msg {
+	theirs, dropped := fit(m)
 	own := l.headers(m, now)
 	// The instant is part of the id: sequences begin anew when a stream is
 	// made anew.
@@ -131,16 +149,12 @@ func (l Letter) compose(n Names, m Message, now time.Time, maxPayload int64) *na
 	return &nats.Msg{Subject: n.Dead(), Header: own, Data: data}
 }
 
-// carried are the original headers that go with the letter, and how many cannot
-// go with it.
-func carried(m Message) (kept nats.Header, dropped int) {
+// fit are the original headers that go with the letter, and how many cannot go
+// with it.
+func fit(m Original) (kept nats.Header, dropped int) {
 	kept = nats.Header{}
-	for name, values := range m.Header {
+	for name, values := range Carried(m.Header) {
 		switch {
-		case hasPrefixFold(name, headerPrefix):
-			// Of an earlier death, or made up.
-		case hasPrefixFold(name, "Nats-"):
-			// The server would act on it.
 		case !validName(name):
 			// The library refuses to send it, and with it the letter.
 			dropped++
@@ -158,10 +172,10 @@ func carried(m Message) (kept nats.Header, dropped int) {
 	return kept, dropped
 }
 
-func (l Letter) headers(m Message, now time.Time) nats.Header {
+func (l Letter) headers(m Original, now time.Time) nats.Header {
 	h := nats.Header{}
 	for name, value := range map[string]string{
-		HeaderReason:          l.Reason,
+		HeaderReason:          headerText(l.Reason, maxName),
 		HeaderDetail:          headerText(l.Detail, maxDetail),
 		HeaderAttempts:        strconv.Itoa(l.Attempts),
 		HeaderStatus:          strconv.Itoa(l.Status),
@@ -209,10 +223,6 @@ func namedSize(name string, values []string) (size int) {
 }
 
 func lineSize(name, value string) int { return len(name) + len(": \r\n") + len(value) }
-
-func hasPrefixFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
-}
 
 // headerText keeps a text to one line of at most limit bytes.
 func headerText(s string, limit int) string {

@@ -1,4 +1,4 @@
-package consume
+package topology
 
 import (
 	"context"
@@ -88,4 +88,28 @@ func stored(ctx context.Context, js jetstream.JetStream, stream, what string, re
 		s.Header, _ = nats.DecodeHeadersMsg(m.Header) // what are none are left out
 	}
 	return s, nil
+}
+
+// Exists reports whether a message is still on its stream. The instant tells it
+// from another one of the same sequence on a stream that was made anew.
+func Exists(ctx context.Context, js jetstream.JetStream, stream string, sequence uint64, published time.Time) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	defer cancel()
+	m, err := StoredAt(ctx, js, stream, sequence)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, nil
+	}
+	return m != nil && m.Time.Equal(published), err
+}
+
+// Oldest is when the oldest request of the queue was stored, by the clock of the
+// NATS server; zero in an empty queue.
+func Oldest(ctx context.Context, js jetstream.JetStream, n Names) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	defer cancel()
+	first, err := StoredNext(ctx, js, n.Stream, n.Filter(), 1)
+	if err != nil || first == nil {
+		return time.Time{}, err
+	}
+	return first.Time, nil
 }

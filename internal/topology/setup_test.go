@@ -1,4 +1,4 @@
-package consume
+package topology
 
 import (
 	"context"
@@ -234,13 +234,13 @@ func TestSetupCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Stop)
-	r := newRigAt(t, c.Servers[0].URL(), "")
+	r := newRigAt(t, c.Servers[0].URL(), "", "")
 	want := contract()
 	want.requests.Replicas, want.letters.Replicas, want.records.Replicas = 3, 3, 3
 	r.setupInTime(Layout{})
 	compare(t, r.made(), want)
 
-	if got := r.queue().Weaknesses(r.ctx); len(got) != 0 {
+	if got := r.weaknesses(); len(got) != 0 {
 		t.Errorf("weaknesses: %q", got)
 	}
 

@@ -1,0 +1,73 @@
+// Package topology is for what lies on the NATS server: the names of streams,
+// consumers, buckets and subjects, how they are set up, and what about them is
+// weaker than the worker's promises need. It moves no requests.
+package topology
+
+import (
+	"maps"
+	"time"
+)
+
+// apiWait bounds one call to the server.
+const apiWait = 5 * time.Second
+
+// Names are the names on NATS of one tenant's queue.
+type Names struct {
+	Tenant      string
+	Stream      string
+	Subject     string // without the tenant
+	DeadStream  string
+	DeadSubject string // without the tenant
+	Bucket      string
+}
+
+// DefaultNames are the names where no others are given.
+func DefaultNames() Names {
+	return Names{
+		Tenant:      "default",
+		Stream:      "PASSCODE_RESETS",
+		Subject:     "passcode.reset.requests",
+		DeadStream:  "PASSCODE_RESETS_DEAD",
+		DeadSubject: "passcode.reset.dead",
+		Bucket:      "passcode-resets",
+	}
+}
+
+// Filter is the subject of the tenant's requests.
+func (n Names) Filter() string { return n.Subject + "." + n.Tenant }
+
+// Dead is the subject of the tenant's dead letters.
+func (n Names) Dead() string { return n.DeadSubject + "." + n.Tenant }
+
+// Consumer is the name of the tenant's durable consumer.
+func (n Names) Consumer() string { return "worker-" + n.Tenant }
+
+// StateBucket is the key-value bucket of what the replicas hand on to each other.
+func (n Names) StateBucket() string { return n.Bucket + "-state" }
+
+// DeviceBucket is the key-value bucket of the devices that cool down.
+func (n Names) DeviceBucket() string { return n.Bucket + "-devices" }
+
+// Status is the subject on which each change of a request's record is published
+// again; escapedID is the id as in its key, or a wildcard.
+func (n Names) Status(escapedID string) string {
+	return statusSubject + "." + n.Tenant + "." + escapedID
+}
+
+// statusSubject is where each change of a record is published again.
+const statusSubject = "passcode.reset.status"
+
+// bucketKey is where a consumer's metadata name the bucket of its requests'
+// records.
+const bucketKey = "passcode-worker.bucket"
+
+func (n Names) metadata() map[string]string { return map[string]string{bucketKey: n.Bucket} }
+
+// withMetadata are the metadata that are there, the server's own among them, with
+// ours over them.
+func withMetadata(there, ours map[string]string) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, there)
+	maps.Copy(all, ours)
+	return all
+}
