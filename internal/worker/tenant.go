@@ -41,6 +41,7 @@ type tenant struct {
 	// maxPause caps what a service asks for; 0 means no cap.
 	maxPause time.Duration
 	hold     *hold.Hold
+	lists    lister
 	fuse     *fuse
 	// stores are the buckets; nil until they were found.
 	stores func() (*record.Store, *state.Store)
