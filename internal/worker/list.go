@@ -84,20 +84,14 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 	if errors.Is(err, graph.ErrHeldBack) {
 		return hold.NotKnown
 	}
-	e, serves := failureOf(err), hold.NotKnown
+	e := failureOf(err)
+	s := hold.Signal{Kind: hold.Listed, Serves: verdict.OfList(kindOf(e), mayRead(token))}
 	if e != nil {
+		s.Detail = e.Error()
 		d.t.pause(nil, sent, e)
 	}
 	switch kindOf(e) {
-	case 0:
-		serves = hold.Served
-	case graph.Refused:
-		serves = hold.Unserved
-	case graph.Forbidden:
-		if serves = hold.Unreadable; mayRead(token) {
-			serves = hold.Unserved // it is more than this reading that is not allowed
-		}
-	case graph.Throttled:
+	case 0, graph.Refused, graph.Forbidden, graph.Throttled:
 	case graph.Unauthorized:
 		// The list may be all that is asked for, so nobody else would notice.
 		if _, err := d.t.tokens.Renew(hard, token, e.Claims); err != nil {
@@ -105,13 +99,9 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 		}
 	default:
 		if !e.Benign {
-			d.t.observe(d.m.Sequence, hold.Signal{Kind: hold.Failing, Detail: e.Error(), Wait: e.RetryAfter})
+			d.t.observe(d.m.Sequence, hold.Signal{Kind: hold.Failing, Detail: s.Detail, Wait: e.RetryAfter})
 		}
 	}
-	s := hold.Signal{Kind: hold.Listed, Serves: serves}
-	if e != nil {
-		s.Detail = e.Error()
-	}
 	d.t.observe(d.m.Sequence, s)
-	return serves
+	return s.Serves
 }
