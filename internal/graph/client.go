@@ -191,18 +191,26 @@ func (c *Client) Actions(ctx context.Context, device string, call Call) (Actions
 // Least permission: DeviceManagementManagedDevices.Read.All. Source: the API's page
 // "List managedDevices", and its OData parameters $top and $select.
 func (c *Client) List(ctx context.Context, call Call) (Answer, error) {
-	r, err := c.do(ctx, http.MethodGet, c.root+"/deviceManagement/managedDevices?$top=1&$select=id", call, http.StatusOK, maxErrorBody)
+	r, err := c.list(ctx, call)
+	return r.Answer, err
+}
+
+func (c *Client) list(ctx context.Context, call Call) (reply, error) {
+	r, err := c.do(ctx, http.MethodGet, c.root+listOfOne, call, http.StatusOK, maxErrorBody)
 	if err != nil {
-		return Answer{}, err
+		return reply{}, err
 	}
 	var list struct {
 		Value []struct{} `json:"value"` // nothing of a device is read
 	}
 	if json.Unmarshal(r.body, &list) != nil || list.Value == nil {
-		return Answer{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: errNoList}
+		return reply{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: errNoList}
 	}
-	return r.Answer, nil
+	return r, nil
 }
+
+// listOfOne is the route of all devices, below the version.
+const listOfOne = "/deviceManagement/managedDevices?$top=1&$select=id"
 
 const (
 	maxErrorBody  = 64 << 10
