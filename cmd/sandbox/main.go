@@ -41,7 +41,7 @@ type dayCmd struct {
 	CAFile    string        `name:"ca-file" default:"" placeholder:"FILE" help:"With --serve: where to write the authority of the simulated Graph's certificate; default a temporary file."`
 	Quota     string        `default:"" help:"What the simulated Graph grants, such as 200/20s (default with --serve; 0: no limit)."`
 	Latency   time.Duration `default:"20ms" help:"How long the simulated Graph takes."`
-	Outage    string        `default:"none" help:"With --serve: a fault of the whole system from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle."`
+	Outage    string        `default:"none" help:"With --serve: a fault of the whole system from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle, no-licence, wrong-path."`
 }
 
 // Run plays the day, or serves.

@@ -196,7 +196,7 @@ func TestCheckWeakness(t *testing.T) {
 			p.is(t, what, "warning", detail)
 		}
 	}
-	p.is(t, "Graph", "ok", "devices may not be read")
+	p.is(t, "Graph", "warning", "a refusal is then taken for the request's own")
 	p = runCheck(t, w.env("WORKER_ON_UNKNOWN", "retry"), exitDone)
 	p.is(t, "permission DeviceManagementManagedDevices.Read.All", "warning", "may be reset twice")
 
@@ -320,6 +320,15 @@ func TestCheckGraph(t *testing.T) {
 	w.sim.SetOutage(graphsim.Outage503)
 	p = runCheck(t, w.env(), exitDone)
 	p.is(t, "Graph", "warning", "HTTP 503")
+	for outage, words := range map[graphsim.Outage]string{
+		graphsim.OutageNoLicence: "HTTP 400: BadRequest: Request not applicable to target tenant.: the tenant has no Intune",
+		graphsim.OutageWrongPath: "HTTP 404: ResourceNotFound: Invalid version: oops: the root of Graph is wrong",
+	} {
+		w.sim.SetOutage(outage)
+		p = runCheck(t, w.env(), exitFailed)
+		p.is(t, "Graph", "failed", words)
+		p.is(t, "clock of Graph", "ok", "")
+	}
 }
 
 func TestCheckMonitor(t *testing.T) {

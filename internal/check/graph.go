@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,6 +14,16 @@ import (
 // readPermissions are those under which a device can be read.
 func readPermissions() []string {
 	return []string{"DeviceManagementManagedDevices.Read.All", "DeviceManagementManagedDevices.ReadWrite.All"}
+}
+
+// readPermission is the one that a token names; empty: none that can be seen.
+func readPermission(token graph.Token) string {
+	for _, p := range readPermissions() {
+		if token.Has(p) == graph.PermissionGranted {
+			return p
+		}
+	}
+	return ""
 }
 
 // callWait bounds one call to Graph or the token service.
@@ -83,11 +92,9 @@ func (c *checker) permissions(token graph.Token) {
 	}
 	permissions := readPermissions()
 	what = "permission " + permissions[0]
-	for _, p := range permissions {
-		if token.Has(p) == graph.PermissionGranted {
-			c.ok(what, p+" is granted")
-			return
-		}
+	if p := readPermission(token); p != "" {
+		c.ok(what, p+" is granted")
+		return
 	}
 	if token.Has(permissions[0]) == graph.PermissionUnknown {
 		c.say(Warning, what, "the token cannot be read, so it is not known", "see whether it is granted in the Entra admin center")
@@ -100,7 +107,8 @@ func (c *checker) permissions(token graph.Token) {
 	c.say(Warning, what, "missing: the worker cannot look up what became of a call, so "+means, "grant it as well, with admin consent")
 }
 
-// reach asks Graph for a device that does not exist.
+// reach asks Graph for the list of devices, as the worker does before it takes a
+// refusal for the request's own.
 func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.Token, haveToken bool) {
 	const what = "Graph"
 	ctx, cancel := context.WithTimeout(ctx, callWait)
@@ -111,20 +119,27 @@ func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.T
 		return
 	}
 	reached := fmt.Sprintf("%s answers", c.cfg.Endpoint)
-	h, known := explain(p.Said)
-	switch {
+	const licence = "is GRAPH_CLOUD right, and has the tenant a licence of Intune?"
+	switch e := p.Err; {
 	case !haveToken:
 		c.say(Warning, what, reached+"; without a token no more can be tried", "see the token above")
-	case known && h.Everybody && p.Status != http.StatusForbidden:
-		c.say(Failed, what, fmt.Sprintf("%s answers every call with HTTP %d, %q: %s", c.cfg.Endpoint, p.Status, h.Says, h.Means), h.Do)
-	case p.Status == http.StatusUnauthorized:
-		c.say(Failed, what, fmt.Sprintf("%s does not accept the token: %v", c.cfg.Endpoint, p.Err), "is GRAPH_CLOUD right, and has the tenant a licence of Intune?")
-	case p.Status == http.StatusForbidden:
-		c.ok(what, reached+"; devices may not be read, which the line on that permission explains")
-	case p.Err != nil:
-		c.say(Warning, what, fmt.Sprintf("%s: %v", reached, p.Err), "try again later")
-	default:
+	case e == nil:
 		c.ok(what, reached+", and lets devices be read")
+	case e.Kind == graph.Forbidden && readPermission(token) == "":
+		c.say(Warning, what, reached+"; devices may not be read, so the worker cannot tell a refusal that is everybody's, such as that of a tenant "+
+			"without Intune: a refusal is then taken for the request's own", "grant "+readPermissions()[0]+", with admin consent")
+	case e.Kind == graph.Unauthorized, e.Kind == graph.Refused, e.Kind == graph.Forbidden:
+		says := fmt.Sprintf("%s refuses to list devices, so that it would refuse every request: %v", c.cfg.Endpoint, e)
+		if e.Kind == graph.Unauthorized {
+			says = fmt.Sprintf("%s does not accept the token: %v", c.cfg.Endpoint, e)
+		}
+		do := licence
+		if h, ok := explain(e.Code + ": " + e.Message); ok && h.Everybody {
+			says, do = says+": "+h.Means, h.Do
+		}
+		c.say(Failed, what, says, do)
+	default:
+		c.say(Warning, what, fmt.Sprintf("%s: %v", reached, e), "try again later")
 	}
 	if p.Clock {
 		c.clock("clock of Graph", p.Ahead)

@@ -6,6 +6,7 @@ package graph
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -183,6 +184,34 @@ func (c *Client) Actions(ctx context.Context, device string, call Call) (Actions
 	return out, nil
 }
 
+// List asks for the list of the tenant's devices, no more than one id of it. A nil
+// error means 200, with a list: Graph serves the tenant. Without an Intune licence,
+// or under a wrong address, it refuses this as it does everything else.
+//
+// Least permission: DeviceManagementManagedDevices.Read.All. Source: the API's page
+// "List managedDevices", and its OData parameters $top and $select.
+func (c *Client) List(ctx context.Context, call Call) (Answer, error) {
+	r, err := c.list(ctx, call)
+	return r.Answer, err
+}
+
+func (c *Client) list(ctx context.Context, call Call) (reply, error) {
+	r, err := c.do(ctx, http.MethodGet, c.root+listOfOne, call, http.StatusOK, maxErrorBody)
+	if err != nil {
+		return reply{}, err
+	}
+	var list struct {
+		Value []struct{} `json:"value"` // nothing of a device is read
+	}
+	if json.Unmarshal(r.body, &list) != nil || list.Value == nil {
+		return reply{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: errNoList}
+	}
+	return r, nil
+}
+
+// listOfOne is the route of all devices, below the version.
+const listOfOne = "/deviceManagement/managedDevices?$top=1&$select=id"
+
 const (
 	maxErrorBody  = 64 << 10
 	maxDeviceBody = 1 << 20
@@ -321,5 +350,6 @@ var (
 
 	errDeadline = errors.New("the time allowed for the call is over")
 	errCutOff   = errors.New("the answer was cut off or is too large")
+	errNoList   = errors.New("the answer is not a list of devices")
 	errNoDevice = errors.New("the answer is not the device that was asked for")
 )

@@ -8,57 +8,64 @@ import (
 )
 
 func TestProbe(t *testing.T) {
-	for status, c := range map[int]struct {
+	const list, refusal = `{"value":[]}`, `{"error":{"code":"c","message":"why"}}`
+	for _, c := range []struct {
+		status     int
+		body       string
 		retryAfter string
 		calls      int
-		refused    bool
+		words      string
 		clock      bool
 	}{
-		http.StatusOK:                 {"", 1, false, true},
-		http.StatusNotFound:           {"", 2, false, true},
-		http.StatusForbidden:          {"", 2, true, true},
-		http.StatusUnauthorized:       {"", 2, true, true},
-		http.StatusServiceUnavailable: {"1", 1, true, false}, // it is left alone as it asks
+		{http.StatusOK, list, "", 1, "", true},
+		{http.StatusBadRequest, refusal, "", 2, "refused: HTTP 400: c: why", true},
+		{http.StatusNotFound, refusal, "", 2, "refused: HTTP 404: c: why", true},
+		{http.StatusForbidden, refusal, "", 2, "forbidden: HTTP 403: c: why", true},
+		{http.StatusUnauthorized, refusal, "", 2, "unauthorized: HTTP 401: c: why", true},
+		{http.StatusServiceUnavailable, refusal, "1", 1, "unavailable: HTTP 503: c: why", false}, // it is left alone as it asks
 	} {
 		calls := 0
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			calls++
-			if r.Method != http.MethodGet || r.URL.Path != "/v1.0/deviceManagement/managedDevices/00000000-0000-0000-0000-000000000000" {
+			if r.Method != http.MethodGet || r.URL.Path != "/v1.0/deviceManagement/managedDevices" || r.URL.RawQuery != "$top=1&$select=id" {
 				t.Errorf("%s %s", r.Method, r.URL)
 			}
 			w.Header().Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
 			if c.retryAfter != "" {
 				w.Header().Set("Retry-After", c.retryAfter)
 			}
-			w.WriteHeader(status)
-			_, _ = w.Write([]byte(`{"id":"x","error":{"code":"c","message":"the passcode is 1234"}}`)) // the client sees less
+			w.WriteHeader(c.status)
+			_, _ = w.Write([]byte(c.body)) // the client sees less
 		}))
 		client, err := New(Config{Endpoint: s.URL})
 		if err != nil {
 			t.Fatal(err)
 		}
 		p, err := client.Probe(t.Context(), Call{Deadline: time.Now().Add(10 * time.Second)})
-		if err != nil || p.Status != status || (p.Err != nil) != c.refused || p.Clock != c.clock || calls != c.calls {
-			t.Errorf("%d: %+v, %v after %d calls", status, p, err, calls)
+		if err != nil || (p.Err != nil) != (c.words != "") || p.Clock != c.clock || calls != c.calls {
+			t.Errorf("%d: %+v, %v after %d calls", c.status, p, err, calls)
 		}
 		if c.clock && (p.Ahead < 59*time.Minute || p.Ahead > time.Hour) {
-			t.Errorf("%d: the clock is ahead by %s", status, p.Ahead)
+			t.Errorf("%d: the clock is ahead by %s", c.status, p.Ahead)
 		}
-		if refused := status >= 400; refused != (p.Said == "c: the passcode is 1234") {
-			t.Errorf("%d: said %q", status, p.Said)
-		}
-		if p.Err != nil && (p.Err.Error() == "" || len(p.Err.Error()) > 60) {
-			t.Errorf("%d: %v", status, p.Err)
+		if p.Err != nil && p.Err.Error() != c.words {
+			t.Errorf("%d: %v", c.status, p.Err)
 		}
 		client.Close()
 		s.Close()
 	}
-	client, err := New(Config{Endpoint: "http://127.0.0.1:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if p, err := client.Probe(t.Context(), Call{Deadline: time.Now().Add(10 * time.Second)}); err == nil {
-		t.Errorf("nobody there: %+v", p)
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("<html>welcome</html>")) // the client sees less
+	}))
+	defer page.Close()
+	for _, endpoint := range []string{page.URL, "http://127.0.0.1:1"} {
+		client, err := New(Config{Endpoint: endpoint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if p, err := client.Probe(t.Context(), Call{Deadline: time.Now().Add(10 * time.Second)}); err == nil {
+			t.Errorf("%s is not Graph: %+v", endpoint, p)
+		}
 	}
 }

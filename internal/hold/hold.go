@@ -25,9 +25,9 @@ const (
 	// outageRow is how many different requests in a row must find Graph
 	// unreachable or failing before that counts as an outage.
 	outageRow = 5
-	// refusalRow is how many different requests in a row must be refused by
-	// 401 or 403 before it counts as everybody's fault, although Graph
-	// accepted something not long ago.
+	// refusalRow is how many different requests in a row must be refused before
+	// that may be everybody's fault, although Graph accepted something, or listed
+	// the tenant's devices, not long ago.
 	refusalRow = 20
 	// A request that comes while another one is the probe stays away for as long
 	// as that one has been under way, within these bounds: most probes that are
@@ -35,7 +35,8 @@ const (
 	whileProbingMin = 100 * time.Millisecond
 	whileProbingMax = 2 * time.Second
 	// proofFor is how long an accepted request proves that the credentials and
-	// the permission are good.
+	// the permission are good, and that Graph serves the tenant; and how long the
+	// answer to the list of devices holds.
 	proofFor = 10 * time.Minute
 )
 
@@ -48,13 +49,16 @@ type Cause string
 const (
 	Credentials      Cause = "credentials"
 	Permission       Cause = "permission"
+	Refused          Cause = "refused"
 	GraphUnavailable Cause = "graph_unavailable"
 	Paused           Cause = "paused"
 	Fuse             Cause = "fuse"
 )
 
 // Causes lists every Cause, in the order in which people read them.
-func Causes() []Cause { return []Cause{Credentials, Permission, GraphUnavailable, Paused, Fuse} }
+func Causes() []Cause {
+	return []Cause{Credentials, Permission, Refused, GraphUnavailable, Paused, Fuse}
+}
 
 // Hold is the breaker of one tenant. While Cause is empty nothing is held.
 type Hold struct {
@@ -73,9 +77,16 @@ type Hold struct {
 	// unreachable or failing; any real answer clears it. It holds no more
 	// messages than make a row.
 	outage map[uint64]int
-	// refused are the messages refused by 401 or 403 since the last acceptance,
-	// no more than make a row.
-	refused map[uint64]struct{}
+	// denied are the messages refused by 401 or 403 since the last acceptance,
+	// and refused those refused by another 4xx since Graph was last known to serve
+	// the tenant; no more of each than make a row.
+	denied, refused map[uint64]struct{}
+	// servedAt is when Graph last served the tenant: accepted something, or listed
+	// its devices. Zero: not known, or it has refused to since. unreadableAt is
+	// when it last said that the application may not list them.
+	servedAt, unreadableAt time.Time
+	// unheard counts the lists in a row that have told nothing.
+	unheard int
 	// acceptedAt and acceptedBy tell when Graph last accepted something under
 	// the newest token that it has accepted, and which token that is.
 	acceptedAt time.Time
@@ -84,7 +95,7 @@ type Hold struct {
 
 // New makes a Hold that holds nothing.
 func New() *Hold {
-	return &Hold{outage: map[uint64]int{}, refused: map[uint64]struct{}{}}
+	return &Hold{outage: map[uint64]int{}, denied: map[uint64]struct{}{}, refused: map[uint64]struct{}{}}
 }
 
 // Pass lets a request through.
@@ -140,8 +151,6 @@ const (
 	Found
 	// Answered: a real answer, which says nothing of the token.
 	Answered
-	// Served: a real answer for which the token was good.
-	Served
 	// Failing: Graph failed, or could not be reached.
 	Failing
 	// Unauthorized: the token was rejected, and no other one helps.
@@ -151,8 +160,32 @@ const (
 	// LookForbidden: the same, said of a look. That Graph answers a look is no sign
 	// that calls get through.
 	LookForbidden
+	// Turned: a call was turned down with another 4xx than 401, 403 and 429.
+	// Signal.Serves tells whether that is the request's own affair.
+	Turned
+	// LookTurned: the same, said of a look.
+	LookTurned
+	// Listed: the list of the tenant's devices was asked for, and Signal.Serves is
+	// what it tells.
+	Listed
 	// NoToken: the token endpoint refuses or is away.
 	NoToken
+)
+
+// Serves is what is known of whether Graph serves a tenant at all: one without a
+// licence, or under a wrong address, is refused everything.
+type Serves int
+
+const (
+	// NotKnown: the list of its devices has to be asked for, or has told nothing.
+	NotKnown Serves = iota
+	// Served: a refusal is the request's own.
+	Served
+	// Unserved: a refusal is everybody's.
+	Unserved
+	// Unreadable: the application may not list devices, so that nobody can tell; a
+	// refusal is taken for the request's own.
+	Unreadable
 )
 
 // Signal is what a message has found out.
@@ -162,6 +195,8 @@ type Signal struct {
 	// under any token counts.
 	Token  int
 	Detail string
+	// Serves belongs to Turned, LookTurned and Listed.
+	Serves Serves
 	// Wait is the least time until the next probe; 0 where the service named none.
 	Wait time.Duration
 }
@@ -172,7 +207,8 @@ type Standing struct {
 	// Back is when the message that failed should come again.
 	Everybody bool
 	Back      time.Time
-	// Row counts how often in a row this message found Graph failing.
+	// Row counts how often in a row this message found Graph failing, or, of a
+	// refusal that nobody can judge yet, how many lists in a row have told nothing.
 	Row int
 	// Ended is the cause of the hold that is over now; empty: none.
 	Ended Cause
@@ -191,19 +227,31 @@ func (h *Hold) Observe(sequence uint64, s Signal, now time.Time) (st Standing) {
 	switch s.Kind {
 	case Accepted, Found:
 		clear(h.outage)
-		clear(h.refused)
+		clear(h.denied)
+		h.served(now)
 		if s.Kind == Accepted && s.Token >= h.acceptedBy { // a late success takes nothing from a newer token
 			h.acceptedAt, h.acceptedBy = now, s.Token
 		}
 		st.Ended = h.release()
-	case Answered, Served, Forbidden:
-		clear(h.outage)
-		if h.cause == GraphUnavailable || s.Kind != Answered && h.cause == Credentials {
-			st.Ended = h.release()
-		}
+	case Answered, Forbidden:
+		h.answered(&st, s.Kind != Answered)
 		if s.Kind == Forbidden && !h.ownFault(sequence, s.Token, now) {
 			h.trip(&st, sequence, Permission, s, now)
 		}
+	case Turned, LookTurned:
+		switch {
+		case s.Serves == Unserved:
+			h.trip(&st, sequence, Refused, s, now)
+		case s.Serves == NotKnown:
+			st.Row = h.unheard
+			if h.cause != "" {
+				h.trip(&st, sequence, h.cause, Signal{Detail: h.detail}, now)
+			}
+		case s.Kind == Turned:
+			h.answered(&st, true)
+		}
+	case Listed:
+		h.listed(&st, sequence, s, now)
 	case LookForbidden:
 		if !h.ownFault(sequence, s.Token, now) {
 			h.trip(&st, sequence, Permission, s, now)
@@ -224,6 +272,79 @@ func (h *Hold) Observe(sequence uint64, s Signal, now time.Time) (st Standing) {
 		h.trip(&st, sequence, Credentials, s, now)
 	}
 	return st
+}
+
+// answered notes a real answer to a call; good tells that its token was. Call with
+// mu held.
+func (h *Hold) answered(st *Standing, good bool) {
+	clear(h.outage)
+	if h.cause == GraphUnavailable || good && h.cause == Credentials {
+		st.Ended = h.release()
+	}
+}
+
+// served notes that Graph has just served the tenant. Call with mu held.
+func (h *Hold) served(now time.Time) {
+	clear(h.refused)
+	h.servedAt, h.unheard = now, 0
+}
+
+// listed notes what the list of devices tells. That Graph answers a reading is no
+// sign that calls get through, so it ends no hold but the one that is of its own
+// making. Call with mu held.
+func (h *Hold) listed(st *Standing, sequence uint64, s Signal, now time.Time) {
+	switch s.Serves {
+	case Served:
+		h.served(now)
+		h.unreadableAt = time.Time{}
+	case Unreadable:
+		h.unreadableAt, h.unheard = now, 0
+	case Unserved:
+		h.servedAt, h.unreadableAt, h.unheard = time.Time{}, time.Time{}, 0
+		h.trip(st, sequence, Refused, s, now)
+		return
+	default:
+		h.unheard++
+		if h.probing == sequence && h.cause != "" {
+			h.trip(st, sequence, h.cause, Signal{Detail: h.detail, Wait: s.Wait}, now)
+		}
+		return
+	}
+	if h.cause == Refused {
+		st.Ended = h.release()
+	}
+}
+
+// Serves tells what is known of whether Graph serves the tenant, when a message
+// was turned down with another 4xx than 401, 403 and 429. It counts the message:
+// after a row of them what was known has to be asked anew. So it has after the
+// refusal of a probe, since during a hold nothing is certain.
+func (h *Hold) Serves(sequence uint64, now time.Time) Serves {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.refused) < refusalRow {
+		h.refused[sequence] = struct{}{}
+	}
+	fresh := func(at time.Time) bool { return !at.IsZero() && now.Sub(at) <= proofFor }
+	switch probe := h.cause != "" && h.probing == sequence; {
+	case h.cause == Refused && !probe:
+		return Unserved
+	case probe:
+		return NotKnown
+	case fresh(h.unreadableAt):
+		return Unreadable
+	case fresh(h.servedAt) && len(h.refused) < refusalRow:
+		return Served
+	}
+	return NotKnown
+}
+
+// ServedAt is when Graph last served the tenant; zero: that is not known, or it
+// has refused everything since.
+func (h *Hold) ServedAt() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.servedAt
 }
 
 // trip begins a hold, or, after a failed probe, makes it wait longer. Call with mu
@@ -255,10 +376,10 @@ func later(probeAt time.Time) time.Time { return probeAt.Add(grace + rand.N(jitt
 // Graph accepted something not long ago. token is the one that was used, 0
 // where an acceptance under any token counts. Call with mu held.
 func (h *Hold) ownFault(sequence uint64, token int, now time.Time) bool {
-	if len(h.refused) < refusalRow {
-		h.refused[sequence] = struct{}{}
+	if len(h.denied) < refusalRow {
+		h.denied[sequence] = struct{}{}
 	}
-	if h.acceptedAt.IsZero() || now.Sub(h.acceptedAt) > proofFor || len(h.refused) >= refusalRow {
+	if h.acceptedAt.IsZero() || now.Sub(h.acceptedAt) > proofFor || len(h.denied) >= refusalRow {
 		return false
 	}
 	// What an application may do is written into its token when it is issued:
@@ -272,19 +393,31 @@ func (h *Hold) ownFault(sequence uint64, token int, now time.Time) bool {
 func (h *Hold) Restore(cause Cause, detail string, since, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.cause != "" || !slices.Contains([]Cause{Credentials, Permission, GraphUnavailable}, cause) {
+	if h.cause != "" || !slices.Contains([]Cause{Credentials, Permission, Refused, GraphUnavailable}, cause) {
 		return false
 	}
 	h.cause, h.detail, h.since, h.step, h.probeAt = cause, detail, since, probeMin, now
 	return true
 }
 
-// Reset ends whatever holds the tenant: another replica works on it now, and
-// knows better.
+// RestoreServed takes over when Graph last served the tenant, as another replica
+// has seen it.
+func (h *Hold) RestoreServed(at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if at.After(h.servedAt) {
+		h.servedAt = at
+	}
+}
+
+// Reset ends whatever holds the tenant, and forgets whether it is served: another
+// replica works on it now, and knows better.
 func (h *Hold) Reset() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.outage)
+	clear(h.refused)
+	h.servedAt, h.unreadableAt, h.unheard = time.Time{}, time.Time{}, 0
 	h.release()
 }
 

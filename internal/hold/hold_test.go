@@ -247,6 +247,8 @@ func TestWhileProbing(t *testing.T) {
 
 // TestSignals: what each signal ends and begins.
 func TestSignals(t *testing.T) {
+	causes := []Cause{Credentials, Permission, Refused, GraphUnavailable}
+	all := map[Cause]bool{Credentials: true, Permission: true, Refused: true, GraphUnavailable: true}
 	held := func(c Cause) *clock {
 		h := newClock(t)
 		if !h.Restore(c, "before", h.now, h.now) {
@@ -256,36 +258,160 @@ func TestSignals(t *testing.T) {
 		return h
 	}
 	for _, tc := range []struct {
-		kind  Kind
-		ended map[Cause]bool
-		then  Cause // what is held after it, where it did not end
+		kind   Kind
+		serves Serves
+		ended  map[Cause]bool
+		then   Cause // what is held after it, where it did not end
 	}{
-		{Accepted, map[Cause]bool{Credentials: true, Permission: true, GraphUnavailable: true}, ""},
-		{Found, map[Cause]bool{Credentials: true, Permission: true, GraphUnavailable: true}, ""},
-		{Answered, map[Cause]bool{GraphUnavailable: true}, ""},
-		{Served, map[Cause]bool{GraphUnavailable: true, Credentials: true}, ""},
-		{Forbidden, map[Cause]bool{GraphUnavailable: true, Credentials: true}, Permission},
-		{LookForbidden, nil, Permission},
-		{Unauthorized, nil, Credentials},
-		{NoToken, nil, Credentials},
-		{Failing, nil, GraphUnavailable},
+		{Accepted, 0, all, ""},
+		{Found, 0, all, ""},
+		{Answered, 0, map[Cause]bool{GraphUnavailable: true}, ""},
+		{Turned, Served, map[Cause]bool{GraphUnavailable: true, Credentials: true}, ""},
+		{Turned, Unreadable, map[Cause]bool{GraphUnavailable: true, Credentials: true}, ""},
+		{Turned, Unserved, nil, Refused},
+		{Turned, NotKnown, nil, same},
+		{LookTurned, Served, nil, ""},
+		{LookTurned, Unreadable, nil, ""},
+		{LookTurned, Unserved, nil, Refused},
+		{LookTurned, NotKnown, nil, same},
+		{Listed, Served, map[Cause]bool{Refused: true}, ""},
+		{Listed, Unreadable, map[Cause]bool{Refused: true}, ""},
+		{Listed, Unserved, nil, Refused},
+		{Listed, NotKnown, nil, same},
+		{Forbidden, 0, map[Cause]bool{GraphUnavailable: true, Credentials: true}, Permission},
+		{LookForbidden, 0, nil, Permission},
+		{Unauthorized, 0, nil, Credentials},
+		{NoToken, 0, nil, Credentials},
+		{Failing, 0, nil, GraphUnavailable},
 	} {
-		for _, c := range []Cause{Credentials, Permission, GraphUnavailable} {
+		for _, c := range causes {
 			h := held(c)
-			st := h.Observe(7, Signal{Kind: tc.kind, Token: 1}, h.now)
+			st := h.Observe(7, Signal{Kind: tc.kind, Serves: tc.serves, Token: 1, Detail: "now"}, h.now)
 			if (st.Ended == c) != tc.ended[c] {
-				t.Errorf("kind %d in %s: %+v", tc.kind, c, st)
+				t.Errorf("kind %d, %d in %s: %+v", tc.kind, tc.serves, c, st)
 			}
 			want := tc.then
-			if want == "" && !tc.ended[c] {
+			if want == same || want == "" && !tc.ended[c] {
 				want = c
 			}
 			h.wantCause(want)
-			if st.Tripped != (tc.then != "") {
-				t.Errorf("kind %d in %s: %+v", tc.kind, c, st)
+			if st.Tripped != (tc.then != "") || st.Tripped && h.next() < probeMin {
+				t.Errorf("kind %d, %d in %s: %+v", tc.kind, tc.serves, c, st)
+			}
+			if detail := h.State().Detail; tc.then == same && detail != "before" || tc.then == Refused && detail != "now" {
+				t.Errorf("kind %d, %d in %s: %q", tc.kind, tc.serves, c, detail)
 			}
 		}
 	}
+}
+
+// same stands for the cause that was there before.
+const same Cause = "same"
+
+// TestServes: when a refusal may be everybody's, so that the list is asked for.
+func TestServes(t *testing.T) {
+	h := newClock(t)
+	serves := func(m uint64, want Serves) {
+		t.Helper()
+		if got := h.Serves(m, h.now); got != want {
+			t.Fatalf("after %s: message %d: %d, want %d", h.now.Sub(start), m, got, want)
+		}
+	}
+	listed := func(m uint64, s Serves, want Standing) {
+		t.Helper()
+		h.says(m, Signal{Kind: Listed, Serves: s, Detail: "400"}, want)
+	}
+	m := uint64(0)
+	row := func(n int, want Serves) { // n further messages
+		t.Helper()
+		for range n {
+			m++
+			serves(m, want)
+			serves(m, want) // one counts once
+		}
+	}
+	row(3, NotKnown)
+	for _, proof := range []Signal{{Kind: Accepted}, {Kind: Found}, {Kind: Listed, Serves: Served}} {
+		h.says(m, proof, Standing{})
+		row(refusalRow-1, Served)
+		row(3, NotKnown) // the row is full
+		h.says(m, proof, Standing{})
+		if !h.ServedAt().Equal(h.now) {
+			t.Errorf("served at %s", h.ServedAt())
+		}
+		row(1, Served)
+		h.sleep(proofFor)
+		row(1, Served)
+		h.sleep(1)
+		row(1, NotKnown)
+	}
+	// What tells nothing is counted, so that the waits grow.
+	for i := range 3 {
+		listed(m, NotKnown, Standing{})
+		h.says(m, Signal{Kind: Turned}, Standing{Row: i + 1})
+	}
+	listed(m, Served, Standing{})
+	h.says(m, Signal{Kind: Turned}, Standing{})
+	// Where it may not be read, no row makes it be asked for, but time does.
+	listed(m, Unreadable, Standing{})
+	row(2*refusalRow, Unreadable)
+	h.sleep(proofFor + 1)
+	row(1, NotKnown)
+	listed(m, Unreadable, Standing{})
+	listed(m, Served, Standing{}) // the permission was granted
+	row(refusalRow-1, Served)
+
+	// Held, nothing that was known counts, for a probe; the others come back.
+	listed(m, Unserved, tripped)
+	h.wantCause(Refused)
+	if !h.ServedAt().IsZero() {
+		t.Errorf("served at %s", h.ServedAt())
+	}
+	row(1, Unserved)
+	h.says(m, Signal{Kind: Turned, Serves: Unserved}, Standing{Everybody: true})
+	h.sleep(probeMin)
+	h.admitted(m, true)
+	serves(m, NotKnown)
+	listed(m, Served, Standing{Ended: Refused})
+	row(1, Served)
+	for i := range uint64(outageRow) {
+		h.Observe(100+i, failing, h.now)
+	}
+	row(1, Served) // it was under way
+	h.sleep(probeMin)
+	h.admitted(m, true)
+	serves(m, NotKnown)
+
+	// Another replica knows better.
+	h.Reset()
+	row(1, NotKnown)
+	h.RestoreServed(h.now.Add(-proofFor))
+	row(refusalRow-2, Served)
+	h.RestoreServed(h.now.Add(-2 * proofFor)) // nothing new
+	row(1, NotKnown)                          // the row counts on
+}
+
+// TestRefusedBackoff: the hold for a refusal waits ever longer, up to a minute. And a
+// refusal whose list fails is no answer that ends a row of failures.
+func TestRefusedBackoff(t *testing.T) {
+	h := newClock(t)
+	unserved := Signal{Kind: Listed, Serves: Unserved, Detail: "400"}
+	h.says(1, unserved, tripped)
+	for m, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		if h.next() != want*time.Second {
+			t.Errorf("probe %d in %s, want %ds", m, h.next(), want)
+		}
+		h.sleep(h.next())
+		h.admitted(uint64(10+m), true)
+		h.says(uint64(10+m), unserved, still(Refused))
+	}
+	h = newClock(t)
+	for m := uint64(1); m < outageRow; m++ {
+		h.says(m, failing, Standing{Row: 1})
+		h.says(m, Signal{Kind: Turned}, Standing{})
+	}
+	h.says(99, failing, Standing{Everybody: true, Tripped: true, Row: 1})
+	h.wantCause(GraphUnavailable)
 }
 
 // TestOutageRow: five different requests in a row are an outage; a real answer
@@ -317,7 +443,7 @@ func TestOwnFault(t *testing.T) {
 	own := func(s Signal, want bool) {
 		t.Helper()
 		probe := newClock(t)
-		*probe.Hold = Hold{outage: map[uint64]int{}, refused: map[uint64]struct{}{}, acceptedAt: h.acceptedAt, acceptedBy: h.acceptedBy}
+		*probe.Hold = Hold{outage: map[uint64]int{}, denied: map[uint64]struct{}{}, acceptedAt: h.acceptedAt, acceptedBy: h.acceptedBy}
 		probe.now = h.now
 		if got := !probe.Observe(9, s, probe.now).Everybody; got != want {
 			t.Errorf("after %s: %+v: own fault %v", h.now.Sub(start), s, got)
@@ -352,7 +478,7 @@ func TestOwnFault(t *testing.T) {
 func TestRestore(t *testing.T) {
 	for _, c := range append(Causes(), "", "else") {
 		h := newClock(t)
-		want := c == Credentials || c == Permission || c == GraphUnavailable
+		want := c == Credentials || c == Permission || c == Refused || c == GraphUnavailable
 		if got := h.Restore(c, "why", start.Add(-time.Hour), h.now); got != want {
 			t.Errorf("%q: %v", c, got)
 		}
@@ -375,10 +501,11 @@ func TestMemory(t *testing.T) {
 	for m := range uint64(100_000) {
 		h.Observe(m, failing, h.now)
 		h.Observe(m, Signal{Kind: Unauthorized}, h.now)
+		h.Serves(m, h.now)
 		h.Admit(m, h.now)
 	}
-	if len(h.outage) > outageRow || len(h.refused) > refusalRow {
-		t.Errorf("%d and %d requests are remembered", len(h.outage), len(h.refused))
+	if len(h.outage) > outageRow || len(h.denied) > refusalRow || len(h.refused) > refusalRow {
+		t.Errorf("%d, %d and %d requests are remembered", len(h.outage), len(h.denied), len(h.refused))
 	}
 }
 

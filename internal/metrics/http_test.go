@@ -45,6 +45,7 @@ func TestReady(t *testing.T) {
 		"unbound and paused":             {State{NATS: up, Tenants: []TenantState{tenant(false, hold.Paused)}}, false},
 		"held: credentials":              {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Credentials)}}, false},
 		"held: permission":               {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Permission)}}, false},
+		"held: refused":                  {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Refused)}}, false},
 		"held: Graph":                    {State{NATS: up, Tenants: []TenantState{tenant(true, hold.GraphUnavailable)}}, false},
 		"held: fuse":                     {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Fuse)}}, false},
 		"paused and held":                {State{NATS: up, Tenants: []TenantState{tenant(true, hold.Paused, hold.Fuse)}}, false},

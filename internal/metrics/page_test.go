@@ -81,6 +81,7 @@ func TestHeadline(t *testing.T) {
 		{"unbound", up(unbound), toneBad, "The queue was not found"},
 		{"credentials", up(held("a", hold.Credentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
 		{"permission", up(held("a", hold.Permission)), toneBad, "Held because Graph refuses everything: a permission is missing"},
+		{"refused", up(held("a", hold.Refused)), toneBad, "Held because Graph refuses everything: no Intune licence, or a wrong address"},
 		{"outage", up(held("a", hold.GraphUnavailable)), toneBad, "Held because Graph is down, or cannot be reached"},
 		{"fuse", up(held("a", hold.Fuse)), toneBad, "Held because the fuse has blown: too many devices"},
 		{"operator", up(held("a", hold.Paused)), toneWarn, "Paused by an operator"},

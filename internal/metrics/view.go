@@ -257,6 +257,8 @@ func inWords(c hold.Cause) string {
 		return "the credentials are not accepted, or no token can be had"
 	case hold.Permission:
 		return "Graph refuses everything: a permission is missing"
+	case hold.Refused:
+		return "Graph refuses everything: no Intune licence, or a wrong address"
 	case hold.GraphUnavailable:
 		return "Graph is down, or cannot be reached"
 	case hold.Paused:

@@ -33,6 +33,10 @@ type Worker struct {
 	// FuseBlownAt is when the fuse blew last; absent if it never did. Only an
 	// operator's release after that instant lets the tenant go on.
 	FuseBlownAt time.Time `json:"fuseBlownAt,omitzero"`
+	// ServedAt is when Graph was last known to serve the tenant: it accepted
+	// something, or listed its devices. Absent where that is not known. A replica of
+	// an earlier version takes a state with it for a stranger's.
+	ServedAt time.Time `json:"servedAt,omitzero"`
 	// Worker is the host name of the replica that wrote this.
 	Worker string `json:"worker"`
 }
@@ -109,7 +113,7 @@ func decodeWorker(v bucket.Revision) (Worker, bool) {
 	}
 	w := form.Worker
 	w.Worker = *form.Name
-	instants := []time.Time{w.PausedUntil, w.FuseBlownAt}
+	instants := []time.Time{w.PausedUntil, w.FuseBlownAt, w.ServedAt}
 	if w.Hold != nil {
 		instants = append(instants, w.Hold.Since)
 	}
@@ -122,6 +126,9 @@ func decodeWorker(v bucket.Revision) (Worker, bool) {
 	// released.
 	if w.FuseBlownAt.After(v.Time) {
 		w.FuseBlownAt = v.Time
+	}
+	if w.ServedAt.After(v.Time) {
+		w.ServedAt = v.Time
 	}
 	return w, w.Granted >= 0
 }

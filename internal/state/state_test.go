@@ -61,7 +61,7 @@ func TestWhatIsHandedOnIsRead(t *testing.T) {
 	s, _, _ := open(t)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	want := Worker{
-		PausedUntil: at, Granted: 60, FuseBlownAt: at.Add(time.Hour), Worker: "host-1",
+		PausedUntil: at, Granted: 60, FuseBlownAt: at.Add(time.Hour), ServedAt: at.Add(time.Minute), Worker: "host-1",
 		Hold: &Hold{Cause: "credentials", Since: at, Detail: "the secret has expired"},
 	}
 	wrote, err := s.SetWorker(t.Context(), "a", want)
@@ -290,6 +290,8 @@ func TestFormOfAWorkersState(t *testing.T) {
 		`{"worker":"h","hold":{"x":1}}`: false,
 		`{"worker":"h","fuseBlownAt":"9999-01-02T03:05:05Z"}`:                false,
 		`{"worker":"h","pausedUntil":"9999-01-02T03:05:05Z"}`:                false,
+		`{"worker":"h","servedAt":"9999-01-02T03:05:05Z"}`:                   false,
+		`{"worker":"h","servedAt":"2026-01-02T03:04:00Z"}`:                   true,
 		`{"worker":"h","hold":{"cause":"x","since":"0002-01-01T00:00:00Z"}}`: false,
 	} {
 		if _, got := decodeWorker(bucket.Revision{Time: stored, Value: []byte(value)}); got != want {
@@ -305,6 +307,14 @@ func TestFormOfAWorkersState(t *testing.T) {
 	// A release after it was stored must come after it blew.
 	if w, _ := decodeWorker(bucket.Revision{Time: stored, Value: plain}); !w.FuseBlownAt.Equal(stored) {
 		t.Errorf("blown at %s, stored at %s", w.FuseBlownAt, stored)
+	}
+	// Nobody vouches for the time to come.
+	if w, _ := decodeWorker(bucket.Revision{Time: stored, Value: []byte(`{"worker":"h","servedAt":"2027-01-01T00:00:00Z"}`)}); !w.ServedAt.Equal(stored) {
+		t.Errorf("served at %s, stored at %s", w.ServedAt, stored)
+	}
+	// A replica of an earlier version knows no such member.
+	if value, err := json.Marshal(Worker{Worker: "h"}); err != nil || string(value) != `{"worker":"h"}` {
+		t.Errorf("%s, %v", value, err)
 	}
 }
 
@@ -325,7 +335,8 @@ func FuzzDecodeWorker(f *testing.F) {
 			t.Fatalf("%q cannot be written again: %v", value, err)
 		}
 		got, ok := decodeWorker(bucket.Revision{Time: stored, Value: again})
-		if !ok || got.Granted != w.Granted || got.Worker != w.Worker || !got.FuseBlownAt.Equal(w.FuseBlownAt) || !got.PausedUntil.Equal(w.PausedUntil) || (got.Hold == nil) != (w.Hold == nil) {
+		if !ok || got.Granted != w.Granted || got.Worker != w.Worker || !got.FuseBlownAt.Equal(w.FuseBlownAt) || !got.PausedUntil.Equal(w.PausedUntil) ||
+			!got.ServedAt.Equal(w.ServedAt) || (got.Hold == nil) != (w.Hold == nil) {
 			t.Errorf("%q: %+v is read again as %+v, %t", value, w, got, ok)
 		}
 	})

@@ -51,7 +51,11 @@ type Answer struct {
 	// NextProbe is when the next one may try.
 	Everybody bool
 	NextProbe time.Time
-	// Row counts how often in a row this request found Graph failing.
+	// NotKnown: it was refused, and nobody can tell yet whether that is its own
+	// affair or everybody's.
+	NotKnown bool
+	// Row counts how often in a row this request found Graph failing, or that could
+	// not be told.
 	Row int
 	// Paused is the end of the pause that Graph asked for; zero without one.
 	Paused time.Time
@@ -84,6 +88,8 @@ func (p Policy) OfCall(before, r record.Record, a Answer) Verdict {
 			v.Record.Detail = a.Detail
 		case a.Everybody:
 			v.retry(before, a, a.NextProbe)
+		case a.NotKnown:
+			v.retry(before, a, p.notKnown(r, a))
 		case !r.UnknownFrom().IsZero():
 			// It may be the doing of the call whose outcome was not seen.
 			v.Do = DoAgain
@@ -104,6 +110,15 @@ func (p Policy) OfCall(before, r record.Record, a Answer) Verdict {
 		}
 	}
 	return v
+}
+
+// notKnown is when a request comes back of whose refusal nobody can tell yet whose
+// affair it is.
+func (p Policy) notKnown(r record.Record, a Answer) time.Time {
+	if at := a.Now.Add(p.Backoff(a.Row, r.ClientRequestID)); at.After(a.Paused) {
+		return at
+	}
+	return a.Paused
 }
 
 // Vetoed is the record after an attempt that was not made after all: something

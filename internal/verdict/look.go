@@ -51,6 +51,8 @@ func (p Policy) OfLook(r record.Record, l Look) Verdict {
 		switch {
 		case l.Everybody:
 			return lookAgain(r, l.NextProbe)
+		case l.NotKnown:
+			return lookAgain(r, p.notKnown(r, l.Answer))
 		case l.Status == 404:
 			return p.absent(r, l)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/hold"
 	"passcode-worker/internal/record"
 )
 
@@ -238,9 +239,10 @@ func TestNextOddities(t *testing.T) {
 
 // Waits that can be told from each other.
 const (
-	paused  = 7 * time.Second
-	probe   = 11 * time.Second
-	refused = "why it was refused"
+	paused    = 7 * time.Second
+	longPause = 23 * time.Second
+	probe     = 11 * time.Second
+	refused   = "why it was refused"
 )
 
 // describe says in the document's words what a verdict does.
@@ -268,53 +270,67 @@ func TestCallTable(t *testing.T) {
 		"204": 0, "throttled (429)": graph.Throttled, "unavailable (503)": graph.Unavailable, "not sent": graph.NotSent,
 		"unknown outcome": graph.Unknown, "refused (4xx)": graph.Refused, "forbidden (403)": graph.Forbidden, "unauthorized (401)": graph.Unauthorized,
 	}
-	values := map[string][]string{"answer": keys(kinds), "everybody's": {"yes", "no"}, "token": {"kept", "renewed"}, "earlier calls": {"answered", "unknown"}}
+	values := map[string][]string{"answer": keys(kinds), "everybody's": {"yes", "no", "nobody can tell"}, "token": {"kept", "renewed"}, "earlier calls": {"answered", "unknown"}}
 	tb.each(t, values, func(facts map[string]string) {
-		if facts["token"] == "renewed" && facts["everybody's"] == "yes" {
+		if facts["everybody's"] == "nobody can tell" && facts["answer"] != "refused (4xx)" {
+			return // cannot be
+		}
+		if facts["token"] == "renewed" && facts["everybody's"] != "no" {
 			facts = map[string]string{"answer": facts["answer"], "token": "renewed", "everybody's": "no", "earlier calls": facts["earlier calls"]}
 		}
-		before := record.Record{ID: "INC1", State: record.Retrying, Attempts: 1, AttemptedAt: now.Add(-time.Hour), ClientRequestID: "first"}
-		if facts["earlier calls"] == "unknown" {
-			before.State, before.UnknownSince, before.AbsentSince = record.Verifying, now.Add(-2*time.Hour), now.Add(-time.Minute)
-		}
-		r := Attempt(before, "second", now.Add(-time.Second))
-		a := Answer{Kind: kinds[facts["answer"]], Status: 418, RequestID: "g", Detail: refused, Now: now, Row: 2, NextProbe: now.Add(probe),
-			Everybody: facts["everybody's"] == "yes", Renewed: facts["token"] == "renewed", Paused: now.Add(paused)}
-		v := policy.OfCall(before, r, a)
-		want := tb.match(t, facts)
-		says := describe(v)
-		wanted := map[string]string{
-			"accepted": "accepted", "again after the pause": "in 7s", "again after the back-off": "in 17s", "again with a probe": "in 11s",
-			"again at once": "at once", "look once more, then bury": "at once", "look after WORKER_VERIFY_AFTER": "in 29s",
-			"bury": "bury: " + string(refusalOf(a)),
-		}[want.then[0]]
-		if says != wanted {
-			t.Fatalf("%v: %s, want %s", facts, says, want.then[0])
-		}
-		if counts := v.Record.Attempts == 2; counts != (want.then[1] == "yes") {
-			t.Fatalf("%v: %d attempts", facts, v.Record.Attempts)
-		}
-		checkRecord(t, facts, v, before)
-		if v.Record.Status != 418 || v.Record.GraphRequestID != "g" {
-			t.Fatalf("%v: %+v", facts, v.Record)
-		}
-		switch want.then[0] {
-		case "look once more, then bury":
-			if v.Record.State != record.Verifying || v.Record.Refusal != string(refusalOf(a)) || !v.Record.NextAt.IsZero() {
-				t.Fatalf("%v: %+v", facts, v.Record)
-			}
-		case "look after WORKER_VERIFY_AFTER":
-			if v.Record.State != record.Verifying || !v.Record.AbsentSince.IsZero() || v.Record.UnknownSince.IsZero() {
-				t.Fatalf("%v: %+v", facts, v.Record)
-			}
-		case "bury", "accepted":
-		default: // the attempt does not count: what was known before is known again
-			if facts["earlier calls"] == "unknown" && (v.Record.State != record.Verifying || !v.Record.AttemptedAt.Equal(before.AttemptedAt) ||
-				!v.Record.AbsentSince.Equal(before.AbsentSince)) || facts["earlier calls"] == "answered" && v.Record.State != record.Retrying {
-				t.Fatalf("%v: %+v", facts, v.Record)
-			}
+		for _, pause := range []time.Duration{paused, longPause} {
+			checkCall(t, tb, facts, kinds, pause)
 		}
 	})
+}
+
+// checkCall holds OfCall to the document for one combination. Graph has asked for a
+// pause.
+func checkCall(t *testing.T, tb table, facts map[string]string, kinds map[string]graph.Kind, pause time.Duration) {
+	t.Helper()
+	before := record.Record{ID: "INC1", State: record.Retrying, Attempts: 1, AttemptedAt: now.Add(-time.Hour), ClientRequestID: "first"}
+	if facts["earlier calls"] == "unknown" {
+		before.State, before.UnknownSince, before.AbsentSince = record.Verifying, now.Add(-2*time.Hour), now.Add(-time.Minute)
+	}
+	r := Attempt(before, "second", now.Add(-time.Second))
+	a := Answer{Kind: kinds[facts["answer"]], Status: 418, RequestID: "g", Detail: refused, Now: now, Row: 2, NextProbe: now.Add(probe),
+		Everybody: facts["everybody's"] == "yes", NotKnown: facts["everybody's"] == "nobody can tell",
+		Renewed: facts["token"] == "renewed", Paused: now.Add(pause)}
+	v := policy.OfCall(before, r, a)
+	want := tb.match(t, facts)
+	says := describe(v)
+	wanted := map[string]string{
+		"accepted": "accepted", "again after the pause": fmt.Sprint("in ", pause), "again after the back-off": "in 17s",
+		"again after the back-off, and the pause": fmt.Sprint("in ", max(pause, 17*time.Second)), "again with a probe": "in 11s",
+		"again at once": "at once", "look once more, then bury": "at once", "look after WORKER_VERIFY_AFTER": "in 29s",
+		"bury": "bury: " + string(refusalOf(a)),
+	}[want.then[0]]
+	if says != wanted {
+		t.Fatalf("%v: %s, want %s", facts, says, want.then[0])
+	}
+	if counts := v.Record.Attempts == 2; counts != (want.then[1] == "yes") {
+		t.Fatalf("%v: %d attempts", facts, v.Record.Attempts)
+	}
+	checkRecord(t, facts, v, before)
+	if v.Record.Status != 418 || v.Record.GraphRequestID != "g" {
+		t.Fatalf("%v: %+v", facts, v.Record)
+	}
+	switch want.then[0] {
+	case "look once more, then bury":
+		if v.Record.State != record.Verifying || v.Record.Refusal != string(refusalOf(a)) || !v.Record.NextAt.IsZero() {
+			t.Fatalf("%v: %+v", facts, v.Record)
+		}
+	case "look after WORKER_VERIFY_AFTER":
+		if v.Record.State != record.Verifying || !v.Record.AbsentSince.IsZero() || v.Record.UnknownSince.IsZero() {
+			t.Fatalf("%v: %+v", facts, v.Record)
+		}
+	case "bury", "accepted":
+	default: // the attempt does not count: what was known before is known again
+		if facts["earlier calls"] == "unknown" && (v.Record.State != record.Verifying || !v.Record.AttemptedAt.Equal(before.AttemptedAt) ||
+			!v.Record.AbsentSince.Equal(before.AbsentSince)) || facts["earlier calls"] == "answered" && v.Record.State != record.Retrying {
+			t.Fatalf("%v: %+v", facts, v.Record)
+		}
+	}
 }
 
 // checkRecord holds what is true of the record of any verdict.
@@ -358,6 +374,84 @@ func TestRefusalOf(t *testing.T) {
 	}
 }
 
+// TestRefusalTable holds to the document when a refusal is whose.
+func TestRefusalTable(t *testing.T) {
+	t.Parallel()
+	const me = 1000
+	values := map[string][]string{"held": {"no", "another cause", "refused"}, "probe": {"no", "yes"}, "list": {"not known", "may not read"},
+		"tenant": {"not known", "served"}, "refused": {"few", "20"}}
+	tb := readTable(t, "A refusal", 1)
+	tb.each(t, values, func(facts map[string]string) {
+		is := func(column, value string) bool { return facts[column] == value }
+		if is("probe", "yes") && is("held", "no") {
+			return // cannot be
+		}
+		h := hold.New()
+		if is("list", "may not read") {
+			h.Observe(1, hold.Signal{Kind: hold.Listed, Serves: hold.Unreadable}, now)
+		}
+		if is("tenant", "served") {
+			h.RestoreServed(now)
+		}
+		n := uint64(18)
+		if is("refused", "20") {
+			n++
+		}
+		for m := range n {
+			h.Serves(m+1, now)
+		}
+		if cause := map[string]hold.Cause{"another cause": hold.Permission, "refused": hold.Refused}[facts["held"]]; cause != "" {
+			h.Restore(cause, "why", now, now)
+		}
+		if is("probe", "yes") {
+			h.Admit(me, now)
+		}
+		got := h.Serves(me, now)
+		want := map[string][]hold.Serves{"everybody's": {hold.Unserved}, "its own": {hold.Served, hold.Unreadable}, "as the list tells": {hold.NotKnown}}
+		if says := tb.match(t, facts).then[0]; !slices.Contains(want[says], got) {
+			t.Fatalf("%v: %d, want %s", facts, got, says)
+		}
+	})
+}
+
+// TestListTable holds OfList, and what the hold makes of it, to the document.
+func TestListTable(t *testing.T) {
+	t.Parallel()
+	tb := readTable(t, "The list", 2)
+	kinds := map[string]graph.Kind{"200": 0, "refused (4xx)": graph.Refused, "forbidden (403)": graph.Forbidden, "throttled (429)": graph.Throttled,
+		"unavailable (503)": graph.Unavailable, "unauthorized (401)": graph.Unauthorized, "no answer": graph.Unknown}
+	values := map[string][]string{"answer to the list": keys(kinds), "token": {"names a right to read", "else"}}
+	tb.each(t, values, func(facts map[string]string) {
+		serves := OfList(kinds[facts["answer to the list"]], facts["token"] == "names a right to read")
+		for _, held := range []hold.Cause{"", hold.Refused} {
+			h := hold.New()
+			h.Restore(held, "before", now, now)
+			h.Admit(1, now)
+			h.Observe(1, hold.Signal{Kind: hold.Listed, Serves: serves, Detail: "why"}, now)
+			got := []string{map[hold.Serves]string{hold.Served: "its own", hold.Unreadable: "its own", hold.Unserved: "everybody's", hold.NotKnown: "nobody can tell"}[serves]}
+			s := h.State()
+			switch {
+			case s.Cause != "" && held != "" && s.Detail == "before" && s.NextProbe.After(now), s.Cause == "" && held == "" && serves == hold.NotKnown:
+				got = append(got, "a hold that is there goes on, and its next probe waits longer")
+			case s.Cause == hold.Refused && s.Detail == "why":
+				got = append(got, "the tenant is held for `refused`")
+			case s.Cause == "" && h.ServedAt().Equal(now):
+				got = append(got, "the tenant is served; a hold for `refused` is over")
+			case s.Cause == "" && h.ServedAt().IsZero():
+				got = append(got, "the application may not read; a hold for `refused` is over")
+			}
+			if want := tb.match(t, facts).then; !slices.Equal(got, want) {
+				t.Fatalf("%v, held for %q: %q, want %q; %+v", facts, held, got, want, s)
+			}
+		}
+	})
+	for _, k := range []graph.Kind{graph.NotSent, graph.TokenRefused, graph.TokenUnavailable} {
+		if got := OfList(k, true); got != hold.NotKnown {
+			t.Errorf("%v: %d", k, got)
+		}
+	}
+}
+
 // TestLookTable holds OfLook to the document.
 func TestLookTable(t *testing.T) {
 	t.Parallel()
@@ -369,13 +463,14 @@ func TestLookTable(t *testing.T) {
 	}
 	sights := map[string]graph.Sight{"a reset": graph.SightReset, "no reset": graph.SightNone}
 	values := map[string][]string{
-		"answer": keys(kinds), "everybody's": {"no", "yes"}, "token": {"kept", "renewed"}, "looks": {"first", "agreeing"},
+		"answer": keys(kinds), "everybody's": {"no", "yes", "nobody can tell"}, "token": {"kept", "renewed"}, "looks": {"first", "agreeing"},
 		"refusal": {"no", "yes"}, "time": {"open", "over", "long over"}, "attempts": {"left", "spent"}, "back-off": {"due", "later"},
 		"unread": {"dead-letter", "retry"},
 	}
 	tb.each(t, values, func(facts map[string]string) {
 		is := func(column, value string) bool { return facts[column] == value }
-		if is("answer", "no device (404)") && is("everybody's", "yes") || is("token", "renewed") && !is("answer", "unauthorized (401)") {
+		refusal := is("answer", "no device (404)") || is("answer", "refused (4xx)")
+		if is("everybody's", "nobody can tell") && !refusal || is("token", "renewed") && !is("answer", "unauthorized (401)") {
 			return // cannot be
 		}
 		p := policy
@@ -396,7 +491,7 @@ func TestLookTable(t *testing.T) {
 		}
 		l := Look{Sight: sights[facts["answer"]], Expires: now.Add(time.Hour), Expiry: "too late", Answer: Answer{
 			Kind: kinds[facts["answer"]], Status: 400, Detail: "what Graph said", Now: now, Row: 1, NextProbe: now.Add(probe),
-			Everybody: is("everybody's", "yes"), Renewed: is("token", "renewed"), Paused: now.Add(paused)}}
+			Everybody: is("everybody's", "yes"), NotKnown: is("everybody's", "nobody can tell"), Renewed: is("token", "renewed"), Paused: now.Add(paused)}}
 		if is("answer", "no device (404)") {
 			l.Status = 404
 		}
@@ -415,7 +510,7 @@ func TestLookTable(t *testing.T) {
 		retry := r.AttemptedAt.Add(17 * time.Second).Sub(now)
 		wanted := map[string]string{
 			"accepted": "accepted", "bury: the refusal": "bury: conflict", "look for a second time": "in 58s", "look when it is over": fmt.Sprint("in ", retry),
-			"look after the pause": "in 7s", "look with a probe": "in 11s", "look again": "in 17s", "look at once": "at once", "attempt at once": "attempt at once",
+			"look after the pause": "in 7s", "look after the back-off, and the pause": "in 17s", "look with a probe": "in 11s", "look again": "in 17s", "look at once": "at once", "attempt at once": "attempt at once",
 			"bury: expired": "bury: expired", "bury: not_found": "bury: not_found", "bury: attempts_exhausted": "bury: attempts_exhausted",
 			"bury: outcome_unknown": "bury: outcome_unknown",
 		}[want]
@@ -436,7 +531,7 @@ func TestLookTable(t *testing.T) {
 		verification := map[string]Verification{"a reset": VerificationExecuted, "no reset": VerificationNotExecuted, "no device (404)": VerificationNotExecuted,
 			"a doubt": VerificationFailed, "no answer": VerificationFailed, "refused (4xx)": VerificationFailed, "throttled (429)": VerificationFailed,
 			"unavailable (503)": VerificationFailed, "unauthorized (401)": VerificationNotPermitted, "forbidden (403)": VerificationNotPermitted}[facts["answer"]]
-		if is("everybody's", "yes") && verification == VerificationNotPermitted {
+		if is("everybody's", "yes") && verification == VerificationNotPermitted || !is("everybody's", "no") && refusal {
 			verification = VerificationFailed
 		}
 		if is("token", "renewed") {

@@ -40,7 +40,7 @@ func (l leave) allows(now time.Time) bool {
 
 // leave brings together what a call needs. If ok is false, becomes is what
 // becomes of the message; else end has to be called when the call is over.
-func (d *delivery) leave(soft context.Context, mayCall bool) (l leave, becomes consume.Disposition, ok bool) {
+func (d *delivery) leave(soft, hard context.Context, mayCall bool) (l leave, becomes consume.Disposition, ok bool) {
 	p, until := d.t.hold.Admit(d.m.Sequence, time.Now())
 	if !until.IsZero() {
 		return l, d.nak(until, false), false
@@ -61,6 +61,15 @@ func (d *delivery) leave(soft context.Context, mayCall bool) (l leave, becomes c
 		return l, d.nak(back, false), false
 	}
 	l.token = token
+	if p.Cause == hold.Refused {
+		// The list is the probe, since it has no effect. Served, the hold is over.
+		serves := d.serves(soft, hard, token)
+		if open, until := d.t.hold.Allows(d.m.Sequence); serves == hold.NotKnown || !open {
+			d.end(l)
+			return l, d.nak(later(until, d.t.pacer.Paused()), false), false
+		}
+		l.pass = hold.Pass{}
+	}
 	if mayCall {
 		if l.slot, becomes, ok = d.slot(soft); !ok {
 			d.end(l)
@@ -68,6 +77,13 @@ func (d *delivery) leave(soft context.Context, mayCall bool) (l leave, becomes c
 		}
 	}
 	return l, becomes, true
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // end gives back what is left of the leave.
@@ -105,7 +121,7 @@ func (d *delivery) closed(soft context.Context) (until time.Time, closed bool) {
 
 // attempt makes one call, with a record before it and one after.
 func (d *delivery) attempt(soft, hard context.Context) (consume.Disposition, error) {
-	l, becomes, ok := d.leave(soft, true)
+	l, becomes, ok := d.leave(soft, hard, true)
 	if !ok {
 		return becomes, nil
 	}
@@ -155,13 +171,13 @@ func (d *delivery) call(soft, hard context.Context, l leave) (becomes consume.Di
 		d.trace.Attempt(traced(sent, d.rec.Attempts, call, answer, failure))
 	}
 	d.t.metrics.Attempt(verdict.ResultOf(kindOf(failure)))
-	a := d.observeCall(hard, l, sent, answer, failure)
+	a := d.observeCall(soft, hard, l, sent, answer, failure)
 	return d.carryOut(hard, before, a)
 }
 
 // observeCall tells the pacer and the hold what a call came to, so that others
 // stop at once, and gathers what its verdict depends on.
-func (d *delivery) observeCall(hard context.Context, l leave, sent time.Time, answer graph.Answer, e *graph.Error) verdict.Answer {
+func (d *delivery) observeCall(soft, hard context.Context, l leave, sent time.Time, answer graph.Answer, e *graph.Error) verdict.Answer {
 	a := answered(l, answer, e)
 	switch a.Kind {
 	case 0, graph.Refused, graph.Forbidden:
@@ -181,7 +197,7 @@ func (d *delivery) observeCall(hard context.Context, l leave, sent time.Time, an
 	case graph.Throttled:
 		d.signal(&a, hold.Signal{Kind: hold.Answered})
 	case graph.Refused:
-		d.signal(&a, hold.Signal{Kind: hold.Served})
+		d.turned(soft, hard, &a, l, hold.Turned)
 	case graph.Forbidden:
 		if l.token.Has(graph.ResetPermission) == graph.PermissionMissing {
 			e.Message = "the token lacks the permission " + graph.ResetPermission +
@@ -205,7 +221,7 @@ func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition
 	// A look itself needs no slot: Graph's limit for reading is another, ten
 	// times as high. The attempt that may follow needs one.
 	now := time.Now()
-	l, becomes, ok := d.leave(soft, r.Refusal == "" && d.t.policy.LookDecides(r, now) && !d.expired(now))
+	l, becomes, ok := d.leave(soft, hard, r.Refusal == "" && d.t.policy.LookDecides(r, now) && !d.expired(now))
 	if !ok {
 		return becomes, nil
 	}
@@ -226,7 +242,7 @@ func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition
 	if d.trace != nil {
 		d.trace.Verify(traced(sent, r.Attempts, call, actions.Answer, failure))
 	}
-	seen := d.observeLook(hard, l, sent, actions, failure)
+	seen := d.observeLook(soft, hard, l, sent, actions, failure)
 	v := d.t.policy.OfLook(r, seen)
 	if v.Verification != "" {
 		d.t.metrics.Verification(v.Verification)
@@ -245,7 +261,7 @@ func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition
 
 // observeLook tells the pacer and the hold what a look came to, and gathers what
 // its verdict depends on.
-func (d *delivery) observeLook(hard context.Context, l leave, sent time.Time, actions graph.Actions, e *graph.Error) verdict.Look {
+func (d *delivery) observeLook(soft, hard context.Context, l leave, sent time.Time, actions graph.Actions, e *graph.Error) verdict.Look {
 	a := answered(l, actions.Answer, e)
 	seen := verdict.Look{Expires: d.expires(), Expiry: d.expiry(a.Now)}
 	if e != nil {
@@ -259,7 +275,9 @@ func (d *delivery) observeLook(hard context.Context, l leave, sent time.Time, ac
 		if seen.Sight == graph.SightReset {
 			d.signal(&a, hold.Signal{Kind: hold.Found})
 		}
-	case graph.Throttled, graph.Refused:
+	case graph.Throttled:
+	case graph.Refused:
+		d.turned(soft, hard, &a, l, hold.LookTurned)
 	case graph.Unauthorized:
 		d.unauthorized(hard, &a, l, e, !expired)
 	case graph.Forbidden:

@@ -19,6 +19,9 @@ const (
 	takeOverWait = 3 * time.Second
 	handOnWait   = 5 * time.Second
 	handOnPause  = time.Second
+	// servedNews is by how much later it must be that Graph served the tenant for
+	// that to be written down again. It moves on with every acceptance.
+	servedNews = time.Minute
 	// leaveWait bounds what is left to do once all calls have ended.
 	leaveWait = 500 * time.Millisecond
 )
@@ -167,6 +170,7 @@ func (t *tenant) recallState(ctx context.Context, known *state.Store, now time.T
 	}
 	t.pacer.Restore(w.Granted, t.clock.local(w.PausedUntil))
 	t.hold.Reset() // of an earlier term
+	t.hold.RestoreServed(t.clock.local(w.ServedAt))
 	if w.Hold != nil && t.hold.Restore(hold.Cause(w.Hold.Cause), w.Hold.Detail, t.clock.local(w.Hold.Since), now) {
 		t.log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", w.Hold.Cause))
 	}
@@ -258,6 +262,7 @@ func (t *tenant) standing() state.Worker {
 		PausedUntil: t.clock.remote(t.pacer.Paused()),
 		Granted:     t.pacer.Granted(),
 		FuseBlownAt: t.clock.remote(t.fuse.Blown()),
+		ServedAt:    t.clock.remote(t.hold.ServedAt()),
 		Worker:      t.host,
 	}
 	if h := t.hold.State(); h.Cause != "" {
@@ -272,9 +277,11 @@ func same(a, b state.Worker) bool {
 	if (a.Hold == nil) != (b.Hold == nil) || a.Hold != nil && a.Hold.Cause != b.Hold.Cause {
 		return false
 	}
-	const tolerance = time.Second
-	near := func(a, b time.Time) bool { return a.IsZero() == b.IsZero() && a.Sub(b).Abs() < tolerance }
-	return a.Granted == b.Granted && near(a.PausedUntil, b.PausedUntil) && near(a.FuseBlownAt, b.FuseBlownAt)
+	near := func(a, b time.Time, tolerance time.Duration) bool {
+		return a.IsZero() == b.IsZero() && a.Sub(b).Abs() < tolerance
+	}
+	return a.Granted == b.Granted && near(a.PausedUntil, b.PausedUntil, time.Second) && near(a.FuseBlownAt, b.FuseBlownAt, time.Second) &&
+		near(a.ServedAt, b.ServedAt, servedNews)
 }
 
 // look asks whether an operator has released the fuse and whether what was handed

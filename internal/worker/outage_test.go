@@ -43,15 +43,18 @@ func TestOutages(t *testing.T) {
 		{graphsim.Outage500, hold.GraphUnavailable, 2 * time.Second},
 		{graphsim.OutageRefuse, hold.GraphUnavailable, 2 * time.Second},
 		{graphsim.OutageSilence, hold.GraphUnavailable, 2 * time.Second},
+		{graphsim.OutageNoLicence, hold.Refused, 2 * time.Second},
+		{graphsim.OutageWrongPath, hold.Refused, 2 * time.Second},
 	} {
 		t.Run(row.outage.String(), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.RequestTimeout = time.Second })
 			r.start()
-			if row.outage != graphsim.OutagePermission && row.outage != graphsim.OutageTokenDown {
+			if row.outage != graphsim.OutagePermission && row.outage != graphsim.OutageTokenDown && row.cause != hold.Refused {
 				// The fault comes in the middle of good work. (A permission that
 				// is taken away shows in new tokens only, and so does a token
-				// service that is away.)
+				// service that is away. Refusals of a tenant that was served are
+				// taken for the devices' own at first.)
 				r.publish(reset("before", graphsim.GoodDevice(0)), nil)
 				r.awaitState("before", record.Accepted)
 			}

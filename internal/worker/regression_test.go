@@ -369,7 +369,7 @@ func testLetterKeepsReason(r *rig) {
 	}
 	r.settled()
 	r.died("INC1", verdict.ReasonConflict, 1)
-	if calls := r.sim.Calls(); len(calls) != 1 {
+	if calls := r.sim.Calls(); len(calls) != 2 || r.calls(http.MethodPost, dev) != 1 || r.lists() != 1 {
 		r.t.Errorf("%d calls", len(calls))
 	}
 }

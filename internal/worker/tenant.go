@@ -43,6 +43,7 @@ type tenant struct {
 	// maxPause caps what a service asks for; 0 means no cap.
 	maxPause time.Duration
 	hold     *hold.Hold
+	lists    lister
 	fuse     *guard.Fuse
 	// cooldown is how long after a device was reset another request for it is
 	// refused; 0: off.

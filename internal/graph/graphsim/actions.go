@@ -113,6 +113,17 @@ func (s *Sim) deviceBody(host string, g guid, list ActionList, actions []action,
 	return marshal(doc)
 }
 
+// listBody is the answer to the GET of all devices: one of them, and where to find
+// more.
+func listBody(host string) []byte {
+	at := "https://" + host + "/v1.0/"
+	return marshal(map[string]any{
+		"@odata.context":  at + "$metadata#deviceManagement/managedDevices(id)",
+		"@odata.nextLink": at + segIntune + "/" + segDevices + "?$top=1&$select=id&$skiptoken=1",
+		"value":           []map[string]string{{"id": GoodDevice(1)}},
+	})
+}
+
 func (s *Sim) results(list ActionList, actions []action, now time.Time) []result {
 	out := []result{entry(typeAction, "syncDevice", "done", now)}
 	for _, a := range actions {

@@ -72,7 +72,9 @@ func (s *Sim) answer(w http.ResponseWriter, r *http.Request, rt route, a reply, 
 	switch {
 	case a.status == http.StatusOK && !rt.reset:
 		h["Content-Type"] = []string{"application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"}
-		body = s.deviceBody(r.Host, m.device, a.list, a.results, now)
+		if body = listBody(r.Host); !rt.list {
+			body = s.deviceBody(r.Host, m.device, a.list, a.results, now)
+		}
 	case a.form == formHTML:
 		h["Content-Type"] = []string{"text/html"}
 		body = fmt.Appendf(nil, "<html><head><title>%d %s</title></head>\r\n<body><h1>%[2]s</h1><hr>gateway</body></html>\r\n", a.status, http.StatusText(a.status))

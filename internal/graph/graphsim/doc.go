@@ -72,10 +72,14 @@
 // with 429 and Retry-After: 1, and dead0602-0001-0000-0000-000000000007
 // executes its first POST and cuts the connection.
 //
+// GET /deviceManagement/managedDevices?$top=1&$select=id lists one device to
+// whoever may read.
+//
 // # Faults of the whole system
 //
 // [Sim.SetOutage] puts an [Outage] in force for everybody,
-// [Sim.SetTenantOutage] for one tenant; [Sim.RevokeTokens] makes every token
+// [Sim.SetTenantOutage] for one tenant; with [OutageNoLicence] (no-licence) and
+// [OutageWrongPath] (wrong-path) it refuses every call, whatever the device; [Sim.RevokeTokens] makes every token
 // issued so far worthless; [Sim.SetQuota] changes what is granted.
 //
 // # By hand

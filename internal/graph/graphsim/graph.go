@@ -104,6 +104,8 @@ func (s *Sim) settle(rt route, tk *token, tn *tenant, now time.Time) reply {
 		return reply{status: http.StatusServiceUnavailable, retry: retryAfter{Seconds, outageWait}}
 	case OutageThrottle:
 		return reply{status: http.StatusTooManyRequests, retry: retryAfter{Seconds, outageWait}}
+	case OutageWrongPath:
+		return refusal(http.StatusNotFound, "ResourceNotFound", "Invalid version: oops")
 	}
 	switch {
 	case rt.status == http.StatusMethodNotAllowed:
@@ -124,6 +126,9 @@ func (s *Sim) settle(rt route, tk *token, tn *tenant, now time.Time) reply {
 		a := refusal(http.StatusUnauthorized, "InvalidAuthenticationToken", "Lifetime validation failed, the token is expired.")
 		a.auth = authPlain
 		return a
+	}
+	if outage == OutageNoLicence {
+		return refusal(http.StatusBadRequest, "BadRequest", "Request not applicable to target tenant.")
 	}
 	if !rt.reset {
 		return s.settleGet(rt, tk)
@@ -155,10 +160,13 @@ func (s *Sim) settlePost(rt route, tn *tenant, now time.Time) reply {
 	return reply{status: http.StatusNoContent, execute: true}
 }
 
-// settleGet decides on a read of a device.
+// settleGet decides on a read of a device, or of the list of them.
 func (s *Sim) settleGet(rt route, tk *token) reply {
 	if !tk.read {
 		return forbidden(RoleRead + ", " + RoleReadWrite)
+	}
+	if rt.list {
+		return reply{status: http.StatusOK}
 	}
 	d := s.devices[rt.device]
 	if f, ok := parseFault(rt.device); ok && f.code == http.StatusNotFound {

@@ -126,6 +126,11 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("GET %s: %+v, %v", query, a, err)
 		}
 	}
+	for _, query := range []string{listQuery, "?%24select=id&%24top=1"} {
+		if a := c.list(query); a.status != http.StatusOK || !strings.Contains(a.body, `"value":[{"id":"`+d+`"}]`) {
+			t.Errorf("GET %s: %+v", query, a)
+		}
+	}
 	noViolations(t, s)
 
 	bad := []struct{ method, path, kind string }{
@@ -148,6 +153,9 @@ func TestRoutes(t *testing.T) {
 		{"GET", resetPath(d), "method"},
 		{"PUT", resetPath(d), "method"},
 		{"POST", devicePath(d), "method"},
+		{"POST", "/deviceManagement/managedDevices" + listQuery, "method"},
+		{"GET", "/deviceManagement/managedDevices?$top=2&$select=id", "path"},
+		{"GET", "/deviceManagement/managedDevices?$top=1", "path"},
 	}
 	for _, b := range bad {
 		s.Forget()

@@ -171,6 +171,18 @@ func devicePath(device string) string {
 	return "/deviceManagement/managedDevices/" + device + "?$select=id,deviceActionResults"
 }
 
+// listQuery asks for one device of all.
+const listQuery = "?$top=1&$select=id"
+
+func (c *client) list(query string) answer {
+	c.t.Helper()
+	a, err := c.send(c.request(context.Background(), http.MethodGet, "/deviceManagement/managedDevices"+query))
+	if err != nil {
+		c.t.Fatalf("GET of the list: %v", err)
+	}
+	return a
+}
+
 // post resets a device and expects an answer.
 func (c *client) post(device string) answer {
 	c.t.Helper()

@@ -36,6 +36,12 @@ const (
 	OutagePermission
 	// OutageThrottle answers 429 with Retry-After: 1 to every call.
 	OutageThrottle
+	// OutageNoLicence answers 400 to every call that has a good token, as for a
+	// tenant without Intune.
+	OutageNoLicence
+	// OutageWrongPath answers 404 to every call, as where the address of Graph has
+	// a path.
+	OutageWrongPath
 )
 
 var outageNames = []string{
@@ -49,6 +55,8 @@ var outageNames = []string{
 	OutageTokenDown:     "token-down",
 	OutagePermission:    "permission",
 	OutageThrottle:      "throttle",
+	OutageNoLicence:     "no-licence",
+	OutageWrongPath:     "wrong-path",
 }
 
 // String is the kind as [ParseOutage] and /_sim/outage take it.

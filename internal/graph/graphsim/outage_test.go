@@ -26,6 +26,8 @@ func TestOutagesOfHTTP(t *testing.T) {
 			{graphsim.Outage503RetryAfter, 503, 503, "1"},
 			{graphsim.Outage500, 500, 500, ""},
 			{graphsim.OutageThrottle, 429, 429, "1"},
+			{graphsim.OutageNoLicence, 400, 400, ""},
+			{graphsim.OutageWrongPath, 404, 404, ""},
 			{graphsim.OutagePermission, 403, 200, ""},
 			{graphsim.OutageTokenDown, 204, 200, ""},
 		} {
@@ -39,6 +41,9 @@ func TestOutagesOfHTTP(t *testing.T) {
 			}
 			if g := c.get(d); g.status != tc.get {
 				t.Errorf("%v: GET %d", tc.outage, g.status)
+			}
+			if g := c.list(listQuery); g.status != tc.get {
+				t.Errorf("%v: GET of the list %d", tc.outage, g.status)
 			}
 			if st := s.Status(); st.Outage != tc.outage.String() || tc.post != 204 && st.Executed != 0 {
 				t.Errorf("%v: %+v", tc.outage, st)
@@ -175,7 +180,7 @@ func TestOutageSilence(t *testing.T) {
 }
 
 func TestOutageNames(t *testing.T) {
-	for o := graphsim.OutageNone; o <= graphsim.OutageThrottle; o++ {
+	for o := graphsim.OutageNone; o <= graphsim.OutageWrongPath; o++ {
 		if got, err := graphsim.ParseOutage(o.String()); err != nil || got != o {
 			t.Errorf("%v: %v, %v", o, got, err)
 		}

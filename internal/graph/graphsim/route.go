@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -56,10 +57,11 @@ func (g guid) String() string {
 
 // route is what a Graph request asks for.
 type route struct {
-	reset  bool // the POST, else the GET
+	reset  bool // the POST, else a GET
+	list   bool // the GET of all devices, else of one
 	named  bool // the path names a device
 	device guid
-	// status is that of the refusal where the request is none of the five
+	// status is that of the refusal where the request is none of the six
 	// routes, and problem says why; else 0.
 	status  int
 	problem string
@@ -83,6 +85,9 @@ func parseRoute(r *http.Request) route {
 	if len(seg) > 0 && seg[len(seg)-1] == segAction {
 		return parseReset(r, seg[:len(seg)-1])
 	}
+	if len(seg) == 2 && seg[0] == segIntune && seg[1] == segDevices {
+		return parseList(r)
+	}
 	if len(seg) != 3 || seg[0] != segIntune || seg[1] != segDevices {
 		return route{status: http.StatusBadRequest, problem: "path: none of the routes of this program"}
 	}
@@ -96,6 +101,18 @@ func parseRoute(r *http.Request) route {
 		return route{named: true, device: d, status: http.StatusBadRequest, problem: "path: the query is not $select=id,deviceActionResults"}
 	}
 	return route{named: true, device: d}
+}
+
+// parseList reads the request for all devices, of which one is enough.
+func parseList(r *http.Request) route {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	switch {
+	case r.Method != http.MethodGet:
+		return route{list: true, status: http.StatusMethodNotAllowed, problem: "method: " + r.Method + " where GET belongs"}
+	case err != nil || len(q) != 2 || !slices.Equal(q["$top"], []string{"1"}) || !slices.Equal(q["$select"], []string{"id"}):
+		return route{list: true, status: http.StatusBadRequest, problem: "path: the query is not $top=1&$select=id"}
+	}
+	return route{list: true}
 }
 
 // parseReset reads the segments before the action's name.
