@@ -1,0 +1,212 @@
+package worker
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"passcode-worker/internal/devices"
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/topology"
+	"passcode-worker/internal/verdict"
+)
+
+// TestDeviceCools: a second, different request for a device, before, while and after
+// it is reset.
+func TestDeviceCools(t *testing.T) {
+	t.Parallel()
+	base := newRig(t, graphsim.Config{}, func(c *Config) { c.Cooldown = time.Hour })
+	tests := map[string]func(*testing.T){}
+	add := func(name string, test func(*rig)) {
+		n := len(tests)
+		tests[name] = func(t *testing.T) { test(base.branch(t, 200+n)) }
+	}
+	add("after an acceptance", testCools)
+	add("while an outcome is unknown", testCoolsWhileUnknown)
+	add("after a refusal", testFreeAfterRefusal)
+	add("after an unknown end, until it lapses", testKeptAfterUnknown)
+	add("after another worker was killed in its call", testCoolsAfterKill)
+	add("without the bucket nothing is called", testNoDevices)
+	together(t, tests)
+}
+
+func testCools(r *rig) {
+	r.start()
+	dev := graphsim.GoodDevice(0x4000)
+	r.publish(reset("INC1", dev), nil)
+	r.awaitState("INC1", record.Accepted)
+	r.publish(reset("INC2", dev), nil)
+	r.publish(reset("INC1", dev), nil) // the same request is a duplicate as ever
+	r.settled()
+	r.died("INC2", verdict.ReasonCooldown, 0)
+	r.accepted("INC1", dev, 1, false)
+}
+
+// testCoolsWhileUnknown: the reset was done and its answer lost. A request that
+// comes before that is known waits, and is refused then.
+func testCoolsWhileUnknown(r *rig) {
+	r.cfg.Policy.VerifyAfter = 2 * time.Second
+	r.start()
+	dev := graphsim.FaultDevice(500, 1, 1, 0x4001) // executed
+	r.publish(reset("INC1", dev), nil)
+	r.awaitState("INC1", record.Verifying)
+	r.publish(reset("INC2", dev), nil)
+	r.settled()
+	r.accepted("INC1", dev, 1, true)
+	r.died("INC2", verdict.ReasonCooldown, 0)
+	if n := r.calls(http.MethodPost, dev); n != 1 {
+		r.t.Errorf("%d calls", n)
+	}
+}
+
+func testFreeAfterRefusal(r *rig) {
+	r.start()
+	r.publish(reset("first", graphsim.GoodDevice(0x4002)), nil)
+	r.awaitState("first", record.Accepted)
+	dev := graphsim.FaultDevice(409, 1, 0, 0x4002)
+	r.publish(reset("INC1", dev), nil)
+	r.awaitState("INC1", record.Dead)
+	r.publish(reset("INC2", dev), nil)
+	r.settled()
+	r.accepted("INC2", dev, 1, false)
+}
+
+// testKeptAfterUnknown: nobody knows whether the device was reset, so it is kept
+// for as long as it would cool down.
+func testKeptAfterUnknown(r *rig) {
+	r.own(graphsim.Config{Roles: []string{graphsim.RoleReset}})
+	r.cfg.Cooldown = 2 * time.Second
+	r.start()
+	dev := graphsim.FaultDevice(500, 1, 1, 0x4003) // executed
+	r.publish(reset("INC1", dev), nil)
+	first := r.awaitState("INC1", record.Dead)
+	if first.Reason != string(verdict.ReasonOutcomeUnknown) {
+		r.t.Fatalf("%+v", first)
+	}
+	r.publish(reset("INC2", dev), nil)
+	r.settled()
+	second := r.record("INC2")
+	if after := second.AttemptedAt.Sub(first.AttemptedAt); second.State != record.Accepted || after < r.cfg.Cooldown+r.cfg.Policy.RequestTimeout {
+		r.t.Errorf("the second call %s after the first: %+v", after, second)
+	}
+}
+
+// testCoolsAfterKill: the record and the claim of a worker that was killed in its
+// call are all that is left of it.
+func testCoolsAfterKill(r *rig) {
+	ctx := r.t.Context()
+	if _, err := topology.Setup(ctx, r.js, r.names, topology.Layout{Cooldown: 2 * time.Hour}); err != nil {
+		r.t.Fatal(err)
+	}
+	dev := graphsim.GoodDevice(0x4004)
+	sequence := r.publish(reset("INC1", dev), nil)
+	s, err := r.js.Stream(ctx, r.names.Stream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	m, err := s.GetMsg(ctx, sequence)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	claims, err := devices.Open(ctx, r.js, r.names.DeviceBucket(), time.Hour)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := claims.Take(ctx, "default", dev, devices.Claim{Request: "default.INC1", Until: time.Now().Add(time.Hour)}, devices.Claim{}); err != nil {
+		r.t.Fatal(err)
+	}
+	records, err := record.Open(ctx, r.js, r.names.Bucket)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	gone := record.Record{ID: "INC1", Tenant: "default", ManagedDeviceID: dev, State: record.Attempting, Attempts: 1, AttemptedAt: time.Now().UTC(),
+		Stream: r.names.Stream, Sequence: sequence, ReceivedAt: m.Time, ClientRequestID: "c", Worker: "killed"}
+	if _, err := records.Put(ctx, "default.INC1", gone, 0); err != nil {
+		r.t.Fatal(err)
+	}
+	r.publish(reset("INC2", dev), nil)
+	r.start()
+	r.settled()
+	r.accepted("INC1", dev, 2, false)
+	r.died("INC2", verdict.ReasonCooldown, 0)
+}
+
+// testNoDevices: without the bucket nobody can tell which devices cool down.
+func testNoDevices(r *rig) {
+	r.start()
+	if err := r.js.DeleteStream(r.t.Context(), "KV_"+r.names.DeviceBucket()); err != nil {
+		r.t.Fatal(err)
+	}
+	dev := graphsim.GoodDevice(0x4005)
+	r.publish(reset("INC1", dev), nil)
+	r.eventually("the error in the log", func() bool {
+		return strings.Contains(r.log.String(), "the request was given back") || r.sim.Resets(dev) == 1
+	})
+	r.settled() // the bucket is made anew, as setup may
+	r.accepted("INC1", dev, 1, false)
+}
+
+// TestUnpinCostsNoWindow: a replica that loses its pin and gets it back goes on
+// with the window that it had.
+func TestUnpinCostsNoWindow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Tenants[0].Rate = pace.Rate{N: 10, W: 20 * time.Second} })
+	r.start()
+	send := func(from, to int) {
+		t.Helper()
+		for i := from; i < to; i++ {
+			r.publish(reset("INC"+string(rune('a'+i)), graphsim.GoodDevice(i)), nil)
+		}
+		r.await("the resets", func() bool { return len(r.sim.Calls()) == to })
+	}
+	send(0, 5)
+	r.awaitEmpty()
+	s, err := r.js.Stream(t.Context(), r.names.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := s.UnpinConsumer(t.Context(), r.names.Consumer(), "worker"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	send(5, 10)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the rest of the window was used after %s", took)
+	}
+}
+
+// TestCallsOfRecords: which calls the changes of records tell of, and when they were
+// answered.
+func TestCallsOfRecords(t *testing.T) {
+	t.Parallel()
+	at := func(s int) time.Time { return time.Date(2026, 1, 2, 3, 4, s, 0, time.UTC) }
+	c := newCalls(at(10))
+	change := func(id string, state record.State, attempted, stored, status int) {
+		c.saw(record.Record{ClientRequestID: id, State: state, AttemptedAt: at(attempted), Status: status}, at(stored))
+	}
+	change("", record.Retrying, 0, 30, 0)          // no call yet
+	change("old", record.Verifying, 9, 30, 500)    // an old call that is looked at again
+	change("before", record.Accepted, 12, 31, 204) // begun before what is read, answered within it
+	change("a", record.Attempting, 32, 32, 0)      // under way
+	change("b", record.Attempting, 33, 33, 0)      // accepted
+	change("b", record.Accepted, 33, 35, 204)      //
+	change("c", record.Attempting, 34, 34, 0)      // refused for the quota's sake
+	change("c", record.Retrying, 34, 36, 429)      //
+	change("c", record.Retrying, 34, 50, 429)      // a later change of the same call
+	change("own", record.Attempting, 40, 40, 0)    // this process waits for its answer
+	want := map[time.Time]bool{at(31): true, at(32): true, at(35): true, at(36): false}
+	got := c.but(map[string]struct{}{"own": {}})
+	if len(got) != len(want) {
+		t.Errorf("%+v", got)
+	}
+	for _, call := range got {
+		if granted, ok := want[call.At]; !ok || granted != call.Granted {
+			t.Errorf("%+v", call)
+		}
+	}
+}
