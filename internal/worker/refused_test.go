@@ -226,6 +226,11 @@ func TestLookRefused(t *testing.T) {
 	}
 }
 
+const (
+	cut   = -1  // the connection is cut
+	plain = 200 // a page instead of a list
+)
+
 // TestListTellsNothing: while the list is answered with something that says nothing
 // of the tenant, a refused request waits, however it goes on; what the answer asks
 // for is done.
@@ -235,9 +240,8 @@ func TestListTellsNothing(t *testing.T) {
 	var mu sync.Mutex
 	var posts, lists int
 	var early bool
-	var until time.Time // of the Retry-After
-	script := []int{429, 401, 503, 500, 408, 302, 200, 0}
-	const plain = 200 // a page instead of a list; then a list
+	var until time.Time                                          // of the Retry-After
+	script := []int{429, 401, 503, 500, 408, 302, cut, plain, 0} // 0: a list
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -251,6 +255,8 @@ func TestListTellsNothing(t *testing.T) {
 		switch status := script[min(lists, len(script))-1]; status {
 		case 0:
 			_, _ = w.Write([]byte(`{"value":[]}`)) // the worker sees less
+		case cut:
+			panic(http.ErrAbortHandler)
 		case plain:
 			_, _ = w.Write([]byte(`<html>welcome</html>`))
 		case http.StatusTooManyRequests:
