@@ -33,9 +33,11 @@ func TestCheckExplains(t *testing.T) {
 		{400, "AuthenticationError", "Error authenticating with resource", "failed", "Intune does not let Graph in", exitFailed},
 		{404, "ResourceNotFound", "Invalid version: oops", "failed", "the root of Graph is wrong", exitFailed},
 		{401, "InvalidAuthenticationToken", "Access token validation failure. Invalid audience.", "failed", "the token is for another cloud's Graph", exitFailed},
-		{400, "BadRequest", "passcode hunter2", "warning", "HTTP 400", exitDone},
-		{404, "ResourceNotFound", "passcode hunter2", "ok", "lets devices be read", exitDone},
-		{403, "Forbidden", "Application must have one of the following scopes: hunter2", "ok", "devices may not be read", exitDone},
+		{400, "BadRequest", "passcode hunter2", "failed", "HTTP 400", exitFailed},
+		{404, "ResourceNotFound", "passcode hunter2", "failed", "HTTP 404", exitFailed},
+		{403, "Forbidden", "passcode hunter2", "failed", "HTTP 403", exitFailed}, // although the token names the right
+		{403, "Forbidden", "Application must have one of the following scopes: hunter2", "failed", "lacks the permission that the text names", exitFailed},
+		{429, "TooManyRequests", "passcode hunter2", "warning", "HTTP 429", exitDone},
 	} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")

@@ -119,7 +119,6 @@ func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.T
 		return
 	}
 	reached := fmt.Sprintf("%s answers", c.cfg.Endpoint)
-	const licence = "is GRAPH_CLOUD right, and has the tenant a licence of Intune?"
 	switch e := p.Err; {
 	case !haveToken:
 		c.say(Warning, what, reached+"; without a token no more can be tried", "see the token above")
@@ -129,13 +128,12 @@ func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.T
 		c.say(Warning, what, reached+"; devices may not be read, so the worker cannot tell a refusal that is everybody's, such as that of a tenant "+
 			"without Intune: a refusal is then taken for the request's own", "grant "+readPermissions()[0]+", with admin consent")
 	case e.Kind == graph.Unauthorized, e.Kind == graph.Refused, e.Kind == graph.Forbidden:
-		says := fmt.Sprintf("%s refuses to list devices, so that it would refuse every request: %v", c.cfg.Endpoint, e)
-		if e.Kind == graph.Unauthorized {
+		says, do := fmt.Sprintf("%s refuses to list devices, and so it would every reset: %v", c.cfg.Endpoint, e),
+			"is GRAPH_CLOUD right, and has the tenant a licence of Intune?"
+		if h, ok := explain(p.Said); ok && h.Everybody {
+			says, do = fmt.Sprintf("%s answers every call with HTTP %d, %q: %s", c.cfg.Endpoint, e.Status, h.Says, h.Means), h.Do
+		} else if e.Kind == graph.Unauthorized {
 			says = fmt.Sprintf("%s does not accept the token: %v", c.cfg.Endpoint, e)
-		}
-		do := licence
-		if h, ok := explain(e.Code + ": " + e.Message); ok && h.Everybody {
-			says, do = says+": "+h.Means, h.Do
 		}
 		c.say(Failed, what, says, do)
 	default:

@@ -13,9 +13,12 @@ type Probe struct {
 	// tells whether Graph said what time it is.
 	Ahead time.Duration
 	Clock bool
-	// Err is Graph's refusal; nil where it serves the tenant and lets devices be
-	// read.
+	// Err is Graph's refusal, without its words; nil where it serves the tenant and
+	// lets devices be read.
 	Err *Error
+	// Said is Graph's code and message of a refusal, to be compared with known
+	// ones. It is not to be shown: nobody knows what else it may hold.
+	Said string
 }
 
 // Probe asks for the list of devices. It fails where Graph gave no answer, or one
@@ -29,7 +32,8 @@ func (c *Client) Probe(ctx context.Context, call Call) (Probe, error) {
 	if !errors.As(err, &e) || e.Status < http.StatusBadRequest {
 		return Probe{}, err
 	}
-	p := Probe{Err: e}
+	p := Probe{Err: e, Said: e.Code + ": " + e.Message}
+	e.Message = ""
 	if e.RetryAfter == 0 {
 		// Only an answer that was expected comes with the time.
 		if r, err := c.do(ctx, http.MethodGet, c.root+listOfOne, call, e.Status, maxErrorBody); err == nil {

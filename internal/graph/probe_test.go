@@ -18,11 +18,11 @@ func TestProbe(t *testing.T) {
 		clock      bool
 	}{
 		{http.StatusOK, list, "", 1, "", true},
-		{http.StatusBadRequest, refusal, "", 2, "refused: HTTP 400: c: why", true},
-		{http.StatusNotFound, refusal, "", 2, "refused: HTTP 404: c: why", true},
-		{http.StatusForbidden, refusal, "", 2, "forbidden: HTTP 403: c: why", true},
-		{http.StatusUnauthorized, refusal, "", 2, "unauthorized: HTTP 401: c: why", true},
-		{http.StatusServiceUnavailable, refusal, "1", 1, "unavailable: HTTP 503: c: why", false}, // it is left alone as it asks
+		{http.StatusBadRequest, refusal, "", 2, "refused: HTTP 400: c", true},
+		{http.StatusNotFound, refusal, "", 2, "refused: HTTP 404: c", true},
+		{http.StatusForbidden, refusal, "", 2, "forbidden: HTTP 403: c", true},
+		{http.StatusUnauthorized, refusal, "", 2, "unauthorized: HTTP 401: c", true},
+		{http.StatusServiceUnavailable, refusal, "1", 1, "unavailable: HTTP 503: c", false}, // it is left alone as it asks
 	} {
 		calls := 0
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -48,8 +48,8 @@ func TestProbe(t *testing.T) {
 		if c.clock && (p.Ahead < 59*time.Minute || p.Ahead > time.Hour) {
 			t.Errorf("%d: the clock is ahead by %s", c.status, p.Ahead)
 		}
-		if p.Err != nil && p.Err.Error() != c.words {
-			t.Errorf("%d: %v", c.status, p.Err)
+		if p.Err != nil && (p.Err.Error() != c.words || p.Said != "c: why") {
+			t.Errorf("%d: %v, said %q", c.status, p.Err, p.Said)
 		}
 		client.Close()
 		s.Close()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.uber.org/zap"
 
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/hold"
@@ -103,5 +104,13 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 		}
 	}
 	d.t.observe(d.m.Sequence, s)
+	switch s.Serves {
+	case hold.NotKnown:
+		d.t.log.Info("a request was refused, and the list of devices does not tell whether everything is; trying again", zap.String("error", s.Detail))
+	case hold.Unreadable:
+		d.t.log.Warn("a request was refused, and devices may not be listed, so it is not known whether everything is refused; "+
+			"a refusal is taken for the request's own: grant "+readPermissions[0], zap.String("error", s.Detail))
+	case hold.Served, hold.Unserved: // the hold tells
+	}
 	return s.Serves
 }

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -226,6 +227,11 @@ func TestLookRefused(t *testing.T) {
 	}
 }
 
+const (
+	cut   = -1  // the connection is cut
+	plain = 200 // a page instead of a list
+)
+
 // TestListTellsNothing: while the list is answered with something that says nothing
 // of the tenant, a refused request waits, however it goes on; what the answer asks
 // for is done.
@@ -235,9 +241,8 @@ func TestListTellsNothing(t *testing.T) {
 	var mu sync.Mutex
 	var posts, lists int
 	var early bool
-	var until time.Time // of the Retry-After
-	script := []int{429, 401, 503, 500, 408, 302, 200, 0}
-	const plain = 200 // a page instead of a list; then a list
+	var until time.Time                                          // of the Retry-After
+	script := []int{429, 401, 503, 500, 408, 302, cut, plain, 0} // 0: a list
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -251,6 +256,8 @@ func TestListTellsNothing(t *testing.T) {
 		switch status := script[min(lists, len(script))-1]; status {
 		case 0:
 			_, _ = w.Write([]byte(`{"value":[]}`)) // the worker sees less
+		case cut:
+			panic(http.ErrAbortHandler)
 		case plain:
 			_, _ = w.Write([]byte(`<html>welcome</html>`))
 		case http.StatusTooManyRequests:
@@ -279,5 +286,46 @@ func TestListTellsNothing(t *testing.T) {
 	}
 	if r.held() {
 		t.Error("the tenant was held")
+	}
+}
+
+// TestStoppedWhileListing ends a worker by force while a refused request waits for the
+// list. The next one finds out what became of the call, and makes no other.
+func TestStoppedWhileListing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.DrainTimeout = time.Second })
+	var posts, lists atomic.Int32
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		switch {
+		case q.Method == http.MethodPost:
+			posts.Add(1)
+			w.WriteHeader(http.StatusNotFound)
+		case !strings.HasSuffix(q.URL.Path, "/managedDevices"): // a device
+			w.WriteHeader(http.StatusNotFound)
+		case lists.Add(1) == 1:
+			<-q.Context().Done()
+		default:
+			_, _ = w.Write([]byte(`{"value":[]}`)) // the worker sees less
+		}
+	}))
+	t.Cleanup(s.Close)
+	r.cfg.Endpoint = s.URL
+	r.cfg.RootCAs = r.sim.CAs().Clone()
+	r.cfg.RootCAs.AddCert(s.Certificate())
+	r.cfg.Policy.RequestTimeout = 10 * time.Second
+	stop := r.start()
+	r.publish(reset("INC1", graphsim.GoodDevice(1)), nil)
+	r.await("the list", func() bool { return lists.Load() == 1 })
+	stop()
+	if rec := r.record("INC1"); rec.State != record.Attempting {
+		t.Errorf("%+v", rec)
+	}
+	next := r.successor()
+	next.cfg.Policy.RequestTimeout = time.Second // it need not wait for the first one's call any longer
+	next.start()
+	r.awaitState("INC1", record.Dead)
+	r.died("INC1", verdict.ReasonNotFound, 1)
+	if posts.Load() != 1 || len(r.letters()) != 1 {
+		t.Errorf("%d calls, %d dead letters", posts.Load(), len(r.letters()))
 	}
 }
