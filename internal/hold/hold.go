@@ -145,30 +145,30 @@ func (h *Hold) Done(sequence uint64) {
 type Kind int
 
 const (
-	// Accepted: Graph took a request, under the token of Signal.Token.
+	// Accepted means that Graph took a request, under the token of Signal.Token.
 	Accepted Kind = iota + 1
-	// Found: a look at a device has shown that Graph had taken a request.
+	// Found means that a look at a device has shown that Graph had taken a request.
 	Found
-	// Answered: a real answer, which says nothing of the token.
+	// Answered is a real answer, which says nothing of the token.
 	Answered
-	// Failing: Graph failed, or could not be reached.
+	// Failing means that Graph failed, or could not be reached.
 	Failing
-	// Unauthorized: the token was rejected, and no other one helps.
+	// Unauthorized means that the token was rejected, and no other one helps.
 	Unauthorized
-	// Forbidden: the token was good, and the request not allowed.
+	// Forbidden means that the token was good, and the request not allowed.
 	Forbidden
-	// LookForbidden: the same, said of a look. That Graph answers a look is no sign
+	// LookForbidden is Forbidden, said of a look. That Graph answers a look is no sign
 	// that calls get through.
 	LookForbidden
-	// Turned: a call was turned down with another 4xx than 401, 403 and 429.
+	// Turned means that a call was turned down with another 4xx than 401, 403 and 429.
 	// Signal.Serves tells whether that is the request's own affair.
 	Turned
-	// LookTurned: the same, said of a look.
+	// LookTurned is Turned, said of a look.
 	LookTurned
-	// Listed: the list of the tenant's devices was asked for, and Signal.Serves is
+	// Listed means that the list of the tenant's devices was asked for, and Signal.Serves is
 	// what it tells.
 	Listed
-	// NoToken: the token endpoint refuses or is away.
+	// NoToken means that the token endpoint refuses or is away.
 	NoToken
 )
 
@@ -177,11 +177,11 @@ const (
 type Serves int
 
 const (
-	// NotKnown: the list of its devices has to be asked for, or has told nothing.
+	// NotKnown means that the list of its devices has to be asked for, or has told nothing.
 	NotKnown Serves = iota
-	// Served: a refusal is the request's own.
+	// Served means that a refusal is the request's own.
 	Served
-	// Unserved: a refusal is everybody's.
+	// Unserved means that a refusal is everybody's.
 	Unserved
 	// Unreadable: the application may not list devices, so that nobody can tell; a
 	// refusal is taken for the request's own.
