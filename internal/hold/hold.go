@@ -183,7 +183,7 @@ const (
 	Served
 	// Unserved means that a refusal is everybody's.
 	Unserved
-	// Unreadable: the application may not list devices, so that nobody can tell; a
+	// Unreadable means that the application may not list devices, so that nobody can tell; a
 	// refusal is taken for the request's own.
 	Unreadable
 )

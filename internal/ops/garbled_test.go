@@ -66,7 +66,7 @@ func (w *world) forge(id string, n int) {
 			w.t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); w.revision() < before+2*uint64(n); time.Sleep(time.Millisecond) {
+	for deadline, tick := time.Now().Add(10*time.Second), time.Tick(time.Millisecond); w.revision() < before+2*uint64(n); <-tick {
 		if time.Now().After(deadline) {
 			w.t.Fatal("the answers were not stored")
 		}
@@ -80,7 +80,7 @@ func (w *world) copied(id string) {
 	if err := w.js.Conn().PublishRequest("$JS.API.DIRECT.GET.KV_"+names.Bucket+"."+key, key, nil); err != nil {
 		w.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); w.revision() == before; time.Sleep(time.Millisecond) {
+	for deadline, tick := time.Now().Add(10*time.Second), time.Tick(time.Millisecond); w.revision() == before; <-tick {
 		if time.Now().After(deadline) {
 			w.t.Fatal("the answer was not stored")
 		}

@@ -23,11 +23,11 @@ type Device struct {
 type DeviceStep int
 
 const (
-	// DeviceFree: the request may claim the device.
+	// DeviceFree means that the request may claim the device.
 	DeviceFree DeviceStep = iota + 1
-	// DeviceWait: another request is resetting it, or may be.
+	// DeviceWait means that another request is resetting it, or may be.
 	DeviceWait
-	// DeviceCools: another request has reset it lately.
+	// DeviceCools means that another request has reset it lately.
 	DeviceCools
 )
 

@@ -92,13 +92,13 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 		d.t.pause(nil, sent, e)
 	}
 	switch kindOf(e) {
-	case 0, graph.Refused, graph.Forbidden, graph.Throttled:
+	case 0, graph.Refused, graph.Forbidden, graph.Throttled, graph.TokenRefused, graph.TokenUnavailable:
 	case graph.Unauthorized:
 		// The list may be all that is asked for, so nobody else would notice.
 		if _, err := d.t.tokens.Renew(hard, token, e.Claims); err != nil {
 			d.noToken(err)
 		}
-	default:
+	case graph.Unavailable, graph.NotSent, graph.Unknown:
 		if !e.Benign {
 			d.t.observe(d.m.Sequence, hold.Signal{Kind: hold.Failing, Detail: s.Detail, Wait: e.RetryAfter})
 		}
