@@ -53,14 +53,17 @@ type Verdict struct {
 	Echoes, Forged int
 }
 
-// Judge compares what was found with what was published. Requests that were never
-// published play no part.
+// Judge compares what was found with what was published. A request without a PubAck
+// may have been done, once, or not.
 func Judge(requests []*Request, l Ledger) Verdict {
 	j := &judge{Ledger: l, letters: map[*Request][]Letter{}, left: maps.Clone(l.Resets)}
 	strays := j.assign(requests)
 	for _, r := range requests {
-		if len(r.Sequences) > 0 {
+		switch {
+		case len(r.Sequences) > 0:
 			j.request(r)
+		case j.left[r.Device] == 1:
+			delete(j.left, r.Device)
 		}
 	}
 	j.rest(requests, strays)
@@ -81,8 +84,8 @@ func (j *judge) assign(requests []*Request) (strays []Letter) {
 		for _, s := range r.Sequences {
 			bySequence[s] = r
 		}
-		if len(r.Sequences) > 0 {
-			byID[r.id(j.Stream)] = r
+		if id := r.id(j.Stream); id != "" {
+			byID[id] = r
 		}
 	}
 	for _, l := range j.Ledger.Letters {
@@ -155,9 +158,7 @@ func (r *Request) fits(got End, resets int) bool {
 func (j *judge) rest(requests []*Request, letters []Letter) {
 	replies := map[string]int{}
 	for _, r := range requests {
-		if len(r.Sequences) > 0 {
-			replies[r.Reply] += r.Copies
-		}
+		replies[r.Reply] += r.Copies
 	}
 	for _, l := range letters {
 		if l.Reason == verdict.ReasonInvalidRequest && isPubAck(l.Data) {

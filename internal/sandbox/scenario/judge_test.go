@@ -65,7 +65,11 @@ func TestJudge(t *testing.T) {
 			l.Resets["d1"], l.Records["good"] = 2, record.Record{State: record.Retrying}
 		}, lost: "good", doubled: "good"},
 		{name: "reset, and nobody asked", change: func(_ []*Request, l *Ledger) { l.Resets["d9"] = 1 }, doubled: "d9"},
-		{name: "never published, but reset", change: func(_ []*Request, l *Ledger) { l.Resets["d10"] = 1 }, doubled: "d10"},
+		{name: "without a PubAck, but reset", change: func(_ []*Request, l *Ledger) { l.Resets["d10"] = 1 }},
+		{name: "without a PubAck, but reset twice", change: func(_ []*Request, l *Ledger) { l.Resets["d10"] = 2 }, doubled: "d10"},
+		{name: "without a PubAck, but dead", change: func(_ []*Request, l *Ledger) {
+			l.Letters = append(l.Letters, Letter{96, "never", verdict.ReasonExpired, []byte("10")})
+		}},
 		{name: "accepted and dead", change: func(_ []*Request, l *Ledger) {
 			l.Letters = append(l.Letters, Letter{1, "good", verdict.ReasonExpired, []byte("1")})
 		}, twice: "good"},
