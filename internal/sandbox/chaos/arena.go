@@ -192,7 +192,7 @@ func (a *arena) environment(more map[string]string) (map[string]string, error) {
 	env := a.Environment()
 	maps.Copy(env, map[string]string{
 		"NATS_URL": strings.Join(urls, ","), "AZURE_TENANT_ID": "", "WORKER_TENANTS_FILE": tenants,
-		"WORKER_RATE": "0", "WORKER_REQUEST_TIMEOUT": "1s", "WORKER_VERIFY_AFTER": "2s",
+		"WORKER_RATE": "0", "WORKER_REQUEST_TIMEOUT": "1s", "WORKER_VERIFY_AFTER": "1s",
 		"WORKER_BACKOFF_MIN": "50ms", "WORKER_BACKOFF_MAX": "1s", "WORKER_MAX_ATTEMPTS": "100",
 		"WORKER_MAX_PAUSE": "2s", "WORKER_DRAIN_TIMEOUT": "5s",
 	})

@@ -33,7 +33,13 @@ func (a *arena) report(out io.Writer, took time.Duration) error {
 		fmt.Fprintln(w)
 	}
 	s := a.Sim.Status()
-	fmt.Fprintf(w, "\nrequests\t%d\nfaults\t%d\ncalls to Graph\t%d\nresets\t%d\nseconds\t%.0f\n\n", len(a.requests), total, s.Calls, s.Executed, took.Seconds())
+	published := 0
+	for _, r := range a.requests {
+		if len(r.Sequences) > 0 {
+			published++
+		}
+	}
+	fmt.Fprintf(w, "\nrequests\t%d\nfaults\t%d\ncalls to Graph\t%d\nresets\t%d\nseconds\t%.0f\n\n", published, total, s.Calls, s.Executed, took.Seconds())
 	err = printFindings(w, findings(scenario.Judge(a.requests, ledger), s, slow(a.faults, a.recovery)))
 	if flushErr := w.Flush(); flushErr != nil {
 		return flushErr

@@ -79,7 +79,7 @@ func Soak(ctx context.Context, o SoakOptions, out io.Writer) error {
 	if err := <-published; err != nil && ctx.Err() != nil {
 		return err
 	}
-	a.requests = slices.DeleteFunc(a.requests, func(q *scenario.Request) bool { return len(q.Sequences) == 0 })
+	a.calm(ctx) // no list of actions leaves a doubt any more
 	if err := a.settle(ctx); err != nil {
 		return err
 	}

@@ -67,7 +67,8 @@ type promise struct {
 
 func promises(f findings) []promise {
 	return []promise{
-		{"nothing is lost", slices.Concat(f.Lost, counted(f.waiting, "still on the stream"))},
+		{"nothing is lost", slices.Concat(f.Lost, counted(f.waiting, "still on the stream"),
+			counted(max(0, f.Forged-f.Echoes), "PubAcks that were sent to be requests have no dead letter"))},
 		{"nothing is reset twice", slices.Concat(f.Doubled, f.sim.ResetTwice)},
 		{"one bad thing does not spoil the rest", slices.Concat(f.Wrong, f.Twice)},
 		{"as fast as Graph allows", f.slow},

@@ -23,6 +23,7 @@ func TestPromises(t *testing.T) {
 		{"", findings{}},
 		{"nothing is lost", findings{Verdict: scenario.Verdict{Lost: one}}},
 		{"nothing is lost", findings{waiting: 1}},
+		{"nothing is lost", findings{Verdict: scenario.Verdict{Forged: 4, Echoes: 3}}},
 		{"nothing is reset twice", findings{Verdict: scenario.Verdict{Doubled: one}}},
 		{"nothing is reset twice", findings{sim: graphsim.Status{ResetTwice: one}}},
 		{"one bad thing does not spoil the rest", findings{Verdict: scenario.Verdict{Wrong: one}}},

@@ -48,16 +48,22 @@ type Verdict struct {
 	Twice   []string // requests that ended twice
 	Wrong   []string // requests that did not end as they must, and what nobody asked for
 	Fates   []Fate
+	// Echoes are dead letters of PubAcks that were sent to be requests, and Forged
+	// how many of these there can be.
+	Echoes, Forged int
 }
 
-// Judge compares what was found with what was published. Requests that were never
-// published play no part.
+// Judge compares what was found with what was published. A request without a PubAck
+// may have been done, once, or not.
 func Judge(requests []*Request, l Ledger) Verdict {
 	j := &judge{Ledger: l, letters: map[*Request][]Letter{}, left: maps.Clone(l.Resets)}
 	strays := j.assign(requests)
 	for _, r := range requests {
-		if len(r.Sequences) > 0 {
+		switch {
+		case len(r.Sequences) > 0:
 			j.request(r)
+		case j.left[r.Device] == 1:
+			delete(j.left, r.Device)
 		}
 	}
 	j.rest(requests, strays)
@@ -78,8 +84,8 @@ func (j *judge) assign(requests []*Request) (strays []Letter) {
 		for _, s := range r.Sequences {
 			bySequence[s] = r
 		}
-		if len(r.Sequences) > 0 {
-			byID[r.id(j.Stream)] = r
+		if id := r.id(j.Stream); id != "" {
+			byID[id] = r
 		}
 	}
 	for _, l := range j.Ledger.Letters {
@@ -145,27 +151,24 @@ func (r *Request) fits(got End, resets int) bool {
 	case !r.Unknowable:
 		return false
 	}
-	return got == Dead(verdict.ReasonOutcomeUnknown) || got == Dead(verdict.ReasonExpired) && resets == 0
+	return got == Accepted() && resets == 1 || got == Dead(verdict.ReasonOutcomeUnknown) || got == Dead(verdict.ReasonExpired) && resets == 0
 }
 
 // rest looks at what belongs to no request.
 func (j *judge) rest(requests []*Request, letters []Letter) {
 	replies := map[string]int{}
 	for _, r := range requests {
-		if len(r.Sequences) > 0 {
-			replies[r.Reply] += r.Copies
-		}
+		replies[r.Reply] += r.Copies
 	}
-	echoes := 0
 	for _, l := range letters {
 		if l.Reason == verdict.ReasonInvalidRequest && isPubAck(l.Data) {
-			echoes++
+			j.Echoes++
 			continue
 		}
 		j.Wrong = append(j.Wrong, fmt.Sprintf("message %d, which nobody published: a dead letter (%s)", l.Sequence, l.Reason))
 	}
-	if most := replies[ownReply] + replies[neighbourReply]; echoes > most {
-		j.Wrong = append(j.Wrong, fmt.Sprintf("%d dead letters of PubAcks, but only %d were sent to be requests", echoes, most))
+	if j.Forged = replies[ownReply] + replies[neighbourReply]; j.Echoes > j.Forged {
+		j.Wrong = append(j.Wrong, fmt.Sprintf("%d dead letters of PubAcks, but only %d were sent to be requests", j.Echoes, j.Forged))
 	}
 	if most := replies[deadReply]; j.Strays > most {
 		j.Wrong = append(j.Wrong, fmt.Sprintf("%d messages that are no dead letters are among these, but only %d were sent there", j.Strays, most))

@@ -18,7 +18,7 @@ func held() ([]*Request, Ledger) {
 		{Kind: "404", ID: "gone", Device: "d2", Data: "2", Copies: 1, Want: Dead(verdict.ReasonNotFound), Sequences: []uint64{2}},
 		{Kind: "garbage", Data: "{", Copies: 1, Want: Dead(verdict.ReasonInvalidRequest), Sequences: []uint64{3}},
 		{Kind: "twice", ID: "twice", Device: "d4", Data: "4", Copies: 2, Want: Dead(verdict.ReasonNotFound), Sequences: []uint64{4, 5}},
-		{Kind: "own", ID: "own", Device: "d6", Data: "6", Copies: 1, Want: Accepted(), Resets: 1, Unknowable: true, Sequences: []uint64{6}},
+		{Kind: "own", ID: "own", Device: "d6", Data: "6", Copies: 1, Want: Dead(verdict.ReasonOutcomeUnknown), Unknowable: true, Sequences: []uint64{6}},
 		{Kind: "to the requests", ID: "echo", Device: "d7", Data: "7", Copies: 1, Want: Accepted(), Resets: 1, Reply: neighbourReply, Sequences: []uint64{7}},
 		{Kind: "to the dead", ID: "stray", Device: "d8", Data: "8", Copies: 1, Want: Accepted(), Resets: 1, Reply: deadReply, Sequences: []uint64{8}},
 		{Kind: "never published", ID: "never", Device: "d10", Copies: 1, Want: Accepted(), Resets: 1},
@@ -29,13 +29,13 @@ func held() ([]*Request, Ledger) {
 	return requests, Ledger{
 		Stream: "S",
 		Records: map[string]record.Record{"good": done, "gone": died(gone), "S-3": died(invalid), "twice": died(gone),
-			"own": done, "echo": done, "stray": done},
+			"own": died(verdict.ReasonOutcomeUnknown), "echo": done, "stray": done},
 		Letters: []Letter{
 			{2, "gone", gone, []byte("2")}, {3, "S-3", invalid, []byte("{")},
 			{4, "twice", gone, []byte("4")}, {0, "twice", gone, []byte("4")}, // of a copy whose PubAck was lost
-			{10, "S-10", invalid, []byte(ack)},
+			{6, "own", verdict.ReasonOutcomeUnknown, []byte("6")}, {10, "S-10", invalid, []byte(ack)},
 		},
-		Resets: map[string]int{"d1": 1, "d6": 1, "d7": 1, "d8": 1},
+		Resets: map[string]int{"d1": 1, "d7": 1, "d8": 1},
 		Strays: 1,
 	}
 }
@@ -44,7 +44,7 @@ func TestJudge(t *testing.T) {
 	t.Parallel()
 	requests, l := held()
 	v := Judge(requests, l)
-	if n := len(v.Lost) + len(v.Doubled) + len(v.Twice) + len(v.Wrong); n != 0 || len(v.Fates) != len(requests)-1 {
+	if n := len(v.Lost) + len(v.Doubled) + len(v.Twice) + len(v.Wrong); n != 0 || len(v.Fates) != len(requests)-1 || v.Echoes != 1 || v.Forged != 1 {
 		t.Fatalf("%+v", v)
 	}
 	dead := func(l Ledger, id string, r verdict.Reason) {
@@ -65,7 +65,11 @@ func TestJudge(t *testing.T) {
 			l.Resets["d1"], l.Records["good"] = 2, record.Record{State: record.Retrying}
 		}, lost: "good", doubled: "good"},
 		{name: "reset, and nobody asked", change: func(_ []*Request, l *Ledger) { l.Resets["d9"] = 1 }, doubled: "d9"},
-		{name: "never published, but reset", change: func(_ []*Request, l *Ledger) { l.Resets["d10"] = 1 }, doubled: "d10"},
+		{name: "without a PubAck, but reset", change: func(_ []*Request, l *Ledger) { l.Resets["d10"] = 1 }},
+		{name: "without a PubAck, but reset twice", change: func(_ []*Request, l *Ledger) { l.Resets["d10"] = 2 }, doubled: "d10"},
+		{name: "without a PubAck, but dead", change: func(_ []*Request, l *Ledger) {
+			l.Letters = append(l.Letters, Letter{96, "never", verdict.ReasonExpired, []byte("10")})
+		}},
 		{name: "accepted and dead", change: func(_ []*Request, l *Ledger) {
 			l.Letters = append(l.Letters, Letter{1, "good", verdict.ReasonExpired, []byte("1")})
 		}, twice: "good"},
@@ -96,20 +100,31 @@ func TestJudge(t *testing.T) {
 			l.Letters = append(l.Letters, Letter{97, "S-97", verdict.ReasonInvalidRequest, []byte(`{"stream":"S","seq":3}`)})
 		}, wrong: "PubAcks"},
 		{name: "more strays than were forged", change: func(_ []*Request, l *Ledger) { l.Strays = 2 }, wrong: "no dead letters"},
-		{name: "overwritten, and given to a person", change: func(_ []*Request, l *Ledger) {
-			dead(*l, "own", verdict.ReasonOutcomeUnknown)
-			delete(l.Resets, "d6")
-			l.Letters = append(l.Letters, Letter{6, "own", verdict.ReasonOutcomeUnknown, []byte("6")})
+		{name: "overwritten too late", change: func(_ []*Request, l *Ledger) {
+			l.Records["own"], l.Resets["d6"] = record.Record{State: record.Accepted}, 1
+			l.Letters = slices.Delete(l.Letters, 4, 5)
 		}},
-		{name: "overwritten, and refused", change: func(_ []*Request, l *Ledger) {
-			dead(*l, "own", verdict.ReasonRejected)
-			delete(l.Resets, "d6")
-			l.Letters = append(l.Letters, Letter{6, "own", verdict.ReasonRejected, []byte("6")})
+		{name: "overwritten too late, and twice", change: func(_ []*Request, l *Ledger) {
+			l.Records["own"], l.Resets["d6"] = record.Record{State: record.Accepted}, 2
+			l.Letters = slices.Delete(l.Letters, 4, 5)
+		}, doubled: "own"},
+		{name: "overwritten, accepted without a reset", change: func(_ []*Request, l *Ledger) {
+			l.Records["own"] = record.Record{State: record.Accepted}
+			l.Letters = slices.Delete(l.Letters, 4, 5)
 		}, wrong: "own"},
+		{name: "overwritten, expired", change: func(_ []*Request, l *Ledger) {
+			dead(*l, "own", verdict.ReasonExpired)
+			l.Letters[4].Reason = verdict.ReasonExpired
+		}},
 		{name: "overwritten, expired, but reset", change: func(_ []*Request, l *Ledger) {
 			dead(*l, "own", verdict.ReasonExpired)
-			l.Letters = append(l.Letters, Letter{6, "own", verdict.ReasonExpired, []byte("6")})
+			l.Letters[4].Reason, l.Resets["d6"] = verdict.ReasonExpired, 1
 		}, wrong: "own"},
+		{name: "overwritten, and refused", change: func(_ []*Request, l *Ledger) {
+			dead(*l, "own", verdict.ReasonRejected)
+			l.Letters[4].Reason = verdict.ReasonRejected
+		}, wrong: "own"},
+		{name: "overwritten, and waiting for ever", change: func(_ []*Request, l *Ledger) { delete(l.Records, "own") }, lost: "own"},
 		{name: "not overwritten, but given to a person", change: func(_ []*Request, l *Ledger) {
 			dead(*l, "good", verdict.ReasonOutcomeUnknown)
 			l.Letters = append(l.Letters, Letter{1, "good", verdict.ReasonOutcomeUnknown, []byte("1")})

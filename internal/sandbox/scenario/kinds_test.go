@@ -59,7 +59,7 @@ func TestScenarios(t *testing.T) {
 	if _, err := Countable(100); err == nil {
 		t.Error("a mix without a plain request")
 	}
-	chaos := Chaos(20000, rand.New(rand.NewPCG(1, 1)))
+	chaos := Chaos(200_000, rand.New(rand.NewPCG(1, 1)))
 	for name, requests := range map[string][]*Request{"day": Day(1), "countable": countable, "chaos": chaos} {
 		ids, devices := map[string]bool{}, map[string]bool{}
 		for _, r := range requests {
@@ -103,8 +103,8 @@ func TestScenarios(t *testing.T) {
 			t.Errorf("two kinds are called %s", k.Name)
 		}
 		named[k.Name] = true
-		if want := 20 * k.Chaos; k.Name != plain && (count[k.Name] < want/2 || count[k.Name] > 2*want) {
-			t.Errorf("%s: %d of 20000 instead of %d", k.Name, count[k.Name], want)
+		if want := 200 * k.Chaos; k.Name != plain && (count[k.Name] < want/2 || count[k.Name] > 2*want) {
+			t.Errorf("%s: %d of 200000 instead of %d", k.Name, count[k.Name], want)
 		}
 	}
 	if count[plain] < len(chaos)/2 {

@@ -54,7 +54,7 @@ func readRecords(ctx context.Context, js jetstream.JetStream, names topology.Nam
 			}
 			var r record.Record
 			id, ours := strings.CutPrefix(entry.Key(), names.Tenant+".")
-			if ours && json.Unmarshal(entry.Value(), &r) == nil && r.State != record.None && escape(r.ID) == id {
+			if ours && json.Unmarshal(entry.Value(), &r) == nil && escape(r.ID) == id {
 				l.Records[id] = r
 			}
 			all.Write(entry.Value())

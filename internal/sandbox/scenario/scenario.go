@@ -58,8 +58,8 @@ type Request struct {
 	Want   End
 	// Resets is how often the device must have been reset.
 	Resets int
-	// Unknowable allows a request to end as outcome_unknown without a reset,
-	// because its record was overwritten before it began.
+	// Unknowable: the request's record is overwritten before it begins, so that it
+	// ends as outcome_unknown; but chance may let it begin before that.
 	Unknowable bool
 
 	// Doubtful: the device has to show its actions plainly before the request can
