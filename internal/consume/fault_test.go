@@ -116,7 +116,7 @@ func TestAnswerToEarlierPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make(chan string, 9)
-	p, err := newPuller(r.js, consumer, quick, make(chan struct{}, 1), events{
+	p, err := newPuller(r.js, consumer.CachedInfo(), quick, make(chan struct{}, 1), callbacks{
 		credit: func() (int, time.Time, <-chan struct{}) { return 1, time.Time{}, nil },
 		begin:  func() (func(*nats.Msg), func()) { return func(m *nats.Msg) { got <- string(m.Data) }, func() {} },
 		alive:  func() {},
@@ -138,11 +138,9 @@ func TestAnswerToEarlierPull(t *testing.T) {
 	}()
 	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
 	for _, status := range []string{"100", "404", "408", "409", "423", "503"} {
-		for _, l := range p.lanes {
-			m := &nats.Msg{Subject: l.inbox + ".0", Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}
-			if err := r.admin.Conn().PublishMsg(m); err != nil {
-				t.Fatal(err)
-			}
+		m := &nats.Msg{Subject: p.inbox.subject("0"), Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}
+		if err := r.admin.Conn().PublishMsg(m); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := r.admin.Conn().FlushTimeout(testTime); err != nil {

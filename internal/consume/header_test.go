@@ -150,50 +150,6 @@ func TestUnreadablePin(t *testing.T) {
 	}
 }
 
-// TestLatePin gives a puller a message of a term that is over, and one of the
-// term after the next on a pull that named a pin: neither begins a term.
-func TestLatePin(t *testing.T) {
-	t.Parallel()
-	begun, strays := []string{}, 0
-	p := &puller{pinned: pinned{group: group}, wake: make(chan struct{}, 1), lanes: []*lane{{}, {}}}
-	p.on = events{
-		begin:  func() (func(*nats.Msg), func()) { return func(*nats.Msg) {}, func() {} },
-		active: func(bool) {}, alive: func() {}, stray: func(*nats.Msg) { strays++ },
-	}
-	a, b := p.lanes[0], p.lanes[1]
-	deliver := func(l *lane, pin string, want bool) {
-		t.Helper()
-		before := p.term
-		if got := p.inTerm(l, &nats.Msg{Header: nats.Header{headerPin: {"forged", pin}}}); got != want {
-			t.Errorf("a message with the pin %s: in term %t", pin, got)
-		}
-		if p.term != before {
-			begun = append(begun, p.term.pin)
-		}
-	}
-	asked := func(l *lane) { l.pin, l.unnamed = "", time.Now().Add(testTime) }
-	asked(a)
-	deliver(a, "one", true)
-	b.pin = "one" // a pull of the term
-	deliver(b, "one", true)
-	deliver(b, "two", false) // cannot be: the server pins with a pull that names nobody
-	p.endTerm(nil)           // another replica works
-	asked(a)
-	asked(b)
-	deliver(a, "one", false)
-	deliver(b, "one", false)
-	deliver(b, "three", true)
-	deliver(a, "one", false)
-	deliver(b, "three", true)
-	// The pull that a sent after the first term still waits, though another of
-	// the term was sent since: once the pin is lost, the server can choose it.
-	a.pin = "three"
-	deliver(a, "four", true)
-	if got := strings.Join(begun, " "); got != "one three four" {
-		t.Errorf("terms: %s", got)
-	}
-}
-
 // TestForgedOldest reads when the oldest message was stored, and whether it
 // exists, whatever its headers say.
 func TestForgedOldest(t *testing.T) {

@@ -2,10 +2,12 @@ package consume
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -226,4 +228,47 @@ func TestWithoutGroup(t *testing.T) {
 	a.answer <- Ack()
 	b.answer <- Ack()
 	r.awaitEmpty()
+}
+
+// TestLatePin gives a replica messages of terms that are over: none begins a term.
+func TestLatePin(t *testing.T) {
+	t.Parallel()
+	begun := []string{}
+	now := time.Now()
+	n := newTenure(Layout{}.Worker(spec), func() (func(*nats.Msg), func()) {
+		return func(*nats.Msg) {}, func() {}
+	}, func(bool) {})
+	deliver := func(pin, asked string, want whose) {
+		t.Helper()
+		got := n.sort(pin, asked, now)
+		if got != want {
+			t.Errorf("a message with the pin %q to a pull that names %q: %d, want %d", pin, asked, got, want)
+		}
+		if got == begins {
+			n.start(pin, now)
+			begun = append(begun, pin)
+		}
+	}
+	deliver("none", "", late) // nobody has asked
+	n.asked(now.Add(testTime))
+	deliver("", "", unknown)
+	deliver("one", "", begins)
+	deliver("one", "one", ofTerm)
+	deliver("", "one", ofTerm) // unreadable, but the pull names the pin
+	deliver("", "", late)
+	n.end() // another replica works
+	n.asked(now.Add(testTime))
+	deliver("one", "", late)
+	deliver("one", "one", late)
+	deliver("three", "", begins)
+	deliver("one", "", late)
+	deliver("three", "three", ofTerm)
+	// The pull that was sent after the first term may still wait, though another
+	// of the term was sent since: once the pin is lost, the server can choose it.
+	deliver("four", "three", begins)
+	now = now.Add(2 * testTime)
+	deliver("five", "four", late) // the server pins with a pull that names nobody
+	if got := strings.Join(begun, " "); got != "one three four" {
+		t.Errorf("terms: %s", got)
+	}
 }
