@@ -25,6 +25,7 @@ func (p *puller) answered(m *nats.Msg, now time.Time) {
 	switch {
 	case status == "100": // heartbeat
 		p.health.lives(now)
+		p.pull.seen = now
 	case status == "404" || status == "408": // it has expired
 		p.health.lives(now)
 		if !renewal {
@@ -36,6 +37,9 @@ func (p *puller) answered(m *nats.Msg, now time.Time) {
 		p.tenure.end()
 	case renewal && status == "409" && strings.HasPrefix(description, "Message Size Exceeds"):
 		p.health.lives(now)
+		if p.pull.owed.IsZero() {
+			p.pull.owed = now // a message waits, and the pull is to bring it
+		}
 	case status == "409" && description == "Consumer Deleted":
 		p.health.gone = true
 	case status == "409" && description == "Leadership Change":

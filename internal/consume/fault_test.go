@@ -26,7 +26,7 @@ func TestStrayMessages(t *testing.T) {
 	w.awaitBound()
 	r.publish("pins the worker") // its pulls from before the cuts are served, too
 	take(r, h.calls, "the first message").answer <- Ack()
-	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
+	r.await("a pull", func() bool { return r.info().NumWaiting > 0 })
 	// The server drops the old pull of a connection that is gone if it looks at
 	// the right moment.
 	for r.info().NumWaiting < 3 {

@@ -22,7 +22,7 @@ const headerPin = "Nats-Pin-Id"
 const (
 	// renewMin is often enough for any consumer.
 	renewMin = 100 * time.Millisecond
-	// quiet is how long a pull may bring nothing before the pin is renewed out of
+	// quiet is how long after a pull's last sign of life the pin is renewed out of
 	// turn, once: a new leader knows nothing of the pull and need not say so, but
 	// says that the pin is void.
 	quiet = 200 * time.Millisecond
@@ -97,8 +97,8 @@ func (t *tenure) due(p pull) time.Time {
 	switch {
 	case t.pin == "":
 		return time.Time{}
-	case p.left > 0 && t.renewed.Before(p.moved) && p.moved.Add(quiet).Before(at):
-		return p.moved.Add(quiet)
+	case p.left > 0 && t.renewed.Before(p.seen) && p.seen.Add(quiet).Before(at):
+		return p.seen.Add(quiet)
 	}
 	return at
 }

@@ -64,8 +64,19 @@ type pull struct {
 	reply  string    // where the server's words about it go
 	pin    string    // that it names; empty: none
 	left   int       // messages that it may still bring; 0: there is no pull
-	moved  time.Time // when it was sent, or brought a message last
+	seen   time.Time // when it was sent, or its last sign of life
+	owed   time.Time // since when the server has a message for it; zero: it has said so of none
 }
+
+// lost reports whether the pull is not at the server any more, or a message of
+// it was lost on the way.
+func (p pull) lost(now time.Time, heartbeat time.Duration) bool {
+	return p.left > 0 && (now.Sub(p.seen) > 2*heartbeat || !p.owed.IsZero() && now.Sub(p.owed) >= owedMost)
+}
+
+// owedMost is how long after the server has said that a message waits a pull may
+// take to bring it.
+const owedMost = time.Second
 
 // newPuller begins to listen for messages; run asks for them.
 func newPuller(js jetstream.JetStream, info *jetstream.ConsumerInfo, t times, slots chan struct{}, on callbacks) (*puller, error) {
@@ -109,7 +120,7 @@ func (p *puller) receive(m *nats.Msg) {
 		return
 	}
 	p.health.lives(now)
-	p.pull.left, p.pull.moved = max(0, p.pull.left-1), now
+	p.pull.left, p.pull.seen, p.pull.owed = max(0, p.pull.left-1), now, time.Time{}
 	if p.pull.left == 0 {
 		p.look()
 	}
@@ -224,7 +235,7 @@ func (p *puller) ask(now time.Time) (n next, err error) {
 	default:
 		p.health.seen = now // the silence is not the consumer's
 	}
-	if p.pull.left > 0 && now.Sub(later(p.health.seen, p.pull.moved)) > 2*p.times.heartbeat {
+	if p.pull.lost(now, p.times.heartbeat) {
 		p.fail(errSilent, now)
 		p.health.suspect(now)
 	}
@@ -239,7 +250,7 @@ func (p *puller) ask(now time.Time) (n next, err error) {
 		p.request(p.inbox.subject(p.tenure.renewal()), fmt.Sprintf(`"batch":1,"max_bytes":1,"expires":%d`, p.tenure.every()), now)
 	}
 	n.look = !p.health.doubt.IsZero() && !p.health.doubt.After(now)
-	for _, at := range []time.Time{p.health.next, p.health.doubt, p.tenure.due(p.pull)} {
+	for _, at := range []time.Time{p.health.next, p.health.doubt, p.tenure.due(p.pull), p.pull.owed.Add(owedMost)} {
 		if at.After(now) {
 			n.by(at)
 		}
@@ -270,7 +281,7 @@ func (p *puller) fill(now time.Time, n *next) {
 		p.health.seen = now // nothing was asked for, so that no answer was owed
 	}
 	number := p.pull.number + 1
-	p.pull = pull{number: number, reply: p.inbox.subject(strconv.Itoa(number)), pin: p.tenure.pin, left: want, moved: now}
+	p.pull = pull{number: number, reply: p.inbox.subject(strconv.Itoa(number)), pin: p.tenure.pin, left: want, seen: now}
 	p.tenure.asked(now.Add(p.times.expiry + p.times.heartbeat))
 	p.request(p.pull.reply, fmt.Sprintf(`"batch":%d,"expires":%d,"idle_heartbeat":%d`, want, p.times.expiry, p.times.heartbeat), now)
 }
@@ -337,13 +348,6 @@ func (in *inbox) close(connected bool, within time.Duration) {
 	// On a connection that is gone nothing arrives any more. The error would be
 	// that it was closed for good.
 	_ = in.sub.Unsubscribe()
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // sight is what looking the consumer up has shown.
