@@ -7,8 +7,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// heartbeats tells the server of each message that is worked on for long, so that it
-// is not delivered to another meanwhile. Most are done before their first
+// heartbeats tells the server of each message that is worked on for long, so
+// that it is not delivered to another meanwhile. Most are done before their first
 // heartbeat: one timer looks after all of them.
 type heartbeats struct {
 	nc *nats.Conn
@@ -32,7 +32,7 @@ func (b *heartbeats) add(m *nats.Msg, often time.Duration) {
 	switch every := often / 2; {
 	case b.timer == nil:
 		b.every = every
-		b.timer = time.AfterFunc(every, b.look)
+		b.timer = time.AfterFunc(every, b.beat)
 	case every < b.every: // the consumer was made anew, or changed
 		b.every = every
 		b.timer.Reset(every)
@@ -46,7 +46,7 @@ func (b *heartbeats) remove(m *nats.Msg) {
 	delete(b.inWork, m)
 }
 
-func (b *heartbeats) look() {
+func (b *heartbeats) beat() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.inWork) == 0 {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/natstest"
 )
 
 // shortPin is long enough for a busy machine, and short enough to wait for.
@@ -48,9 +50,9 @@ func (r *rig) replica(direct bool, slots int, credit func() (int, time.Time, <-c
 	x.running = r.run(Config{
 		Slots: slots, Handle: x.h.handle, Credit: credit,
 		Active: x.active.Store,
-		Begin: func(intake context.Context) {
+		Begin: func(soft context.Context) {
 			x.terms.Add(1)
-			context.AfterFunc(intake, func() { x.ended <- struct{}{} })
+			context.AfterFunc(soft, func() { x.ended <- struct{}{} })
 		},
 	})
 	r.js = through
@@ -270,5 +272,33 @@ func TestLatePin(t *testing.T) {
 	deliver("five", "four", late) // the server pins with a pull that names nobody
 	if got := strings.Join(begun, " "); got != "one three four" {
 		t.Errorf("terms: %s", got)
+	}
+}
+
+// TestPinIsKeptInDoubt has the working replica look the consumer up in vain: it
+// goes on to pull and to renew its pin, so that the standby is not pinned.
+func TestPinIsKeptInDoubt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setupPin()
+	r.times.api, r.times.patience = testTime, testTime
+	first := r.replica(false, 2, nil)
+	r.publish("1")
+	take(r, first.h.calls, "the first message").answer <- Ack()
+	second := r.replica(true, 2, nil)
+	r.proxy.SwallowNext(1<<30, func(m natstest.Message) bool {
+		return strings.Contains(string(m.Header), "Heartbeat") || strings.Contains(string(m.Data), "consumer_info_response")
+	})
+	for begun := time.Now(); time.Since(begun) < 3*shortPin; {
+		none(r, first.ended, "the term ended though the replica was there")
+	}
+	r.publish("2")
+	select {
+	case c := <-first.h.calls:
+		c.answer <- Ack()
+	case <-second.h.calls:
+		t.Error("the standby was pinned")
+	case <-r.ctx.Done():
+		t.Error("nobody works")
 	}
 }

@@ -389,11 +389,11 @@ func TestCredit(t *testing.T) {
 		close(changed)
 		changed = make(chan struct{})
 	}
-	w := r.run(Config{Setup: true, Slots: 1, Handle: func(intake, work context.Context, m Message) Disposition {
+	w := r.run(Config{Setup: true, Slots: 1, Handle: func(soft, hard context.Context, m Message) Disposition {
 		mu.Lock()
 		credit--
 		mu.Unlock()
-		return h.handle(intake, work, m)
+		return h.handle(soft, hard, m)
 	}, Credit: func() (int, time.Time, <-chan struct{}) {
 		mu.Lock()
 		defer mu.Unlock()
