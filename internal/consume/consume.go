@@ -89,7 +89,7 @@ type Queue struct {
 	js    jetstream.JetStream
 	log   *zap.Logger
 	times times
-	// created is when the consumer was made that the queue is bound to.
+	// created is when the consumer was made that is there, by the last look at it.
 	created    atomic.Int64
 	heartbeats *heartbeats
 	slots      chan struct{} // one is taken for each message that is handled
@@ -179,6 +179,7 @@ func (q *Queue) bind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bind to consumer %s of stream %s: %w", n.Consumer(), n.Stream, err)
 	}
+	q.created.Store(info.Created.UnixNano())
 	if q.cfg.Prepare != nil {
 		if err := q.cfg.Prepare(ctx); err != nil {
 			return nil, err
@@ -208,7 +209,6 @@ func (q *Queue) consumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 // when it sends a message, so a message in a buffer would age there.
 func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, alive func()) error {
 	created := info.Created.UnixNano()
-	q.created.Store(created)
 	var p *puller
 	done := func() {
 		<-q.slots
@@ -237,7 +237,11 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 		lookUp: func(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 			ctx, cancel := context.WithTimeout(ctx, q.times.api)
 			defer cancel()
-			return q.consumer(ctx)
+			info, err := q.consumer(ctx)
+			if err == nil {
+				q.created.Store(info.Created.UnixNano())
+			}
+			return info, err
 		},
 	})
 	if err != nil {
