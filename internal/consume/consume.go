@@ -39,9 +39,9 @@ type Disposition struct {
 // Ack acknowledges the message for good. The server's confirmation is waited for.
 func Ack() Disposition { return Disposition{ack: true} }
 
-// Back gives the message back, to be delivered again after the delay; 0 means
+// Nak gives the message back, to be delivered again after the delay; 0 means
 // at once. It holds nothing while it waits.
-func Back(delay time.Duration) Disposition { return Disposition{delay: max(0, delay)} }
+func Nak(delay time.Duration) Disposition { return Disposition{delay: max(0, delay)} }
 
 // Config of a [Queue].
 type Config struct {

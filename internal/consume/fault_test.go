@@ -312,7 +312,7 @@ func TestStreamMadeAnew(t *testing.T) {
 			if left := r.left(spec.Stream); left != 1 {
 				t.Errorf("%d messages left, want 1", left)
 			}
-			c.answer <- Back(0)
+			c.answer <- Nak(0)
 			take(r, h.calls, "the new message again").answer <- Ack()
 			r.awaitEmpty()
 		})

@@ -338,7 +338,7 @@ func (h *handler) handle(_, ctx context.Context, m Message) Disposition {
 	case d := <-c.answer:
 		return d
 	case <-ctx.Done():
-		return Back(0)
+		return Nak(0)
 	}
 }
 
