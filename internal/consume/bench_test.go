@@ -64,15 +64,12 @@ func BenchmarkQueue(b *testing.B) {
 
 // BenchmarkReceive is what the queue does with a message before its work begins.
 func BenchmarkReceive(b *testing.B) {
-	p := &puller{slots: make(chan struct{}, 32), wake: make(chan struct{}, 1), on: events{alive: func() {}}}
-	for range laneCount {
-		p.lanes = append(p.lanes, &lane{})
-	}
-	p.term = &term{take: func(*nats.Msg) { <-p.slots }}
+	p := &puller{slots: make(chan struct{}, 32), wake: make(chan struct{}, 1), health: health{alive: func() {}}}
+	p.tenure.take = func(*nats.Msg) { <-p.slots }
 	m := &nats.Msg{Subject: spec.Filter(), Reply: "$JS.ACK.PASSCODE_RESETS.worker-default.1.1.1.1.1"}
 	b.ReportAllocs()
 	for b.Loop() {
-		p.lanes[0].left = 32
-		p.receive(p.lanes[0], m)
+		p.pull.left = 32
+		p.receive(m)
 	}
 }

@@ -40,9 +40,9 @@ type Disposition struct {
 // Ack acknowledges the message for good. The server's confirmation is waited for.
 func Ack() Disposition { return Disposition{ack: true} }
 
-// Back gives the message back, to be delivered again after the delay; 0 means
+// Nak gives the message back, to be delivered again after the delay; 0 means
 // at once. It holds nothing while it waits.
-func Back(delay time.Duration) Disposition { return Disposition{delay: max(0, delay)} }
+func Nak(delay time.Duration) Disposition { return Disposition{delay: max(0, delay)} }
 
 // Config of a [Queue].
 type Config struct {
@@ -61,16 +61,16 @@ type Config struct {
 	// is closed at the next change. It must not wait. nil: as many as there are slots.
 	Credit func() (n int, at time.Time, changed <-chan struct{})
 	// Begin is called when this replica becomes the one that works on the queue,
-	// and before it handles a message; nil does nothing. intake ends when it is
-	// that no longer.
-	Begin func(intake context.Context)
+	// and before it handles a message; nil does nothing. soft ends when it is that
+	// no longer.
+	Begin func(soft context.Context)
 	// Active is told whether this replica is the one that works on the queue;
 	// nil is not told.
 	Active func(bool)
-	// Handle works on one message. intake ends when nothing further is to be
-	// begun, because the process is to end or another replica works now; work
-	// ends when the process must.
-	Handle func(intake, work context.Context, m Message) Disposition
+	// Handle works on one message. soft ends when nothing further is to be begun,
+	// because the process is to end or another replica works now; hard ends when
+	// the process must.
+	Handle func(soft, hard context.Context, m Message) Disposition
 	// Clock, if not nil, is told how far the server's clock is ahead of ours, and
 	// by how much that may be wrong, each time the queue is bound and its depth
 	// is read.
@@ -87,14 +87,28 @@ type Queue struct {
 	js    jetstream.JetStream
 	log   *zap.Logger
 	times times
-	// created is when the consumer was made that the queue is bound to.
-	created atomic.Int64
-	beats   *beats
+	// created is when the consumer was made that is there, by the last look at it.
+	created    atomic.Int64
+	heartbeats *heartbeats
+	slots      chan struct{} // one is taken for each message that is handled
+	inWork     sync.WaitGroup
 }
 
 // New makes a queue; [Queue.Run] works on it.
 func New(js jetstream.JetStream, cfg Config) *Queue {
-	return &Queue{cfg: cfg, js: js, log: cfg.Log, times: usual, beats: newBeats(js.Conn())}
+	if cfg.Credit == nil {
+		cfg.Credit = func() (int, time.Time, <-chan struct{}) { return cfg.Slots, time.Time{}, nil }
+	}
+	if cfg.Begin == nil {
+		cfg.Begin = func(context.Context) {}
+	}
+	if cfg.Active == nil {
+		cfg.Active = func(bool) {}
+	}
+	return &Queue{
+		cfg: cfg, js: js, log: cfg.Log, times: usual,
+		heartbeats: newHeartbeats(js.Conn()), slots: make(chan struct{}, cfg.Slots),
+	}
 }
 
 // Times of calls to the server.
@@ -107,16 +121,14 @@ const (
 	ackPauseMax = time.Second
 )
 
-// Run takes messages until intake ends, then waits for those in work, which
-// work may cut short. A queue that cannot be bound is tried again for ever.
-func (q *Queue) Run(intake, work context.Context) {
-	slots := make(chan struct{}, q.cfg.Slots)
-	var inWork sync.WaitGroup
-	defer inWork.Wait()
+// Run takes messages until soft ends, then waits for those in work, which hard
+// may cut short. A queue that cannot be bound is tried again for ever.
+func (q *Queue) Run(soft, hard context.Context) {
+	defer q.inWork.Wait()
 	pause := q.times.pauseMin
 	var last error
-	for intake.Err() == nil {
-		consumer, err := q.bind(intake)
+	for soft.Err() == nil {
+		info, err := q.bind(soft)
 		if err == nil {
 			bound := sync.OnceFunc(func() {
 				q.cfg.Bound(nil)
@@ -125,15 +137,15 @@ func (q *Queue) Run(intake, work context.Context) {
 			if !errors.Is(last, errSilent) {
 				bound()
 			}
-			err = q.pull(intake, work, consumer, bound, slots, &inWork)
+			err = q.pull(soft, hard, info, bound)
 		}
-		if intake.Err() != nil {
+		if soft.Err() != nil {
 			return
 		}
 		q.cfg.Bound(err)
 		last = err
 		select {
-		case <-intake.Done():
+		case <-soft.Done():
 			return
 		case <-time.After(pause):
 		}
@@ -141,7 +153,7 @@ func (q *Queue) Run(intake, work context.Context) {
 	}
 }
 
-func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
+func (q *Queue) bind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*q.times.api)
 	defer cancel()
 	if q.cfg.Setup {
@@ -156,25 +168,26 @@ func (q *Queue) bind(ctx context.Context) (jetstream.Consumer, error) {
 		}
 	}
 	n := q.cfg.Names
-	consumer, err := q.consumer(ctx)
+	info, err := q.consumer(ctx)
 	if err == nil {
-		if w := topology.Unusable(consumer.CachedInfo().Config, n); w != nil {
+		if w := topology.Unusable(info.Config, n); w != nil {
 			err = fmt.Errorf("it %s; %s", w.Text, w.Do)
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bind to consumer %s of stream %s: %w", n.Consumer(), n.Stream, err)
 	}
+	q.created.Store(info.Created.UnixNano())
 	if q.cfg.Prepare != nil {
 		if err := q.cfg.Prepare(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return consumer, nil
+	return info, nil
 }
 
 // consumer looks the consumer up, and takes the time while it is there.
-func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
+func (q *Queue) consumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	asked := time.Now()
 	consumer, err := q.js.Consumer(ctx, q.cfg.Names.Stream, q.cfg.Names.Consumer())
 	if err != nil {
@@ -182,61 +195,58 @@ func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	}
 	// When the server looked at its clock is known to half the time of the call.
 	within := time.Since(asked) / 2
-	if ts := consumer.CachedInfo().TimeStamp; q.cfg.Clock != nil && !ts.IsZero() {
+	info := consumer.CachedInfo()
+	if ts := info.TimeStamp; q.cfg.Clock != nil && !ts.IsZero() {
 		q.cfg.Clock(ts.Sub(asked.Add(within).Round(0)), within)
 	}
-	return consumer, nil
+	return info, nil
 }
 
-// pull hands out messages until intake ends (nil) or the consumer is lost. No
-// more messages are asked for than there are free slots: the server's ack wait
-// begins when it sends a message, so a message in a buffer would age there.
-func (q *Queue) pull(intake, work context.Context, consumer jetstream.Consumer, alive func(), slots chan struct{}, inWork *sync.WaitGroup) error {
-	info := consumer.CachedInfo()
+// pull hands out messages until soft ends (nil) or the consumer is lost. No more
+// messages are asked for than there are free slots: the server's ack wait begins
+// when it sends a message, so a message in a buffer would age there.
+func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, alive func()) error {
 	created := info.Created.UnixNano()
-	q.created.Store(created)
 	var p *puller
-	begin := func() (func(*nats.Msg), func()) {
-		term, end := context.WithCancel(intake)
-		begun := make(chan struct{})
-		inWork.Go(func() {
-			defer close(begun)
-			if q.cfg.Begin != nil {
-				q.cfg.Begin(term)
-			}
-		})
-		c := &crew{group: inWork, end: term.Done(), msgs: make(chan *nats.Msg), work: func(m *nats.Msg) {
-			reconnects := q.reconnects()
-			<-begun
-			q.work(term, work, delivery{
-				msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: reconnects,
-				done: func() {
-					<-slots
-					p.freed()
-				},
-			})
-		}}
-		return c.take, end
+	done := func() {
+		<-q.slots
+		p.look()
 	}
-	on := events{
+	p, err := newPuller(q.js, info, q.times, q.slots, callbacks{
 		credit: q.cfg.Credit,
-		begin:  begin,
+		begin: func() (func(*nats.Msg), func()) {
+			term, end := context.WithCancel(soft)
+			begun := make(chan struct{})
+			q.inWork.Go(func() {
+				defer close(begun)
+				q.cfg.Begin(term)
+			})
+			return func(m *nats.Msg) {
+				d := delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: q.reconnects(), done: done}
+				q.inWork.Go(func() {
+					<-begun
+					q.work(term, hard, d)
+				})
+			}, end
+		},
+		active: q.cfg.Active,
 		alive:  alive,
 		stray:  func(m *nats.Msg) { q.nak(m, 0) },
-		active: q.cfg.Active,
-	}
-	if on.credit == nil {
-		on.credit = func() (int, time.Time, <-chan struct{}) { return q.cfg.Slots, time.Time{}, nil }
-	}
-	if on.active == nil {
-		on.active = func(bool) {}
-	}
-	p, err := newPuller(q.js, consumer, q.times, slots, on)
+		lookUp: func(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+			ctx, cancel := context.WithTimeout(ctx, q.times.api)
+			defer cancel()
+			info, err := q.consumer(ctx)
+			if err == nil {
+				q.created.Store(info.Created.UnixNano())
+			}
+			return info, err
+		},
+	})
 	if err != nil {
 		return err
 	}
-	defer p.stop(work)
-	return p.run(intake)
+	defer p.stop(hard)
+	return p.run(soft)
 }
 
 // delivery is a message in work.
@@ -254,7 +264,7 @@ type delivery struct {
 
 // work runs the handler, keeps the message from being delivered to another
 // meanwhile, and carries out the verdict.
-func (q *Queue) work(intake, work context.Context, d delivery) {
+func (q *Queue) work(soft, hard context.Context, d delivery) {
 	meta, err := d.msg.Metadata()
 	if err != nil {
 		// Not a delivery of a consumer: there is nothing to acknowledge.
@@ -262,8 +272,8 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 		q.log.Error("a message without JetStream metadata was left alone", zap.Error(err))
 		return
 	}
-	q.beats.add(d.msg, d.beat)
-	verdict := q.cfg.Handle(intake, work, Message{
+	q.heartbeats.add(d.msg, d.beat)
+	verdict := q.cfg.Handle(soft, hard, Message{
 		Subject:   d.msg.Subject,
 		Header:    d.msg.Header,
 		Data:      d.msg.Data,
@@ -272,14 +282,14 @@ func (q *Queue) work(intake, work context.Context, d delivery) {
 		Delivered: meta.NumDelivered,
 		Published: meta.Timestamp,
 	})
-	q.beats.remove(d.msg)
+	q.heartbeats.remove(d.msg)
 	d.done()
 	switch {
 	case q.outdated(d):
 		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",
 			zap.Uint64("sequence", meta.Sequence.Stream))
 	case verdict.ack:
-		q.ack(work, d, meta.Sequence.Stream)
+		q.ack(hard, d, meta.Sequence.Stream)
 	default:
 		q.nak(d.msg, verdict.delay)
 	}

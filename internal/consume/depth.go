@@ -29,11 +29,10 @@ type Depth struct {
 func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
-	consumer, err := q.consumer(ctx)
+	info, err := q.consumer(ctx)
 	if err != nil {
 		return Depth{}, fmt.Errorf("consumer %s: %w", q.cfg.Names.Consumer(), err)
 	}
-	info := consumer.CachedInfo()
 	d := Depth{
 		Messages:    int(info.NumPending) + info.NumAckPending,
 		AckPending:  info.NumAckPending,

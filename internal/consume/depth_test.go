@@ -41,8 +41,8 @@ func TestDepth(t *testing.T) {
 	if d, err := q.Depth(r.ctx); err != nil || d.Messages != 3 || d.AckPending != 2 || d.Redelivered != 0 {
 		t.Errorf("two of three in work: %+v, %v", d, err)
 	}
-	first.answer <- Back(0)
-	second.answer <- Back(0)
+	first.answer <- Nak(0)
+	second.answer <- Nak(0)
 	take(r, h.calls, "a message")
 	take(r, h.calls, "a message")
 	r.await("a redelivery", func() bool {

@@ -27,7 +27,7 @@ func TestStrayMessages(t *testing.T) {
 	w.awaitBound()
 	r.publish("pins the worker") // its pulls from before the cuts are served, too
 	take(r, h.calls, "the first message").answer <- Ack()
-	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
+	r.await("a pull", func() bool { return r.info().NumWaiting > 0 })
 	// The server drops the old pull of a connection that is gone if it looks at
 	// the right moment.
 	for r.info().NumWaiting < 3 {
@@ -117,7 +117,7 @@ func TestAnswerToEarlierPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make(chan string, 9)
-	p, err := newPuller(r.js, consumer, quick, make(chan struct{}, 1), events{
+	p, err := newPuller(r.js, consumer.CachedInfo(), quick, make(chan struct{}, 1), callbacks{
 		credit: func() (int, time.Time, <-chan struct{}) { return 1, time.Time{}, nil },
 		begin:  func() (func(*nats.Msg), func()) { return func(m *nats.Msg) { got <- string(m.Data) }, func() {} },
 		alive:  func() {},
@@ -139,11 +139,9 @@ func TestAnswerToEarlierPull(t *testing.T) {
 	}()
 	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
 	for _, status := range []string{"100", "404", "408", "409", "423", "503"} {
-		for _, l := range p.lanes {
-			m := &nats.Msg{Subject: l.inbox + ".0", Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}
-			if err := r.admin.Conn().PublishMsg(m); err != nil {
-				t.Fatal(err)
-			}
+		m := &nats.Msg{Subject: p.inbox.subject("0"), Header: nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}}}
+		if err := r.admin.Conn().PublishMsg(m); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := r.admin.Conn().FlushTimeout(testTime); err != nil {
@@ -315,7 +313,7 @@ func TestStreamMadeAnew(t *testing.T) {
 			if left := r.left(spec.Stream); left != 1 {
 				t.Errorf("%d messages left, want 1", left)
 			}
-			c.answer <- Back(0)
+			c.answer <- Nak(0)
 			take(r, h.calls, "the new message again").answer <- Ack()
 			r.awaitEmpty()
 		})

@@ -14,97 +14,40 @@ import (
 // A consumer with a pinned priority group serves the pulls of one replica only,
 // until that has sent no pull for a while or is unpinned. The others' pulls wait
 // at the server. The pin is told with each message and has to be named in each
-// further pull. Source: NATS ADR-42, and nats-server, server/consumer.go.
+// further pull. It is lost when the consumer's leader changes. Source: NATS
+// ADR-42, and nats-server, server/consumer.go.
 
 // headerPin names the pin. A publisher may have written the same: the server's
 // is the last.
 const headerPin = "Nats-Pin-Id"
 
-// pinned is how a consumer pins; the zero pinned is one that does not.
-type pinned struct {
-	js    jetstream.JetStream
-	group string
-	ttl   time.Duration // without a pull, until another replica is pinned
-	last  time.Time     // when the last pull with the pin was sent; guarded by puller.mu
-	over  string        // the last pin that was lost: none is given twice; guarded by puller.mu
-}
+const (
+	// renewMin is often enough for any consumer.
+	renewMin = 100 * time.Millisecond
+	// quiet is how long after a pull's last sign of life the pin is renewed out of
+	// turn, once: a new leader knows nothing of the pull and need not say so, but
+	// says that the pin is void.
+	quiet = 200 * time.Millisecond
+)
 
-func pinnedOf(js jetstream.JetStream, cfg jetstream.ConsumerConfig) pinned {
-	if cfg.PriorityPolicy != jetstream.PriorityPolicyPinned || len(cfg.PriorityGroups) == 0 {
-		return pinned{}
-	}
-	return pinned{js: js, group: cfg.PriorityGroups[0], ttl: cfg.PinnedTTL}
-}
+// tenure is whether this replica is the one that works: its term. Guarded by
+// puller.mu.
+type tenure struct {
+	group  string        // whose pulls the consumer pins; empty: it pins nobody
+	ttl    time.Duration // without a pull, until another replica is pinned
+	begin  func() (take func(*nats.Msg), end func())
+	active func(bool)
 
-// renewMin is often enough for any consumer.
-const renewMin = 100 * time.Millisecond
-
-// renew is how often the pin is renewed.
-func (p pinned) renew() time.Duration {
-	if p.group == "" {
-		return time.Hour
-	}
-	return max(p.ttl/3, renewMin)
-}
-
-// pin is the part of a pull that says who asks. Call with mu held.
-func (p *puller) pin(now time.Time) string {
-	switch {
-	case p.pinned.group == "":
-		return ""
-	case p.term == nil:
-		return fmt.Sprintf(`,"group":%q`, p.pinned.group)
-	}
-	p.pinned.last = now
-	return fmt.Sprintf(`,"group":%q,"id":%q`, p.pinned.group, p.term.pin)
-}
-
-// renewal is where the answer to the renewal of a pin goes.
-func (p *puller) renewal(pin string) string { return p.lanes[0].inbox + "." + "pin-" + pin }
-
-// renewPin keeps the pin while nothing is asked for: every slot is taken, or
-// calls have to wait. It asks for a message of one byte. There is none, so that
-// the server brings nothing, but notes that the pinned replica is there. Call
-// with mu held.
-func (p *puller) renewPin(now time.Time) error {
-	if p.pinned.group == "" || p.term == nil || now.Sub(p.pinned.last) < p.pinned.renew() {
-		return nil
-	}
-	request := fmt.Appendf(nil, `{"batch":1,"max_bytes":1,"expires":%d%s}`, p.pinned.renew(), p.pin(now))
-	return p.nc.PublishRequest(p.subject, p.renewal(p.term.pin), request)
-}
-
-// inTerm begins a term if the message is the first that this replica gets as the
-// pinned one. It is false for a message of a term that is over. Call with mu held.
-//
-// The server serves a pull that names a pin only while that pin holds, so only a
-// pull that names none can bring a new one. That may be one that was given up.
-func (p *puller) inTerm(l *lane, m *nats.Msg) bool {
-	if p.pinned.group == "" {
-		return true
-	}
-	pin := topology.LastHeader(m.Header, headerPin)
-	switch {
-	case p.term != nil && (pin == p.term.pin || pin == "" && l.pin == p.term.pin):
-		return true // a pull that names the pin does not need to read it
-	case pin == "" || pin == p.pinned.over || !l.mayPin(time.Now()):
-		return false // it comes late, or names nothing
-	}
-	p.newTerm(l, pin)
-	return true
-}
-
-// mayPin tells that a pull of the lane may be waiting that names no pin. Call
-// with mu held.
-func (l *lane) mayPin(now time.Time) bool { return now.Before(l.unnamed) }
-
-// newTerm begins a term with the pin that the server has given to the pull of a
-// lane. Call with mu held.
-func (p *puller) newTerm(l *lane, pin string) {
-	p.endTerm(l) // the lane's pull has the new pin
-	l.pin = pin
-	p.beginTerm(pin)
-	p.pinned.last = time.Now() // the server counts from the delivery
+	take    func(*nats.Msg) // works on a message; nil while another replica works
+	stop    func()          // ends the term
+	pin     string          // what the server calls the term; empty: it pins nobody
+	lost    string          // the pin of the last term: none is given twice
+	renewed time.Time       // when the pin was renewed out of pulls
+	// unnamed is when the last pull that named no pin is over at the latest, even
+	// if it was given up.
+	unnamed time.Time
+	// nameless messages wait until it is known which pin they brought.
+	nameless []nameless
 }
 
 // nameless is a message that may have brought a pin, but whose headers cannot be
@@ -112,88 +55,148 @@ func (p *puller) newTerm(l *lane, pin string) {
 // gives out none of them then. Each time the pin is free, such a message would
 // come first again, and nobody would ever be known to be pinned.
 type nameless struct {
-	lane *lane
 	msg  *nats.Msg
 	came time.Time
 }
 
-// isNameless tells that the pin is to be asked for. Call with mu held.
-func (p *puller) isNameless(l *lane, m *nats.Msg) bool {
-	return p.pinned.group != "" && p.term == nil && l.mayPin(time.Now()) && topology.LastHeader(m.Header, headerPin) == ""
+func newTenure(cfg jetstream.ConsumerConfig, begin func() (func(*nats.Msg), func()), active func(bool)) tenure {
+	t := tenure{begin: begin, active: active}
+	if cfg.PriorityPolicy == jetstream.PriorityPolicyPinned && len(cfg.PriorityGroups) > 0 {
+		t.group, t.ttl = cfg.PriorityGroups[0], cfg.PinnedTTL
+	}
+	return t
 }
 
-// name asks which pin came with nameless messages, and gives them back: they
-// come again to a pull that names it.
+// start makes this replica the one that works.
+func (t *tenure) start(pin string, now time.Time) {
+	t.end()
+	t.pin, t.renewed = pin, now // the server counts from the delivery
+	t.take, t.stop = t.begin()
+	t.active(true)
+}
+
+// end ends the term, if there is one: another replica works, or may.
+func (t *tenure) end() {
+	if t.take == nil {
+		return
+	}
+	t.stop()
+	t.lost, t.pin, t.take, t.stop = t.pin, "", nil, nil
+	t.active(false)
+}
+
+// every is how often the pin is renewed.
+func (t *tenure) every() time.Duration {
+	if t.group == "" {
+		return time.Hour
+	}
+	return max(t.ttl/3, renewMin)
+}
+
+// due is when the pin is to be renewed; zero: there is none.
+func (t *tenure) due(p pull) time.Time {
+	at := t.renewed.Add(t.every())
+	switch {
+	case t.pin == "":
+		return time.Time{}
+	case p.left > 0 && t.renewed.Before(p.seen) && p.seen.Add(quiet).Before(at):
+		return p.seen.Add(quiet)
+	}
+	return at
+}
+
+// names is the part of a pull that says who asks.
+func (t *tenure) names() string {
+	switch {
+	case t.group == "":
+		return ""
+	case t.pin == "":
+		return fmt.Sprintf(`,"group":%q`, t.group)
+	}
+	return fmt.Sprintf(`,"group":%q,"id":%q`, t.group, t.pin)
+}
+
+// renewal is the end of the subject for the answer to a renewal of the pin.
+func (t *tenure) renewal() string { return "pin-" + t.pin }
+
+// asked notes that a pull was sent, which is over by then.
+func (t *tenure) asked(over time.Time) {
+	if t.pin == "" {
+		t.unnamed = over
+	}
+}
+
+// whose says in which term a message came.
+type whose int
+
+const (
+	ofTerm  whose = iota // in the present one
+	begins               // in one that begins with it: this replica is pinned now
+	unknown              // in one whose pin has to be asked for
+	late                 // in one that is over
+)
+
+// sort says in which term a message came that has a pin in its headers, or none,
+// while the present pull names the other.
+//
+// The server serves a pull that names a pin only while that pin holds, so only a
+// pull that names none can bring a new one. That may be one that was given up.
+func (t *tenure) sort(pin, asked string, now time.Time) whose {
+	pinning := now.Before(t.unnamed)
+	switch {
+	case t.group == "":
+		return ofTerm
+	// A pull that names the pin does not need to read it.
+	case t.take != nil && (pin == t.pin || pin == "" && asked == t.pin):
+		return ofTerm
+	case t.take == nil && pin == "" && pinning:
+		return unknown
+	case pin == "" || pin == t.lost || !pinning:
+		return late
+	}
+	return begins
+}
+
+// settle finds out which pin came with nameless messages, and gives them back:
+// they come again to a pull that names it. It is given what the server says of
+// the consumer, nil if it says nothing, and reports whether that was enough. Call
+// with mu held.
 //
 // The server chooses whom it pins when it delivers a message. So it is this
 // replica if nothing was delivered after the last of them.
-func (p *puller) name(ctx context.Context) {
-	p.mu.Lock()
-	asked := len(p.nameless) > 0
-	p.mu.Unlock()
-	if !asked {
-		return
+func (p *puller) settle(info *jetstream.ConsumerInfo, now time.Time) bool {
+	waiting := p.tenure.nameless
+	if len(waiting) == 0 {
+		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.times.api)
-	defer cancel()
-	created := p.consumer.CachedInfo().Created // Info replaces it
-	info, err := p.consumer.Info(ctx)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	last := p.nameless[len(p.nameless)-1]
-	meta, metaErr := last.msg.Metadata()
-	switch {
-	case err == nil && !info.Created.Equal(created):
-		p.fault = errDeleted // and made anew
-	case err != nil || metaErr != nil || p.term != nil || p.over:
-	case info.Delivered.Consumer > meta.Sequence.Consumer && time.Since(last.came) < p.times.heartbeat:
-		return // one more is on its way
-	case info.Delivered.Consumer == meta.Sequence.Consumer:
-		for _, g := range info.PriorityGroups {
-			if g.Group == p.pinned.group && g.PinnedClientID != "" {
-				p.newTerm(last.lane, g.PinnedClientID)
+	last := waiting[len(waiting)-1]
+	if meta, err := last.msg.Metadata(); err == nil && info != nil && p.tenure.take == nil && !p.over {
+		switch delivered := info.Delivered.Consumer; {
+		case delivered > meta.Sequence.Consumer && now.Sub(last.came) < p.times.heartbeat:
+			return false // one more is on its way
+		case delivered == meta.Sequence.Consumer:
+			for _, g := range info.PriorityGroups {
+				if g.Group == p.tenure.group && g.PinnedClientID != "" {
+					p.tenure.start(g.PinnedClientID, now)
+					p.pull.pin = g.PinnedClientID
+				}
 			}
 		}
 	}
-	for _, n := range p.nameless {
+	for _, n := range waiting {
 		p.on.stray(n.msg)
 	}
-	p.nameless = nil
-	p.look()
-}
-
-// beginTerm makes this replica the one that works. Call with mu held.
-func (p *puller) beginTerm(pin string) {
-	take, end := p.on.begin()
-	p.term = &term{pin: pin, take: take, end: end}
-	p.on.active(true)
-	p.look() // the lanes are free for further pulls
-}
-
-// endTerm ends it: another replica works, or may. The pulls under way, except one,
-// are void, because they name the old pin. Call with mu held.
-func (p *puller) endTerm(except *lane) {
-	for _, l := range p.lanes {
-		if l != except {
-			l.left = 0
-		}
-	}
-	if p.term == nil {
-		return
-	}
-	p.term.end()
-	p.pinned.over = p.term.pin
-	p.term = nil
-	p.on.active(false)
+	p.tenure.nameless = nil
+	return true
 }
 
 // handOver lets the server pin another replica now, rather than once it has
 // noticed that this one is gone. Where the right for it is missing, it will
 // notice.
-func (p pinned) handOver(ctx context.Context, info *jetstream.ConsumerInfo, within time.Duration) {
+func handOver(ctx context.Context, js jetstream.JetStream, info *jetstream.ConsumerInfo, group string, within time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	subject := topology.API(p.js.Options(), "CONSUMER.UNPIN."+info.Stream+"."+info.Name)
+	subject := topology.API(js.Options(), "CONSUMER.UNPIN."+info.Stream+"."+info.Name)
 	// The answer is not looked at: what could be done about a refusal?
-	_, _ = p.js.Conn().RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"group":%q}`, p.group))
+	_, _ = js.Conn().RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"group":%q}`, group))
 }

@@ -2,12 +2,15 @@ package consume
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/topology"
 )
 
@@ -48,9 +51,9 @@ func (r *rig) replica(direct bool, slots int, credit func() (int, time.Time, <-c
 	x.running = r.run(Config{
 		Slots: slots, Handle: x.h.handle, Credit: credit,
 		Active: x.active.Store,
-		Begin: func(intake context.Context) {
+		Begin: func(soft context.Context) {
 			x.terms.Add(1)
-			context.AfterFunc(intake, func() { x.ended <- struct{}{} })
+			context.AfterFunc(soft, func() { x.ended <- struct{}{} })
 		},
 	})
 	r.js = through
@@ -228,4 +231,75 @@ func TestWithoutGroup(t *testing.T) {
 	a.answer <- Ack()
 	b.answer <- Ack()
 	r.awaitEmpty()
+}
+
+// TestLatePin gives a replica messages of terms that are over: none begins a term.
+func TestLatePin(t *testing.T) {
+	t.Parallel()
+	begun := []string{}
+	now := time.Now()
+	n := newTenure(Layout{}.Worker(spec), func() (func(*nats.Msg), func()) {
+		return func(*nats.Msg) {}, func() {}
+	}, func(bool) {})
+	deliver := func(pin, asked string, want whose) {
+		t.Helper()
+		got := n.sort(pin, asked, now)
+		if got != want {
+			t.Errorf("a message with the pin %q to a pull that names %q: %d, want %d", pin, asked, got, want)
+		}
+		if got == begins {
+			n.start(pin, now)
+			begun = append(begun, pin)
+		}
+	}
+	deliver("none", "", late) // nobody has asked
+	n.asked(now.Add(testTime))
+	deliver("", "", unknown)
+	deliver("one", "", begins)
+	deliver("one", "one", ofTerm)
+	deliver("", "one", ofTerm) // unreadable, but the pull names the pin
+	deliver("", "", late)
+	n.end() // another replica works
+	n.asked(now.Add(testTime))
+	deliver("one", "", late)
+	deliver("one", "one", late)
+	deliver("three", "", begins)
+	deliver("one", "", late)
+	deliver("three", "three", ofTerm)
+	// The pull that was sent after the first term may still wait, though another
+	// of the term was sent since: once the pin is lost, the server can choose it.
+	deliver("four", "three", begins)
+	now = now.Add(2 * testTime)
+	deliver("five", "four", late) // the server pins with a pull that names nobody
+	if got := strings.Join(begun, " "); got != "one three four" {
+		t.Errorf("terms: %s", got)
+	}
+}
+
+// TestPinIsKeptInDoubt has the working replica look the consumer up in vain: it
+// goes on to pull and to renew its pin, so that the standby is not pinned.
+func TestPinIsKeptInDoubt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setupPin()
+	r.times.api, r.times.patience = testTime, testTime
+	first := r.replica(false, 2, nil)
+	r.publish("1")
+	take(r, first.h.calls, "the first message").answer <- Ack()
+	second := r.replica(true, 2, nil)
+	r.proxy.SwallowNext(1<<30, func(m natstest.Message) bool {
+		return strings.Contains(string(m.Header), "Heartbeat") || strings.Contains(string(m.Data), "consumer_info_response")
+	})
+	for begun := time.Now(); time.Since(begun) < 3*shortPin; {
+		none(r, first.ended, "the term ended though the replica was there")
+	}
+	r.publish("2")
+	select {
+	case c := <-first.h.calls:
+		c.answer <- Ack()
+	case <-second.h.calls:
+		t.Error("the standby was pinned")
+	case <-r.ctx.Done():
+		t.Error("nobody works")
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -15,8 +14,8 @@ import (
 	"passcode-worker/internal/topology"
 )
 
-// puller asks a consumer for as many messages as there are free slots, and hands
-// each out as it comes.
+// puller asks a consumer for as many messages as there are free slots, one pull
+// at a time, and hands each message out as it comes.
 //
 // The library's iterator is not used: it takes a message that has no data and a
 // header "Status" for a word of the server's, so that such a message is never
@@ -24,37 +23,23 @@ import (
 // pull from before a reconnect ages in its buffer; and its end waits ten seconds
 // for a server that is away.
 type puller struct {
-	nc       *nats.Conn
-	consumer jetstream.Consumer
-	times    times
-	on       events
-	slots    chan struct{} // one is taken for each message in work
+	js    jetstream.JetStream
+	info  *jetstream.ConsumerInfo // of the consumer when the queue was bound to it
+	times times
+	on    callbacks
+	slots chan struct{} // one is taken for each message in work
+	inbox *inbox
+	wake  chan struct{} // something has changed that may allow another pull
 
-	subject     string // where pulls are sent
-	most        int    // messages of one pull
-	expiry      time.Duration
-	lanes       []*lane
-	reconnected chan nats.Status
-	wake        chan struct{} // something has changed that may allow another pull
-
-	pinned pinned
-	// resting is set while run only waits for some more slots to become free, and
-	// looks by itself soon.
-	resting atomic.Bool
-
-	mu    sync.Mutex
-	pulls int       // so far
-	asked time.Time // when the last one was sent for free slots
-	seen  time.Time // the last sign of life of the server
-	fault error     // of a pull; nil once it was looked at
-	over  bool      // nothing more is handed out
-	term  *term     // nil while another replica works
-	// nameless messages wait until it is known which pin they brought.
-	nameless []nameless
+	mu     sync.Mutex
+	over   bool // nothing more is handed out
+	pull   pull
+	tenure tenure
+	health health
 }
 
-// events are what a puller tells.
-type events struct {
+// callbacks are what a puller calls.
+type callbacks struct {
 	// credit tells how many further messages it makes sense to take now. Where
 	// that is 0, at is when to ask again, zero if only a change tells; changed
 	// is closed at the next change. It is called with mu held: it must not wait.
@@ -63,138 +48,105 @@ type events struct {
 	// returns takes the messages, each in a slot that is taken for it, until end
 	// is called.
 	begin func() (take func(*nats.Msg), end func())
-	// alive is called at each sign of life of the server.
-	alive func()
-	// stray is called with a message that there is no slot for.
-	stray func(*nats.Msg)
 	// active is told whether this replica is the one that works.
 	active func(bool)
+	// alive is called at each sign of life of the server.
+	alive func()
+	// stray is called with a message that is not to be worked on.
+	stray func(*nats.Msg)
+	// lookUp looks the consumer up.
+	lookUp func(context.Context) (*jetstream.ConsumerInfo, error)
 }
 
-// term is the time in which this replica is the one that works.
-type term struct {
-	pin  string // what the server calls it; empty where it pins nobody
-	take func(*nats.Msg)
-	end  func()
+// pull is the request for messages that waits at the server. A message does not
+// tell which pull it answers, so it counts as one of this, even if it answers an
+// earlier one that was given up.
+type pull struct {
+	number int       // of all pulls so far
+	reply  string    // where the server's words about it go
+	pin    string    // that it names; empty: none
+	left   int       // messages that it may still bring; 0: there is no pull
+	seen   time.Time // when it was sent, or its last sign of life
+	owed   time.Time // since when the server has a message for it; zero: it has said so of none
 }
 
-// lane is a subscription for one pull at a time: a message does not tell which
-// pull it answers, so pulls that are to be told apart need one each.
-type lane struct {
-	sub    *nats.Subscription
-	inbox  string
-	closed chan struct{} // closed with sub
-
-	// Guarded by puller.mu.
-	reply string // of the present pull
-	pin   string // that it names; empty: none
-	// unnamed is when the last pull that named none is over at the latest.
-	unnamed time.Time
-	left    int       // messages that it may still bring; 0: there is no pull
-	seen    time.Time // its last sign of life
+// lost reports whether the pull is not at the server any more, or a message of
+// it was lost on the way.
+func (p pull) lost(now time.Time, heartbeat time.Duration) bool {
+	return p.left > 0 && (now.Sub(p.seen) > 2*heartbeat || !p.owed.IsZero() && now.Sub(p.owed) >= owedMost)
 }
 
-// laneCount is how many pulls can be on their way: while one is answered, the
-// slots that become free are asked for by another.
-const laneCount = 4
-
-// pullGap is the least time between two pulls that are for a few slots only. A
-// pull costs the server about as much as the message that it brings; a slot that
-// waits so long for its next message loses little, since a call takes longer.
-const pullGap = time.Millisecond
+// owedMost is how long after the server has said that a message waits a pull may
+// take to bring it.
+const owedMost = time.Second
 
 // newPuller begins to listen for messages; run asks for them.
-func newPuller(js jetstream.JetStream, consumer jetstream.Consumer, t times, slots chan struct{}, on events) (*puller, error) {
-	nc, info := js.Conn(), consumer.CachedInfo()
+func newPuller(js jetstream.JetStream, info *jetstream.ConsumerInfo, t times, slots chan struct{}, on callbacks) (*puller, error) {
 	p := &puller{
-		nc:       nc,
-		consumer: consumer,
-		times:    t,
-		on:       on,
-		slots:    slots,
-		subject:  topology.API(js.Options(), "CONSUMER.MSG.NEXT."+info.Stream+"."+info.Name),
-		most:     cap(slots),
-		expiry:   t.expiry,
-		wake:     make(chan struct{}, 1),
-		seen:     time.Now(),
-		pinned:   pinnedOf(js, info.Config),
-	}
-	// A pull beyond the limits of a consumer is refused whole.
-	if limit := info.Config.MaxRequestBatch; limit > 0 {
-		p.most = min(p.most, limit)
+		js:     js,
+		info:   info,
+		times:  t,
+		on:     on,
+		slots:  slots,
+		wake:   make(chan struct{}, 1),
+		tenure: newTenure(info.Config, on.begin, on.active),
+		health: health{alive: on.alive, seen: time.Now()},
 	}
 	if limit := info.Config.MaxRequestExpires; limit > 0 {
-		p.expiry = min(p.expiry, limit)
+		p.times.expiry = min(p.times.expiry, limit)
 	}
-	for range laneCount {
-		l := &lane{inbox: nc.NewInbox(), closed: make(chan struct{})}
-		sub, err := nc.Subscribe(l.inbox+".*", func(m *nats.Msg) { p.receive(l, m) })
-		if err != nil {
-			for _, l := range p.lanes {
-				_ = l.sub.Unsubscribe() // it fails for the same reason
-			}
-			return nil, fmt.Errorf("pull: %w", err)
-		}
-		sub.SetClosedHandler(func(string) { close(l.closed) })
-		l.sub, p.lanes = sub, append(p.lanes, l)
+	if p.tenure.group == "" {
+		p.tenure.start("", time.Now())
 	}
-	p.reconnected = nc.StatusChanged(nats.CONNECTED)
-	if p.pinned.group == "" {
-		p.mu.Lock()
-		p.beginTerm("")
-		p.mu.Unlock()
+	var err error
+	if p.inbox, err = listen(js.Conn(), p.receive); err != nil {
+		p.tenure.end()
+		return nil, fmt.Errorf("pull: %w", err)
 	}
 	return p, nil
 }
 
 // receive sorts what arrives. Only a message has a subject to reply to: that of
 // its ack.
-func (p *puller) receive(l *lane, m *nats.Msg) {
+func (p *puller) receive(m *nats.Msg) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if m.Reply == "" {
-		defer p.look()
-		p.answered(l, m)
-		return
-	}
-	p.lives(l)
-	l.left = max(0, l.left-1)
-	if out, idle := p.out(); idle != nil && 2*out <= cap(p.slots) {
-		defer p.look() // else there is nothing more to ask for yet
-	}
+	now := time.Now()
 	switch {
+	case m.Reply == "":
+		p.answered(m, now)
+		p.look()
+		return
 	case p.over:
 		p.on.stray(m)
 		return
-	case p.isNameless(l, m):
-		p.nameless = append(p.nameless, nameless{l, m, p.seen})
+	}
+	p.health.lives(now)
+	p.pull.left, p.pull.seen, p.pull.owed = max(0, p.pull.left-1), now, time.Time{}
+	if p.pull.left == 0 {
+		p.look()
+	}
+	pin := topology.LastHeader(m.Header, headerPin)
+	switch p.tenure.sort(pin, p.pull.pin, now) {
+	case unknown:
+		p.tenure.nameless = append(p.tenure.nameless, nameless{m, now})
+		p.health.suspect(now)
 		p.look()
 		return
-	case !p.inTerm(l, m):
+	case begins:
+		p.tenure.start(pin, now)
+		p.pull.pin = pin
+	case late:
 		p.on.stray(m)
 		return
+	case ofTerm:
 	}
 	select {
 	case p.slots <- struct{}{}:
-		p.term.take(m)
+		p.tenure.take(m)
 	default:
-		// It answers a pull that was given up, because the connection broke. To
-		// keep it would be to let it age.
+		// It answers a pull that was given up. To keep it would be to let it age.
 		p.on.stray(m)
-	}
-}
-
-// lives notes a sign of life. Call with mu held.
-func (p *puller) lives(l *lane) {
-	p.seen = time.Now()
-	l.seen = p.seen
-	p.on.alive()
-}
-
-// freed is told that a slot has become free.
-func (p *puller) freed() {
-	if !p.resting.Load() || 4*(cap(p.slots)-len(p.slots)) >= cap(p.slots) {
-		p.look()
 	}
 }
 
@@ -206,193 +158,219 @@ func (p *puller) look() {
 	}
 }
 
+// next is what run does after it has asked.
+type next struct {
+	at      time.Time       // when to ask again at the latest; zero: only at a change
+	changed <-chan struct{} // closed when the credit changes; nil: it is enough
+	look    bool            // look the consumer up
+}
+
+// by brings forward when to ask again. The zero time does not.
+func (n *next) by(at time.Time) {
+	if !at.IsZero() && (n.at.IsZero() || at.Before(n.at)) {
+		n.at = at
+	}
+}
+
 // run asks for messages until ctx ends (nil) or the consumer is lost.
 func (p *puller) run(ctx context.Context) error {
-	tick := time.NewTicker(min(p.times.heartbeat, p.pinned.renew()) / 2)
+	nc := p.js.Conn()
+	reconnected := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(reconnected)
+	tick := time.NewTicker(min(p.times.heartbeat, p.tenure.every()) / 2)
 	defer tick.Stop()
 	again := time.NewTimer(0)
 	defer again.Stop()
+	// The consumer is looked up beside the pulls: while it has no leader, nobody
+	// answers.
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	found, busy := make(chan sight, 1), false
 	for ctx.Err() == nil {
-		p.name(ctx)
-		wait, changed, err := p.ask()
+		next, err := p.ask(time.Now())
 		if err != nil {
-			if err = p.lost(ctx, err); err != nil && ctx.Err() == nil {
-				return err
-			}
-			wait, changed = p.times.pauseMin, nil
+			return fmt.Errorf("pull: %w", err)
 		}
-		if wait > 0 {
-			again.Reset(wait)
+		if next.look && !busy {
+			busy = true
+			looking.Go(func() {
+				info, err := p.on.lookUp(ctx)
+				found <- sight{info, err}
+			})
+		}
+		if !next.at.IsZero() {
+			again.Reset(time.Until(next.at))
 		}
 		select {
 		case <-ctx.Done():
 		case <-p.wake:
-		case <-changed:
+		case <-next.changed:
 		case <-again.C:
 		case <-tick.C:
-		case <-p.reconnected:
-			p.forget()
+		case s := <-found:
+			busy = false
+			if err := p.judge(s, time.Now()); err != nil {
+				return fmt.Errorf("pull: %w", err)
+			}
+		case <-reconnected:
+			p.mu.Lock()
+			// The server may be another, which knows nothing of the pull.
+			p.pull.left = 0
+			p.health.restart(time.Now())
+			p.mu.Unlock()
 		}
 	}
 	return nil
 }
 
-// forget gives up the pulls under way: the server that they were sent to may
-// have forgotten them.
-func (p *puller) forget() {
+// ask renews the pin and sends a pull for the slots that are free, where either
+// is due. It fails where the consumer is lost.
+func (p *puller) ask(now time.Time) (n next, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.seen = time.Now()
-	for _, l := range p.lanes {
-		l.left = 0
+	switch p.js.Conn().Status() {
+	case nats.CLOSED:
+		return n, nats.ErrConnectionClosed
+	case nats.CONNECTED:
+	default:
+		p.health.seen = now // the silence is not the consumer's
 	}
+	if p.pull.lost(now, p.times.heartbeat) {
+		p.fail(errSilent, now)
+		p.health.suspect(now)
+	}
+	if err := p.health.lost(p.pull.left > 0, now, p.times.patience); err != nil {
+		return n, err
+	}
+	if p.pull.left == 0 && len(p.tenure.nameless) == 0 && !p.health.next.After(now) {
+		p.fill(now, &n)
+	}
+	if due := p.tenure.due(p.pull); !due.IsZero() && !due.After(now) {
+		p.tenure.renewed = now
+		p.request(p.inbox.subject(p.tenure.renewal()), fmt.Sprintf(`"batch":1,"max_bytes":1,"expires":%d`, p.tenure.every()), now)
+	}
+	n.look = !p.health.doubt.IsZero() && !p.health.doubt.After(now)
+	for _, at := range []time.Time{p.health.next, p.health.doubt, p.tenure.due(p.pull), p.pull.owed.Add(owedMost)} {
+		if at.After(now) {
+			n.by(at)
+		}
+	}
+	return n, nil
 }
 
-// ask sends a pull for the slots that are free, if there is something to ask
-// for. It tells when to look again at the latest, apart from a wake; 0: only at
-// one. It fails where an earlier pull has.
-func (p *puller) ask() (wait time.Duration, changed <-chan struct{}, err error) {
-	p.resting.Store(false)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	if err := p.check(now); err != nil {
-		return 0, nil, err
-	}
-	if err := p.renewPin(now); err != nil {
-		return 0, nil, err
-	}
-	out, idle := p.out()
+// fill sends a pull for the slots that are free. Call with mu held.
+func (p *puller) fill(now time.Time, n *next) {
 	free := cap(p.slots) - len(p.slots)
 	// Only now: what freed a slot has used its credit before.
-	credit, at, change := p.on.credit()
+	credit, at, changed := p.on.credit()
 	if credit < free {
-		changed = change
-		if credit == 0 && !at.IsZero() {
-			wait = max(at.Sub(now), 1)
-		}
+		n.changed = changed
 	}
-	want := min(free, credit, p.most) - out
-	if len(p.nameless) > 0 {
-		want = 0 // what they have brought is not known
+	if credit == 0 {
+		n.by(at)
 	}
-	// While half of what could be had is asked for already, more is not: each
-	// pull that waits costs the server heartbeats.
-	if want <= 0 || idle == nil || 2*out > cap(p.slots) {
-		return wait, changed, nil
+	want := min(free, credit)
+	if want <= 0 {
+		return
 	}
-	// Where messages end one by one, one pull is to be for some of them.
-	if gap := p.asked.Add(pullGap).Sub(now); gap > 0 && 4*want < cap(p.slots) {
-		p.resting.Store(true)
-		return gap, changed, nil
+	// A pull beyond the limits of a consumer is refused whole.
+	if limit := p.info.Config.MaxRequestBatch; limit > 0 {
+		want = min(want, limit)
 	}
-	p.asked = now
-	return wait, changed, p.send(idle, want, now)
+	if p.health.tries == 0 {
+		p.health.seen = now // nothing was asked for, so that no answer was owed
+	}
+	number := p.pull.number + 1
+	p.pull = pull{number: number, reply: p.inbox.subject(strconv.Itoa(number)), pin: p.tenure.pin, left: want, seen: now}
+	p.tenure.asked(now.Add(p.times.expiry + p.times.heartbeat))
+	p.request(p.pull.reply, fmt.Sprintf(`"batch":%d,"expires":%d,"idle_heartbeat":%d`, want, p.times.expiry, p.times.heartbeat), now)
 }
 
-// out is how many messages are asked for, and a lane without a pull; nil where
-// each has one. Call with mu held.
-func (p *puller) out() (n int, idle *lane) {
-	for _, l := range p.lanes {
-		n += l.left
-		if l.left == 0 {
-			idle = l
-		}
+// request sends a pull. Call with mu held.
+func (p *puller) request(reply, fields string, now time.Time) {
+	subject := topology.API(p.js.Options(), "CONSUMER.MSG.NEXT."+p.info.Stream+"."+p.info.Name)
+	if err := p.js.Conn().PublishRequest(subject, reply, []byte("{"+fields+p.tenure.names()+"}")); err != nil {
+		p.fail(err, now)
 	}
-	return n, idle
 }
 
-// check looks for pulls that are silent, and for faults. Call with mu held.
-func (p *puller) check(now time.Time) error {
-	for _, l := range p.lanes {
-		if l.left > 0 && now.Sub(l.seen) > 2*p.times.heartbeat {
-			l.left = 0
-			p.fault = errSilent
-		}
-	}
-	err := p.fault
-	p.fault = nil
-	return err
-}
-
-// send asks for n messages. Call with mu held.
-func (p *puller) send(l *lane, n int, now time.Time) error {
-	p.pulls++
-	l.reply = l.inbox + "." + strconv.Itoa(p.pulls)
-	request := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d%s}`, n, p.expiry, p.times.heartbeat, p.pin(now))
-	if err := p.nc.PublishRequest(p.subject, l.reply, request); err != nil {
-		return err
-	}
-	l.left, l.seen, l.pin = n, now, ""
-	if p.term != nil {
-		l.pin = p.term.pin
-	} else {
-		l.unnamed = now.Add(p.expiry + p.times.heartbeat)
-	}
-	return nil
-}
-
-// lost decides whether a failed pull means that the consumer is gone. nil: pull
-// again.
-func (p *puller) lost(ctx context.Context, err error) error {
-	switch {
-	case errors.Is(err, errDeleted) || p.nc.IsClosed():
-		return fmt.Errorf("pull: %w", err)
-	case !p.nc.IsConnected():
-		p.forget()
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.times.api)
-	defer cancel()
-	created := p.consumer.CachedInfo().Created // Info replaces it
-	info, infoErr := p.consumer.Info(ctx)
-	p.mu.Lock()
-	silence := time.Since(p.seen)
-	p.mu.Unlock()
-	switch {
-	case errors.Is(infoErr, jetstream.ErrConsumerNotFound) || errors.Is(infoErr, jetstream.ErrStreamNotFound):
-		return fmt.Errorf("pull: %w", infoErr)
-	case infoErr == nil && !info.Created.Equal(created):
-		return fmt.Errorf("pull: %w", errDeleted) // and made anew
-	case silence < p.times.patience:
-		return nil
-	}
-	return fmt.Errorf("pull: %w", err)
+// fail gives the pull up; another follows soon. Call with mu held.
+func (p *puller) fail(err error, now time.Time) {
+	p.pull.left = 0
+	p.health.fail(err, now)
 }
 
 // stop ends the pulls. What the server had sent already is given back at once,
-// and another replica may work. ctx is that of the work, not of the intake.
+// and another replica may work. ctx bounds handing over.
 func (p *puller) stop(ctx context.Context) {
+	nc := p.js.Conn()
 	p.mu.Lock()
 	p.over = true
-	held := p.term
-	p.endTerm(nil)
-	for _, n := range p.nameless {
-		p.on.stray(n.msg)
-	}
-	p.nameless = nil
+	pin := p.tenure.pin
+	p.tenure.end()
+	p.settle(nil, time.Now())
 	p.mu.Unlock()
-	p.nc.RemoveStatusListener(p.reconnected)
-	timeout := time.NewTimer(p.times.giveBack)
-	defer timeout.Stop()
-	draining := p.nc.IsConnected()
-	for _, l := range p.lanes {
-		draining = draining && l.sub.Drain() == nil
+	p.inbox.close(nc.IsConnected(), p.times.giveBack)
+	if pin != "" && nc.IsConnected() {
+		handOver(ctx, p.js, p.info, p.tenure.group, p.times.giveBack)
 	}
-	for _, l := range p.lanes {
-		if draining {
-			select {
-			case <-l.closed:
-				continue
-			case <-timeout.C:
-				draining = false
-			}
+}
+
+// inbox is where the answers to pulls arrive.
+type inbox struct {
+	prefix string
+	sub    *nats.Subscription
+	closed chan struct{} // closed with sub
+}
+
+func listen(nc *nats.Conn, receive nats.MsgHandler) (*inbox, error) {
+	in := &inbox{prefix: nc.NewInbox() + ".", closed: make(chan struct{})}
+	var err error
+	if in.sub, err = nc.Subscribe(in.prefix+"*", receive); err != nil {
+		return nil, err
+	}
+	in.sub.SetClosedHandler(func(string) { close(in.closed) })
+	return in, nil
+}
+
+func (in *inbox) subject(last string) string { return in.prefix + last }
+
+// close ends the subscription. On a connection that is there it waits for what
+// is on its way, though not for longer than given.
+func (in *inbox) close(connected bool, within time.Duration) {
+	if connected && in.sub.Drain() == nil {
+		select {
+		case <-in.closed:
+			return
+		case <-time.After(within):
 		}
-		// On a connection that is gone nothing arrives any more. The error would
-		// be that it was closed for good.
-		_ = l.sub.Unsubscribe()
 	}
-	if held != nil && held.pin != "" && p.nc.IsConnected() {
-		p.pinned.handOver(ctx, p.consumer.CachedInfo(), p.times.giveBack)
+	// On a connection that is gone nothing arrives any more. The error would be
+	// that it was closed for good.
+	_ = in.sub.Unsubscribe()
+}
+
+// sight is what looking the consumer up has shown.
+type sight struct {
+	info *jetstream.ConsumerInfo
+	err  error
+}
+
+// judge fails where the consumer is not the one that the queue was bound to.
+func (p *puller) judge(s sight, now time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case errors.Is(s.err, jetstream.ErrConsumerNotFound) || errors.Is(s.err, jetstream.ErrStreamNotFound):
+		return s.err
+	case s.err == nil && !s.info.Created.Equal(p.info.Created):
+		return errDeleted // and made anew
 	}
+	p.health.doubt = time.Time{}
+	if !p.settle(s.info, now) || s.err != nil {
+		p.health.doubt = now.Add(lookPause)
+	}
+	return nil
 }

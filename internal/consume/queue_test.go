@@ -92,13 +92,13 @@ func TestTwoWorkers(t *testing.T) {
 	}
 }
 
-func TestBackAtOnce(t *testing.T) {
+func TestNakAtOnce(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
 	r.run(Config{Setup: true, Slots: 1, Handle: h.handle}).awaitBound()
 	r.publish("a")
 	begun := time.Now()
-	for i, d := range []Disposition{Back(0), {}, Back(-time.Hour), Ack()} {
+	for i, d := range []Disposition{Nak(0), {}, Nak(-time.Hour), Ack()} {
 		c := take(r, h.calls, "the message")
 		if c.Delivered != uint64(i+1) {
 			t.Errorf("delivery %d is the message's %d.", i+1, c.Delivered)
@@ -111,7 +111,7 @@ func TestBackAtOnce(t *testing.T) {
 	}
 }
 
-func TestBackDelayed(t *testing.T) {
+func TestNakDelayed(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
 	r.run(Config{Setup: true, Slots: 1, Handle: h.handle}).awaitBound()
@@ -119,7 +119,7 @@ func TestBackDelayed(t *testing.T) {
 	r.publish("waits", "next")
 	c := take(r, h.calls, "the first message")
 	begun := time.Now()
-	c.answer <- Back(delay)
+	c.answer <- Nak(delay)
 	// The only slot is free meanwhile.
 	c = take(r, h.calls, "the second message")
 	if took := time.Since(begun); string(c.Data) != "next" || took > delay {
@@ -351,7 +351,7 @@ func TestIntakeEndsWhileBusy(t *testing.T) {
 	first.answer <- Ack()
 	none(r, h.calls, "a message was taken after the end of intake")
 	none(r, w.done, "Run did not wait for its handlers")
-	second.answer <- Back(0)
+	second.answer <- Nak(0)
 	r.receive(w.done, "the end of Run")
 	if left := r.left(spec.Stream); left != 2 {
 		t.Errorf("%d messages left, want 2", left)
@@ -390,11 +390,11 @@ func TestCredit(t *testing.T) {
 		close(changed)
 		changed = make(chan struct{})
 	}
-	w := r.run(Config{Setup: true, Slots: 1, Handle: func(intake, work context.Context, m Message) Disposition {
+	w := r.run(Config{Setup: true, Slots: 1, Handle: func(soft, hard context.Context, m Message) Disposition {
 		mu.Lock()
 		credit--
 		mu.Unlock()
-		return h.handle(intake, work, m)
+		return h.handle(soft, hard, m)
 	}, Credit: func() (int, time.Time, <-chan struct{}) {
 		mu.Lock()
 		defer mu.Unlock()

@@ -256,12 +256,12 @@ func (r *rig) run(cfg Config) *running {
 	cfg.Bound = func(err error) { w.bound <- err }
 	w.q = New(r.js, cfg)
 	w.q.times = r.times
-	var intake, work context.Context
-	intake, w.end = context.WithCancel(context.Background())
-	work, w.cut = context.WithCancel(context.Background())
+	var soft, hard context.Context
+	soft, w.end = context.WithCancel(context.Background())
+	hard, w.cut = context.WithCancel(context.Background())
 	go func() {
 		defer close(w.done)
-		w.q.Run(intake, work)
+		w.q.Run(soft, hard)
 	}()
 	r.t.Cleanup(func() {
 		w.end()
@@ -337,7 +337,7 @@ func (h *handler) handle(_, ctx context.Context, m Message) Disposition {
 	case d := <-c.answer:
 		return d
 	case <-ctx.Done():
-		return Back(0)
+		return Nak(0)
 	}
 }
 

@@ -54,7 +54,7 @@ func (d *delivery) leave(soft, hard context.Context, mayCall bool) (l leave, bec
 	switch {
 	case soft.Err() != nil:
 		d.end(l)
-		return l, consume.Back(0), false
+		return l, consume.Nak(0), false
 	case err != nil: // without a token nothing can be called
 		back := d.noToken(err)
 		d.end(l)
@@ -101,7 +101,7 @@ func (d *delivery) slot(soft context.Context) (s *pace.Slot, becomes consume.Dis
 	if wait := (*pace.Wait)(nil); errors.As(err, &wait) {
 		return nil, d.nak(wait.Until, false), false
 	}
-	return s, consume.Back(0), err == nil
+	return s, consume.Nak(0), err == nil
 }
 
 // closed reports, as the last thing before a call, whether it may not be sent

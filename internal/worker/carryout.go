@@ -130,7 +130,7 @@ func (d *delivery) refuse(ctx context.Context, invalid error) (becomes consume.D
 // panicked gives back a request whose handling panicked, or makes a dead letter
 // of it once that has happened too often.
 func (d *delivery) panicked(ctx context.Context, p any, stack []byte) (becomes consume.Disposition) {
-	becomes = consume.Back(d.t.policy.BackoffMax)
+	becomes = consume.Nak(d.t.policy.BackoffMax)
 	defer func() {
 		if again := recover(); again != nil {
 			d.t.log.Error("handling a panic panicked", zap.Any("panic", again))

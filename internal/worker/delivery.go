@@ -71,7 +71,7 @@ const (
 // invalid says why the message is no request; nil: it is one.
 func (d *delivery) run(soft, hard context.Context, invalid error) consume.Disposition {
 	if d.store == nil {
-		return consume.Back(troubleWait)
+		return consume.Nak(troubleWait)
 	}
 	if d.t.tracer != nil {
 		d.trace = d.t.tracer.Receive(d.message())
@@ -84,7 +84,7 @@ func (d *delivery) run(soft, hard context.Context, invalid error) consume.Dispos
 		case invalid != nil:
 			becomes, err = d.refuse(hard, invalid)
 		case soft.Err() != nil:
-			return consume.Back(0)
+			return consume.Nak(0)
 		default:
 			becomes, err = d.turn(soft, hard)
 		}
@@ -224,12 +224,12 @@ func (d *delivery) nak(at time.Time, retrying bool) consume.Disposition {
 	if retrying {
 		d.t.wait(d.m.Sequence, at)
 	}
-	return consume.Back(time.Until(at))
+	return consume.Nak(time.Until(at))
 }
 
 // trouble gives the message back after a failure of NATS.
 func (d *delivery) trouble(err error) consume.Disposition {
 	d.t.log.Error("the request was given back: its record could not be read or written",
 		zap.String("request_id", d.req.ID), zap.String("device", d.req.DeviceID), zap.Error(err))
-	return consume.Back(troubleWait)
+	return consume.Nak(troubleWait)
 }

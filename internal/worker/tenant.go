@@ -232,7 +232,7 @@ func (t *tenant) handle(soft, hard context.Context, m consume.Message) (becomes 
 	req, err := request.Decode(request.Source{Data: m.Data, Header: m.Header, Stream: m.Stream, Sequence: m.Sequence})
 	d.req, d.key = req, record.Key(t.name, req.Key())
 	if !t.claim(d.key) {
-		return consume.Back(otherBusy())
+		return consume.Nak(otherBusy())
 	}
 	defer t.unclaim(d.key)
 	d.store = t.stores().records

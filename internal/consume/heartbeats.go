@@ -7,10 +7,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// beats tells the server of each message that is worked on for long, so that it
-// is not delivered to another meanwhile. Most are done before their first
+// heartbeats tells the server of each message that is worked on for long, so
+// that it is not delivered to another meanwhile. Most are done before their first
 // heartbeat: one timer looks after all of them.
-type beats struct {
+type heartbeats struct {
 	nc *nats.Conn
 
 	mu sync.Mutex
@@ -20,17 +20,19 @@ type beats struct {
 	every  time.Duration
 }
 
-func newBeats(nc *nats.Conn) *beats { return &beats{nc: nc, inWork: map[*nats.Msg]bool{}} }
+func newHeartbeats(nc *nats.Conn) *heartbeats {
+	return &heartbeats{nc: nc, inWork: map[*nats.Msg]bool{}}
+}
 
 // add begins to tell the server of a message at least every so often.
-func (b *beats) add(m *nats.Msg, often time.Duration) {
+func (b *heartbeats) add(m *nats.Msg, often time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.inWork[m] = false
 	switch every := often / 2; {
 	case b.timer == nil:
 		b.every = every
-		b.timer = time.AfterFunc(every, b.look)
+		b.timer = time.AfterFunc(every, b.beat)
 	case every < b.every: // the consumer was made anew, or changed
 		b.every = every
 		b.timer.Reset(every)
@@ -38,13 +40,13 @@ func (b *beats) add(m *nats.Msg, often time.Duration) {
 }
 
 // remove ends it. Nothing is said of the message any more when it returns.
-func (b *beats) remove(m *nats.Msg) {
+func (b *heartbeats) remove(m *nats.Msg) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.inWork, m)
 }
 
-func (b *beats) look() {
+func (b *heartbeats) beat() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.inWork) == 0 {
