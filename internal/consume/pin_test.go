@@ -238,7 +238,7 @@ func TestLatePin(t *testing.T) {
 	t.Parallel()
 	begun := []string{}
 	now := time.Now()
-	n := newTenure(Layout{}.Worker(spec), func() (func(*nats.Msg), func()) {
+	n := newTenure(topology.Layout{}.Worker(spec), func() (func(*nats.Msg), func()) {
 		return func(*nats.Msg) {}, func() {}
 	}, func(bool) {})
 	deliver := func(pin, asked string, want whose) {

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // gapMost is how long pulling may pause when the leader of the consumer changes
@@ -113,7 +114,7 @@ func (f *flow) steady(context.Context, context.Context, Message) Disposition {
 func TestLeaderChanges(t *testing.T) {
 	t.Parallel()
 	r := newClusterRig(t)
-	r.setup(Layout{Replicas: 3})
+	r.setup(topology.Layout{Replicas: 3})
 	const changes = 12
 	r.fill(4000)
 	var f flow
@@ -142,7 +143,7 @@ func TestUnpinnedAtWork(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.times = usual
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	r.fill(4000)
 	var f flow
 	var terms atomic.Int32
@@ -200,7 +201,7 @@ func TestMadeAnewUnseen(t *testing.T) {
 			t.Parallel()
 			r, h := newRig(t), newHandler()
 			r.times.patience = testTime // it is not what finds out
-			r.setup(Layout{Memory: true})
+			r.setup(topology.Layout{Memory: true})
 			w := r.run(Config{Slots: 2, Handle: h.handle})
 			w.awaitBound()
 			r.publish("old")
@@ -209,7 +210,7 @@ func TestMadeAnewUnseen(t *testing.T) {
 			if err := r.admin.DeleteStream(r.ctx, spec.Stream); err != nil {
 				t.Fatal(err)
 			}
-			r.setup(Layout{Memory: true})
+			r.setup(topology.Layout{Memory: true})
 			r.publish("new")
 			for begun := time.Now(); time.Since(begun) < 3*r.times.heartbeat; {
 				none(r, w.done, "Run ended")
@@ -238,7 +239,7 @@ func TestNobodyLeads(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.times.patience = testTime
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	changed := make(chan struct{})
 	var open atomic.Bool
 	w := r.run(Config{Handle: newHandler().handle, Credit: func() (int, time.Time, <-chan struct{}) {
@@ -256,6 +257,6 @@ func TestNobodyLeads(t *testing.T) {
 	if err := w.awaitLost(); !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		t.Errorf("Bound(%v)", err)
 	}
-	r.setup(Layout{Memory: true})
+	r.setup(topology.Layout{Memory: true})
 	w.awaitBound()
 }
