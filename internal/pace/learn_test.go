@@ -412,3 +412,38 @@ func TestTriesForMoreInSteadyTraffic(t *testing.T) {
 		}
 	})
 }
+
+// Where nothing is known to be granted, and nothing is under way, it is known at
+// least when to ask again: else nobody would, for ever.
+func TestNeverWithoutAnInstant(t *testing.T) {
+	t.Parallel()
+	for _, r := range []Rate{{}, {200, 20 * time.Second}, {5, 20 * time.Second}} {
+		for _, unknown := range []int{0, 1, 3, 30, 150} {
+			synctest.Test(t, func(t *testing.T) {
+				p := New(r, 0)
+				for range min(unknown, max(r.N-1, 0)) + unknown*min(1, 1-min(1, r.N)) {
+					take(t, p).Done()                 // nobody knows whether they were let in
+					time.Sleep(10 * time.Millisecond) // fake time
+				}
+				take(t, p).Throttled(time.Now(), 900*time.Millisecond)
+				began := time.Now()
+				for range 10_000 {
+					n, at, changed := p.Available()
+					if n > 0 {
+						break
+					}
+					if at.IsZero() {
+						t.Fatalf("%s, %d unknown: %s after the refusal nothing says when to ask again", r, unknown, time.Since(began))
+					}
+					select {
+					case <-changed:
+					case <-time.After(time.Until(at)): // fake time
+					}
+				}
+				if took := time.Since(began); took > 2*defaultWindow {
+					t.Errorf("%s, %d unknown: the next call may go after %s", r, unknown, took)
+				}
+			})
+		}
+	}
+}
