@@ -356,7 +356,7 @@ func TestCheckMonitor(t *testing.T) {
 		t.Error("it is said not to be known")
 	}
 	// The server that it is connected to is none of these, and then one of them.
-	p.is(t, "publishers", "warning", "no monitoring address that answers is of server test")
+	p.is(t, "publishers", "warning", "no monitoring address that answers is of server sandbox")
 	p = runCheck(t, w.env("NATS_URL", servers[1]), exitDone, "--nats-monitor", monitors)
 	p.is(t, "publishers", "warning", "account $G does not export passcode.reset.requests.default as a service")
 }

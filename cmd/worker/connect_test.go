@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -262,7 +263,7 @@ func TestContext(t *testing.T) {
 		"elsewhere":                  {map[string]string{"XDG_CONFIG_HOME": elsewhere, "NATS_CONTEXT": "jo"}, exitDone, ""},
 		"password before it":         {with(env, "NATS_CONTEXT", "wrong", "NATS_PASSWORD", "p@ss"), exitDone, ""},
 		"address before it":          {with(env, "NATS_CONTEXT", "jo", "NATS_URL", "nats://127.0.0.1:1"), exitFailed, "connect to 127.0.0.1:1"},
-		"the usual address before":   {with(env, "NATS_CONTEXT", "jo", "NATS_URL", "nats://127.0.0.1:4222"), exitFailed, "127.0.0.1:4222"},
+		"the usual address before":   {with(env, "NATS_CONTEXT", "jo", "NATS_URL", "nats://"+usualAddress), exitFailed, usualAddress},
 		"a login before it":          {with(env, "NATS_CONTEXT", "jo", "NATS_JWT", o.jwt, "NATS_SEED", o.seed, "NATS_URL", o.url), exitDone, ""},
 		"a selected one is not used": {with(env, "NATS_URL", plain.URL()), exitFailed, "Authorization Violation"},
 		"unknown":                    {with(env, "NATS_CONTEXT", "none"), exitUsage, "NATS_CONTEXT: it cannot be read"},
@@ -271,11 +272,26 @@ func TestContext(t *testing.T) {
 		"proxy":                      {with(env, "NATS_CONTEXT", "proxy"), exitUsage, "socks_proxy"},
 		"vault":                      {with(env, "NATS_CONTEXT", "vault"), exitUsage, "refers to password by an address"},
 	} {
+		if c.says == usualAddress && listens(usualAddress) {
+			continue // somebody's own server is there
+		}
 		r := runFor(t, c.env, "status")
 		if r.code != c.code || !strings.Contains(r.err, c.says) || strings.Contains(r.err, "hunter2") {
 			t.Errorf("%s: status %d\n%s", name, r.code, r.err)
 		}
 	}
+}
+
+// usualAddress is where a command looks for NATS that is told nothing.
+const usualAddress = "127.0.0.1:4222"
+
+func listens(addr string) bool {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 // hubAndLeaf are two servers with JetStream of their own, and a Graph.
@@ -393,11 +409,17 @@ func TestTwoDomains(t *testing.T) {
 	await(t, "the log to name the other stream", func() bool { return strings.Contains(p.err.String(), "of another JetStream domain or account") })
 	p.stop()
 
-	// The nearest answers first, and it is not the one that is meant.
-	r := runFor(t, map[string]string{"NATS_URL": leaf, "NATS_JS_DOMAIN": "hub"}, "send", "--device", graphsim.GoodDevice(1), "--id", "T1")
-	if r.code != exitFailed || !strings.Contains(r.err, `of the domain "leaf"`) {
-		t.Errorf("status %d\n%s", r.code, r.err)
+	// The nearest answers first, but for chance, and it is not the one that is meant.
+	for n := range 10 {
+		r := runFor(t, map[string]string{"NATS_URL": leaf, "NATS_JS_DOMAIN": "hub"}, "send", "--device", graphsim.GoodDevice(1), "--id", fmt.Sprint("T", n))
+		if r.code == exitFailed && strings.Contains(r.err, `of the domain "leaf"`) {
+			return
+		}
+		if r.code != exitDone {
+			t.Fatalf("status %d\n%s", r.code, r.err)
+		}
 	}
+	t.Error("the answer of another domain passes for the one that is meant")
 }
 
 // TestFIPS works with nothing but approved cryptography.
