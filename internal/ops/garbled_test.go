@@ -161,7 +161,7 @@ func TestGarbledRecord(t *testing.T) {
 		case c.Garbled != nil:
 			// It is not read again before what follows was heard.
 			w.forge("A", 2)
-			if err := w.kv.Delete(ctx, "default.A"); err != nil {
+			if err := w.kv.Delete(t.Context(), "default.A"); err != nil {
 				t.Error(err)
 			}
 			w.write(record.Record{ID: "B", State: record.Accepted, Stream: "REQ", Sequence: 10})
