@@ -17,11 +17,12 @@ const (
 	// outageProbeMax is probeMax of an outage: it ends by itself, and its end is to
 	// be noticed soon.
 	outageProbeMax = 5 * time.Second
-	// A request that failed comes back later than those that were only sent away,
-	// by grace, so that the next probe is another one where two or more wait. All
-	// of them are spread over jitter, so that it may be any of them.
-	grace  = 300 * time.Millisecond
-	jitter = 200 * time.Millisecond
+	// Those that have not failed come within jitter after the next probe is due, any
+	// of them first. Behind them come the last failedMost that have, the one that
+	// failed first before the others, a turn apart.
+	jitter     = 200 * time.Millisecond
+	turn       = 50 * time.Millisecond
+	failedMost = 20
 	// outageRow is how many different requests in a row must find Graph
 	// unreachable or failing before that counts as an outage.
 	outageRow = 5
@@ -72,6 +73,8 @@ type Hold struct {
 	probeAt      time.Time
 	probing      uint64
 	probingSince time.Time
+	// failed are the messages that failed last under this hold, the newest last.
+	failed []uint64
 
 	// outage counts, per message, the calls in a row that found Graph
 	// unreachable or failing; any real answer clears it. It holds no more
@@ -117,7 +120,7 @@ func (h *Hold) Admit(sequence uint64, now time.Time) (Pass, time.Time) {
 	case h.probing != 0:
 		return Pass{}, now.Add(min(max(now.Sub(h.probingSince), whileProbingMin), whileProbingMax))
 	case now.Before(h.probeAt):
-		return Pass{}, h.probeAt.Add(rand.N(jitter))
+		return Pass{}, h.back(sequence)
 	}
 	h.probing, h.probingSince = sequence, now
 	return Pass{Probe: true, Cause: h.cause}, time.Time{}
@@ -360,17 +363,36 @@ func (h *Hold) trip(st *Standing, sequence uint64, cause Cause, s Signal, now ti
 	case h.probing == sequence:
 		h.probing, h.step = 0, min(2*h.step, most)
 	default: // it was under way when the hold began
-		st.Everybody, st.Back = true, later(h.probeAt)
+		h.fails(sequence)
+		st.Everybody, st.Back = true, h.back(sequence)
 		return
 	}
+	h.fails(sequence)
 	st.Tripped, st.Before = true, h.cause
 	h.cause, h.detail = cause, s.Detail
 	h.probeAt = now.Add(max(h.step, s.Wait))
-	st.Everybody, st.Back = true, later(h.probeAt)
+	st.Everybody, st.Back = true, h.back(sequence)
 }
 
-// later is when a request that has failed comes back.
-func later(probeAt time.Time) time.Time { return probeAt.Add(grace + rand.N(jitter)) }
+// fails notes that a message has failed. Call with mu held.
+func (h *Hold) fails(sequence uint64) {
+	h.failed = slices.DeleteFunc(h.failed, func(other uint64) bool { return other == sequence })
+	if len(h.failed) == failedMost {
+		h.failed = slices.Delete(h.failed, 0, 1)
+	}
+	h.failed = append(h.failed, sequence)
+}
+
+// back is when a message should come again. Where some wait that are none of
+// those that failed last, the next probe is one of them; else it is the one whose
+// failure is longest ago. So a request that is in order is soon tried among a few
+// that fail for ever. Call with mu held.
+func (h *Hold) back(sequence uint64) time.Time {
+	if i := slices.Index(h.failed, sequence); i >= 0 {
+		return h.probeAt.Add(jitter + time.Duration(i+1)*turn)
+	}
+	return h.probeAt.Add(rand.N(jitter))
+}
 
 // ownFault reports whether a refusal by 401 or 403 is the request's own fault:
 // Graph accepted something not long ago. token is the one that was used, 0
@@ -423,7 +445,7 @@ func (h *Hold) Reset() {
 
 func (h *Hold) release() Cause {
 	ended := h.cause
-	h.cause, h.detail, h.since, h.probeAt, h.probing = "", "", time.Time{}, time.Time{}, 0
+	h.cause, h.detail, h.since, h.probeAt, h.probing, h.failed = "", "", time.Time{}, time.Time{}, 0, nil
 	return ended
 }
 

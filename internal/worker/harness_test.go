@@ -6,10 +6,15 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -281,4 +286,162 @@ func (r *rig) waiting() uint64 {
 func (r *rig) awaitEmpty() {
 	r.t.Helper()
 	r.await("the stream to be empty", func() bool { return r.waiting() == 0 })
+}
+
+// together runs subtests at the same time, more of them than there are
+// processors: they mostly wait.
+func together(t *testing.T, tests map[string]func(*testing.T)) {
+	t.Helper()
+	const most = 16
+	var all sync.WaitGroup
+	slots := make(chan struct{}, most)
+	for name, test := range tests {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			t.Run(name, test)
+		})
+	}
+	all.Wait()
+}
+
+// branch is a rig on the same NATS server and the same Graph, with names of its own.
+func (r *rig) branch(t *testing.T, n int) *rig {
+	t.Helper()
+	b := *r
+	b.t, b.log, b.addr = t, &lines{}, lowAddr(t)
+	b.names = topology.Names{Tenant: "default", Stream: fmt.Sprint("R", n), Subject: fmt.Sprint("requests", n),
+		DeadStream: fmt.Sprint("D", n), DeadSubject: fmt.Sprint("dead", n), Bucket: fmt.Sprint("records", n)}
+	b.cfg.Names, b.cfg.HTTPAddr, b.cfg.Tenants = b.names, b.addr, slices.Clone(r.cfg.Tenants)
+	b.cfg.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(b.log), zap.DebugLevel))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the worker:\n%s", tail(b.log.String(), 20000))
+		}
+	})
+	return &b
+}
+
+// lowPort is the last port that was tried by lowAddr.
+var lowPort = func() *atomic.Int64 {
+	var p atomic.Int64
+	p.Store(12000 + rand.Int64N(15000))
+	return &p
+}()
+
+// lowAddr is a free address with a port that no connection and no other
+// listener is given by chance.
+func lowAddr(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		addr := fmt.Sprint("127.0.0.1:", lowPort.Add(1))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// own gives the rig a Graph of its own.
+func (r *rig) own(cfg graphsim.Config) {
+	r.t.Helper()
+	s, err := graphsim.Start(cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = s.Close() })
+	r.sim = s
+	r.cfg.Endpoint, r.cfg.RootCAs = s.URL(), s.CAs()
+	r.cfg.Tenants[0].Credential.Authority, r.cfg.Tenants[0].Credential.RootCAs = s.URL(), s.CAs()
+}
+
+// front puts a handler before Graph; it returns true where it has answered.
+func (r *rig) front(h func(w http.ResponseWriter, q *http.Request) bool) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if !h(w, q) {
+			r.sim.ServeHTTP(w, q)
+		}
+	}))
+	r.t.Cleanup(s.Close)
+	r.cfg.Endpoint = s.URL
+}
+
+// eventually waits as await does, but does not look as often: it is for tests
+// of which many wait at the same time.
+func (r *rig) eventually(what string, ok func() bool) {
+	r.t.Helper()
+	deadline := time.After(testTime)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			r.t.Fatalf("waited in vain for: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// settled waits until nothing is left on the stream.
+func (r *rig) settled() {
+	r.t.Helper()
+	r.eventually("the stream to be empty", func() bool { return r.waiting() == 0 })
+}
+
+// calls counts the calls that reached Graph about a device.
+func (r *rig) calls(method, device string) (n int) {
+	for _, c := range r.sim.Calls() {
+		if c.Method == method && c.Device == device {
+			n++
+		}
+	}
+	return n
+}
+
+// held tells whether the tenant has ever been held.
+func (r *rig) held() bool { return strings.Contains(r.log.String(), "the queue stands still") }
+
+// accepted checks the end of a request that was accepted.
+func (r *rig) accepted(id, device string, attempts int, verified bool) {
+	r.t.Helper()
+	rec := r.record(id)
+	if rec.State != record.Accepted || rec.Attempts != attempts || rec.Verified != verified || r.sim.Resets(device) != 1 {
+		r.t.Errorf("%s: %q, %d attempts, verified %v, %d resets; want accepted, %d, %v, 1 (%s %s)",
+			id, rec.State, rec.Attempts, rec.Verified, r.sim.Resets(device), attempts, verified, rec.Reason, rec.Detail)
+	}
+}
+
+// died checks the end of a request that was not.
+func (r *rig) died(id string, reason verdict.Reason, attempts int) {
+	r.t.Helper()
+	rec := r.record(id)
+	if rec.State != record.Dead || rec.Reason != string(reason) || rec.Attempts != attempts {
+		r.t.Errorf("%s: %q %s, %d attempts; want dead, %s, %d (%s)", id, rec.State, rec.Reason, rec.Attempts, reason, attempts, rec.Detail)
+	}
+	letter := r.letters()[strconv.FormatUint(rec.Sequence, 10)]
+	if letter == nil {
+		r.t.Errorf("%s: no dead letter", id)
+	} else if got, n := letter.Header.Get(deadletter.HeaderReason), letter.Header.Get(deadletter.HeaderAttempts); got != string(reason) || n != strconv.Itoa(attempts) {
+		r.t.Errorf("%s: the letter says %s after %s attempts", id, got, n)
+	}
+}
+
+// change writes a record as another worker would.
+func (r *rig) change(id string, change func(*record.Record)) {
+	r.t.Helper()
+	store, err := record.Open(r.t.Context(), r.js, r.names.Bucket)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	rec, rev, err := store.Get(r.t.Context(), "default."+id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	change(&rec)
+	rec.Worker = "another"
+	if _, err := store.Put(r.t.Context(), "default."+id, rec, rev); err != nil {
+		r.t.Fatal(err)
+	}
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
@@ -26,6 +28,13 @@ func TestLookUps(t *testing.T) {
 	add := func(name string, test func(*rig)) {
 		n := len(tests)
 		tests[name] = func(t *testing.T) { test(base.branch(t, 100+n)) }
+	}
+	add("slow", testSlowLookUp)
+	add("odd answers", testOddLookUps)
+	add("under a low rate", testLowRate)
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+		add(fmt.Sprint("refused with ", status), func(r *rig) { testLookUpRefused(r, status) })
+		add(fmt.Sprint("nothing but a look refused with ", status), func(r *rig) { testOnlyLookUpRefused(r, status) })
 	}
 	add("shows with the second look", func(r *rig) { testShowsLate(r, 0, nil, 200) })
 	add("gone with the first look", func(r *rig) { testShowsLate(r, 1, nil, 404) })
@@ -407,4 +416,122 @@ func TestRedrivesAreCounted(t *testing.T) {
 	if after := r.record("OTHER"); after.Sequence != before.Sequence || after.Reason != "not_found" {
 		t.Errorf("the record was %+v and is %+v", before, after)
 	}
+}
+
+// testSlowLookUp: Graph's clock is told from the Date of an answer, which may
+// have been long on its way. That must not make a reset seem older than it is.
+func testSlowLookUp(r *rig) {
+	r.cfg.Policy.RequestTimeout = 15 * time.Second
+	r.front(func(_ http.ResponseWriter, q *http.Request) bool {
+		if q.Method == http.MethodGet {
+			select {
+			case <-time.After(7 * time.Second):
+			case <-q.Context().Done():
+			}
+		}
+		return false
+	})
+	dev := graphsim.FaultDevice(500, 1, 1, 1) // executed
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.accepted("INC1", dev, 1, true)
+}
+
+// testOddLookUps: what is not plainly an answer about the device is none.
+func testOddLookUps(r *rig) {
+	odd := map[string]string{}
+	for i, body := range []string{
+		`{}`, `null`, `[]`, ``, `<html>busy</html>`,
+		`{"id":"00000000-0000-0000-0000-000000000000","deviceActionResults":[]}`,
+		`{"deviceActionResults":null}`,
+		`{"deviceActionResults":[{"actionName":"resetPasscode"}]}`,
+		`{"deviceActionResults":[{"startDateTime":"` + time.Now().Add(time.Minute).UTC().Format(time.RFC3339) + `"}]}`,
+		`{"deviceActionResults":[`,
+	} {
+		odd[graphsim.FaultDevice(500, 1, 1, 0x100+i)] = body // executed
+	}
+	var mu sync.Mutex
+	answered := map[string]bool{}
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for dev, body := range odd {
+			if q.Method == http.MethodGet && strings.Contains(q.URL.Path, dev) && !answered[dev] {
+				answered[dev] = true
+				_, _ = io.WriteString(w, body)
+				return true
+			}
+		}
+		return false
+	})
+	r.start()
+	for dev, body := range odd {
+		r.publish(reset(dev, dev), nil) // one after the other: together they would be an outage
+		r.settled()
+		r.accepted(dev, dev, 1, true)
+		if !answered[dev] {
+			r.t.Errorf("%s was never answered", body)
+		}
+	}
+}
+
+// testLowRate: a look-up and the attempt that follows on it take one slot, so
+// that they come to pass however few there are.
+func testLowRate(r *rig) {
+	r.cfg.Tenants[0].Rate = pace.Rate{N: 1, W: 6 * time.Second}
+	dev := graphsim.FaultDevice(500, 1, 0, 2)
+	r.start()
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.accepted("INC1", dev, 2, false)
+	if posts := r.calls(http.MethodPost, dev); posts != 2 {
+		r.t.Errorf("%d calls", posts)
+	}
+}
+
+// refuseLookUps makes Graph refuse to tell about a device.
+func refuseLookUps(r *rig, device string, status int) {
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		refused := q.Method == http.MethodGet && strings.Contains(q.URL.Path, device)
+		if refused {
+			w.WriteHeader(status)
+		}
+		return refused
+	})
+}
+
+// testLookUpRefused: that one device may not be read is no fault of the
+// tenant's, where others are accepted.
+func testLookUpRefused(r *rig, status int) {
+	bad, good := graphsim.FaultDevice(500, 1, 1, status), graphsim.GoodDevice(status)
+	refuseLookUps(r, bad, status)
+	r.start()
+	r.publish(reset("good", good), nil)
+	r.awaitState("good", record.Accepted)
+	r.publish(reset("bad", bad), nil)
+	r.settled()
+	r.died("bad", verdict.ReasonOutcomeUnknown, 1)
+	if r.held() {
+		r.t.Error("the tenant was held")
+	}
+}
+
+// testOnlyLookUpRefused: with nothing else to tell whose fault it is, the
+// tenant is held. But the request does not outlive its deadline, and the next
+// one ends the hold.
+func testOnlyLookUpRefused(r *rig, status int) {
+	bad, good := graphsim.FaultDevice(500, 1, 1, 0x1000+status), graphsim.GoodDevice(0x1000+status)
+	refuseLookUps(r, bad, status)
+	r.start()
+	until := time.Now().Add(5 * time.Second)
+	r.publish(fmt.Sprintf(`{"id":"bad","managedDeviceId":%q,"notAfter":%q}`, bad, until.UTC().Format(time.RFC3339Nano)), nil)
+	r.settled()
+	r.died("bad", verdict.ReasonOutcomeUnknown, 1)
+	if over := r.record("bad").FinishedAt.Sub(until); over > 10*time.Second {
+		r.t.Errorf("it ended %s after its deadline", over)
+	}
+	r.publish(reset("good", good), nil)
+	r.settled()
+	r.accepted("good", good, 1, false)
 }

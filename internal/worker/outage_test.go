@@ -386,3 +386,91 @@ func TestProbeWithoutToken(t *testing.T) {
 		t.Errorf("no other may go until %s", until)
 	}
 }
+
+// TestBadDevices is about devices that fail for ever, beside good ones.
+func TestBadDevices(t *testing.T) {
+	t.Parallel()
+	base := newRig(t, graphsim.Config{}, nil)
+	tests := map[string]func(*testing.T){}
+	add := func(name string, test func(*rig)) {
+		n := len(tests)
+		tests[name] = func(t *testing.T) { test(base.branch(t, 500+n)) }
+	}
+	add("eight bad devices", testEightBad)
+	add("exhausted in a hold", testExhaustedInHold)
+	together(t, tests)
+}
+
+// testEightBad: devices that fail for ever look like an outage, but those that
+// do not are let through in their turn.
+func testEightBad(r *rig) {
+	r.start()
+	const bad = 8
+	for i := range bad {
+		r.publish(reset(fmt.Sprint("bad", i), graphsim.FaultDevice(500, 0, 0, 0x3000+i)), nil)
+	}
+	r.eventually("the hold, and probes", func() bool { return r.held() && r.metric(`attempts_total{result="unknown",tenant="default"}`) > bad+3 })
+	for i := range 3 {
+		id, began := fmt.Sprint("good", i), time.Now()
+		r.publish(reset(id, graphsim.GoodDevice(0x3000+i)), nil)
+		r.eventually(id, func() bool { return r.record(id).State == record.Accepted })
+		// A probe each second, eight others before it: and as much again for a
+		// machine that has much to do.
+		if took := time.Since(began); took > 25*time.Second {
+			r.t.Errorf("%s was accepted only after %s", id, took)
+		}
+	}
+	for i := range bad {
+		if rec := r.record(fmt.Sprint("bad", i)); rec.State == record.Dead && rec.Reason != string(verdict.ReasonAttemptsExhausted) {
+			r.t.Errorf("bad%d: %+v", i, rec)
+		}
+	}
+}
+
+// testExhaustedInHold: a probe is made for everybody's sake, so a request that
+// has had all its attempts does not die of it.
+func testExhaustedInHold(r *rig) {
+	r.cfg.Policy.MaxAttempts, r.cfg.Policy.RequestTimeout, r.cfg.Policy.VerifyAfter = 1, 20*time.Second, 2*time.Second
+	wait := row()
+	var up atomic.Bool
+	var posts atomic.Int64
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		if up.Load() || q.Method != http.MethodPost {
+			return false
+		}
+		if posts.Add(1) <= 5 {
+			wait(q)
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
+	})
+	r.start()
+	const n = 5 + 1
+	for i := range n {
+		r.publish(reset(fmt.Sprint("r", i), graphsim.GoodDevice(0x4000+i)), nil)
+	}
+	r.eventually("the hold", r.held)
+	begun := posts.Load()
+	r.eventually("probes", func() bool { return posts.Load() >= begun+4 })
+	if letters := r.letters(); len(letters) > 0 {
+		r.t.Errorf("%d dead letters in a hold", len(letters))
+	}
+	up.Store(true)
+	r.settled()
+	// Those that failed before it was plain that the fault was everybody's have
+	// had their only attempt.
+	dead := 0
+	for i := range n {
+		id, dev := fmt.Sprint("r", i), graphsim.GoodDevice(0x4000+i)
+		if r.sim.Resets(dev) > 0 {
+			continue
+		}
+		dead++
+		if rec := r.record(id); rec.State != record.Dead || rec.Reason != string(verdict.ReasonAttemptsExhausted) {
+			r.t.Errorf("%s: %+v", id, rec)
+		}
+	}
+	if dead >= 5 {
+		r.t.Errorf("%d requests died of the outage", dead)
+	}
+}

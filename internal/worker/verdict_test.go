@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -30,42 +31,29 @@ func TestVerdicts(t *testing.T) {
 		attempts int
 		verified bool
 	}
-	accepted := want{state: record.Accepted, resets: 1, attempts: 1}
-	verified := want{state: record.Accepted, resets: 1, attempts: 1, verified: true}
-	second := want{state: record.Accepted, resets: 1, attempts: 2}
-	dead := func(r verdict.Reason) want { return want{state: record.Dead, reason: r, attempts: 1} }
-	rows := []struct {
-		name                 string
-		code, times, variant int
-		want                 want
-	}{
-		{"400", 400, 0, 0, dead(verdict.ReasonRejected)},
-		{"401 that no token cures", 401, 0, 0, dead(verdict.ReasonUnauthorized)},
-		{"401 with a challenge, once", 401, 1, 1, accepted},
-		{"403", 403, 0, 0, dead(verdict.ReasonForbidden)},
-		{"404", 404, 0, 0, dead(verdict.ReasonNotFound)},
-		{"405", 405, 0, 0, dead(verdict.ReasonRejected)},
-		{"409", 409, 0, 0, dead(verdict.ReasonConflict)},
-		{"410 page", 410, 0, 9, dead(verdict.ReasonRejected)},
-		{"422 empty", 422, 0, 8, dead(verdict.ReasonRejected)},
-		{"429 seconds", 429, 1, 1, accepted},
-		{"429 decimals, twice", 429, 2, 2, accepted},
-		{"429 date", 429, 1, 3, accepted},
-		{"429 bare", 429, 1, 0, accepted},
-		{"503 bare", 503, 1, 0, accepted},
-		{"503 seconds", 503, 1, 1, accepted},
-		{"500", 500, 1, 0, second},
-		{"500 but executed", 500, 1, 1, verified},
-		{"502", 502, 1, 0, second},
-		{"504 but executed", 504, 1, 1, verified},
-		{"408", 408, 1, 0, second},
-		{"507", 507, 1, 0, second},
-		{"200 instead of 204, executed", 200, 1, 1, verified},
-		{"307", 307, 1, 0, second},
-		{"500 for ever", 500, 0, 0, want{state: record.Dead, reason: verdict.ReasonAttemptsExhausted, attempts: 4}},
-		{"reply lost", 602, 1, 1, verified},
-		{"silence after execution", 603, 1, 0, verified},
-		{"silence", 604, 1, 0, second},
+	type row struct {
+		name, device string
+		want         want
+	}
+	rows := []*row{}
+	for i, cells := range documentRows(t, "../../docs/verdicts.md", "Seen from outside") {
+		r := &row{name: cells[0], device: graphsim.GoodDevice(i + 1)}
+		if cells[1] != "none" {
+			var code, times, variant int
+			if _, err := fmt.Sscanf(cells[1], "%d, %d, %d", &code, &times, &variant); err != nil {
+				t.Fatalf("%q: %v", cells[1], err)
+			}
+			r.device = graphsim.FaultDevice(code, times, variant, i)
+		}
+		state, reason, _ := strings.Cut(cells[2], ": ")
+		r.want = want{state: record.State(state), reason: verdict.Reason(reason), verified: cells[5] == "yes"}
+		if _, err := fmt.Sscan(cells[3]+" "+cells[4], &r.want.resets, &r.want.attempts); err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, r)
+	}
+	if len(rows) < 25 {
+		t.Fatalf("only %d rows", len(rows))
 	}
 	r := newRig(t, graphsim.Config{}, nil)
 	r.start()
@@ -76,7 +64,7 @@ func TestVerdicts(t *testing.T) {
 	devices := map[string]string{}
 	sequences := map[string]uint64{}
 	for i, row := range rows {
-		devices[row.name] = graphsim.FaultDevice(row.code, row.times, row.variant, i)
+		devices[row.name] = row.device
 		sequences[row.name] = r.publish(reset(fmt.Sprintf("r%d", i), devices[row.name]), nil)
 	}
 	r.awaitEmpty()
@@ -107,6 +95,32 @@ func TestVerdicts(t *testing.T) {
 	if v := r.sim.Violations(); len(v) > 0 {
 		t.Errorf("violations: %v", v)
 	}
+}
+
+// documentRows are the cells of the table under a heading of a document.
+func documentRows(t *testing.T, path, heading string) (rows [][]string) {
+	t.Helper()
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(doc), "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("no section %q in %s", heading, path)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") {
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		rows = append(rows, cells)
+	}
+	return rows[min(1, len(rows)):] // the first is the head
 }
 
 // TestExpired covers both deadlines, and that neither makes a call.

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,64 +9,28 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/verdict"
 )
 
-// testHardToPassOn: messages that look like a word of the server's, or whose
-// headers leave no room for a letter's, hold nothing up.
-func testHardToPassOn(r *rig) {
-	r.start()
-	started := len(r.log.String())
-	odd := []nats.Header{{"X-Junk": {strings.Repeat("x", 65300)}}}
-	for _, status := range []string{"100", "400", "404", "408", "409", "503"} {
-		odd = append(odd, nats.Header{"Status": {status}, "Description": {"Consumer Deleted"}})
+// TestPauses is about what Graph asks for, and when.
+func TestPauses(t *testing.T) {
+	t.Parallel()
+	base := newRig(t, graphsim.Config{}, nil)
+	tests := map[string]func(*testing.T){}
+	add := func(name string, test func(*rig)) {
+		n := len(tests)
+		tests[name] = func(t *testing.T) { test(base.branch(t, 400+n)) }
 	}
-	for _, h := range odd {
-		r.publish("", h)
-	}
-	began, dev := time.Now(), graphsim.GoodDevice(0x2000)
-	r.publish(reset("good", dev), nil)
-	r.settled()
-	if took := time.Since(began); took > 10*time.Second {
-		r.t.Errorf("it took %s", took)
-	}
-	r.accepted("good", dev, 1, false)
-	if n := len(r.letters()); n != len(odd) {
-		r.t.Errorf("%d dead letters, want %d", n, len(odd))
-	}
-	if strings.Contains(r.log.String()[started:], "cannot be worked on") {
-		r.t.Error("the queue was lost")
-	}
-}
-
-// testBucketMadeAnew: the records are deleted, and made again, while a call is
-// under way. What is known of it is written down.
-func testBucketMadeAnew(r *rig) {
-	r.cfg.Policy.RequestTimeout = 10 * time.Second
-	r.start()
-	bucket := "KV_" + r.names.Bucket
-	s, err := r.js.Stream(r.t.Context(), bucket)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	dev := graphsim.FaultDevice(605, 1, 0, 3) // takes two seconds
-	r.publish(reset("INC1", dev), nil)
-	r.eventually("the call", func() bool { return r.sim.Resets(dev) == 1 })
-	if err := r.js.DeleteStream(r.t.Context(), bucket); err != nil {
-		r.t.Fatal(err)
-	}
-	if _, err := r.js.CreateStream(r.t.Context(), s.CachedInfo().Config); err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		r.t.Fatal(err) // else the worker was faster
-	}
-	r.settled()
-	r.accepted("INC1", dev, 1, false)
+	add("429 after another took over", testThrottledAfterTakeOver)
+	add("429 after another's next attempt", testThrottledAfterNextAttempt)
+	add("pause is capped", testPauseIsCapped)
+	add("Retry-After of a 504", testRetryAfterOf504)
+	add("slow dials into a pause", testSlowDials)
+	together(t, tests)
 }
 
 // meanwhile holds back the answer to the first call and returns when it is
@@ -101,24 +64,6 @@ func meanwhile(r *rig, device string, header http.Header, status int) (answer fu
 	return func() { close(release) }
 }
 
-// change writes a record as another worker would.
-func (r *rig) change(id string, change func(*record.Record)) {
-	r.t.Helper()
-	store, err := record.Open(r.t.Context(), r.js, r.names.Bucket)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	rec, rev, err := store.Get(r.t.Context(), "default."+id)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	change(&rec)
-	rec.Worker = "another"
-	if _, err := store.Put(r.t.Context(), "default."+id, rec, rev); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
 // testThrottledAfterTakeOver: another worker was given the message and took the
 // attempt for lost. Its own worker then sees it refused: that counts.
 func testThrottledAfterTakeOver(r *rig) {
@@ -150,27 +95,6 @@ func testThrottledAfterNextAttempt(r *rig) {
 	answer()
 	r.settled()
 	r.accepted("INC1", dev, 2, true)
-}
-
-// testOvertaken: another worker has gone on with a further attempt when the
-// first sees its own refused. The first buries nothing.
-func testOvertaken(r *rig) {
-	dev := graphsim.GoodDevice(0x5000)
-	r.cfg.Policy.RequestTimeout = 20 * time.Second
-	answer := meanwhile(r, dev, nil, http.StatusConflict)
-	r.change("INC1", func(rec *record.Record) {
-		rec.State, rec.ClientRequestID, rec.NextAt = record.Retrying, "another", time.Now().Add(3*time.Second).UTC()
-	})
-	answer()
-	r.eventually("the message to be given back", func() bool { return r.metric(`waiting_retry{tenant="default"}`) == 1 })
-	if rec := r.record("INC1"); r.waiting() != 1 || len(r.letters()) != 0 || rec.Worker != "another" {
-		r.t.Errorf("messages %d, letters %d, record %+v", r.waiting(), len(r.letters()), rec)
-	}
-	r.settled()
-	r.accepted("INC1", dev, 2, false)
-	if n := len(r.letters()); n > 0 {
-		r.t.Errorf("%d dead letters", n)
-	}
 }
 
 // row lets calls wait until there are as many as make an outage.
@@ -360,79 +284,5 @@ func slowDials(r *rig, by time.Duration) (made func() []time.Time) {
 		mu.Lock()
 		defer mu.Unlock()
 		return append([]time.Time(nil), times...)
-	}
-}
-
-// testEightBad: devices that fail for ever look like an outage, but those that
-// do not are let through in their turn.
-func testEightBad(r *rig) {
-	r.start()
-	const bad = 8
-	for i := range bad {
-		r.publish(reset(fmt.Sprint("bad", i), graphsim.FaultDevice(500, 0, 0, 0x3000+i)), nil)
-	}
-	r.eventually("the hold, and probes", func() bool { return r.held() && r.metric(`attempts_total{result="unknown",tenant="default"}`) > bad+3 })
-	for i := range 3 {
-		id, began := fmt.Sprint("good", i), time.Now()
-		r.publish(reset(id, graphsim.GoodDevice(0x3000+i)), nil)
-		r.eventually(id, func() bool { return r.record(id).State == record.Accepted })
-		// A probe each second, eight others before it: and as much again for a
-		// machine that has much to do.
-		if took := time.Since(began); took > 25*time.Second {
-			r.t.Errorf("%s was accepted only after %s", id, took)
-		}
-	}
-	for i := range bad {
-		if rec := r.record(fmt.Sprint("bad", i)); rec.State == record.Dead && rec.Reason != string(verdict.ReasonAttemptsExhausted) {
-			r.t.Errorf("bad%d: %+v", i, rec)
-		}
-	}
-}
-
-// testExhaustedInHold: a probe is made for everybody's sake, so a request that
-// has had all its attempts does not die of it.
-func testExhaustedInHold(r *rig) {
-	r.cfg.Policy.MaxAttempts, r.cfg.Policy.RequestTimeout, r.cfg.Policy.VerifyAfter = 1, 20*time.Second, 2*time.Second
-	wait := row()
-	var up atomic.Bool
-	var posts atomic.Int64
-	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if up.Load() || q.Method != http.MethodPost {
-			return false
-		}
-		if posts.Add(1) <= 5 {
-			wait(q)
-		}
-		w.WriteHeader(http.StatusInternalServerError)
-		return true
-	})
-	r.start()
-	const n = 5 + 1
-	for i := range n {
-		r.publish(reset(fmt.Sprint("r", i), graphsim.GoodDevice(0x4000+i)), nil)
-	}
-	r.eventually("the hold", r.held)
-	begun := posts.Load()
-	r.eventually("probes", func() bool { return posts.Load() >= begun+4 })
-	if letters := r.letters(); len(letters) > 0 {
-		r.t.Errorf("%d dead letters in a hold", len(letters))
-	}
-	up.Store(true)
-	r.settled()
-	// Those that failed before it was plain that the fault was everybody's have
-	// had their only attempt.
-	dead := 0
-	for i := range n {
-		id, dev := fmt.Sprint("r", i), graphsim.GoodDevice(0x4000+i)
-		if r.sim.Resets(dev) > 0 {
-			continue
-		}
-		dead++
-		if rec := r.record(id); rec.State != record.Dead || rec.Reason != string(verdict.ReasonAttemptsExhausted) {
-			r.t.Errorf("%s: %+v", id, rec)
-		}
-	}
-	if dead >= 5 {
-		r.t.Errorf("%d requests died of the outage", dead)
 	}
 }
