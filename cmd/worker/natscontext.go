@@ -144,7 +144,7 @@ func (r *reader) savedContext(name string) savedContext {
 	return c
 }
 
-// isReference tells whether a value is one of the addresses by which the nats tool
+// isReference reports whether a value is one of the addresses by which the nats tool
 // finds a secret elsewhere.
 func isReference(s string) bool {
 	for _, scheme := range []string{"env://", "op://", "nsc://", "data:", "file://"} {

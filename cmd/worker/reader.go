@@ -160,7 +160,7 @@ func (r *reader) oneOf(name, s string, allowed ...string) string {
 	return s
 }
 
-// file tells whether a file can be read and is what it should be: check says
+// file reports whether a file can be read and is what it should be: check says
 // so, where it is not nil. Its error may quote the file, so it is not shown.
 func (r *reader) file(name, path, what string, check func(path string) error) bool {
 	if path == "" {
@@ -252,7 +252,7 @@ func (r *reader) https(name, s, example string) {
 	}
 }
 
-// holdsUser tells whether an address may hold a password, and so is not to be shown.
+// holdsUser reports whether an address may hold a password, and so is not to be shown.
 func holdsUser(s string) bool { return strings.Contains(s, "@") }
 
 func isPort(s string) bool {

@@ -85,7 +85,7 @@ func (c sendCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error { return t.send(ctx, requests, c.Wait, timeout) })
 }
 
-// givenEmpty tells whether a flag, or the argument of an empty name, stands on
+// givenEmpty reports whether a flag, or the argument of an empty name, stands on
 // the command line without a value.
 func givenEmpty(line *kong.Context, flag string) bool {
 	return slices.ContainsFunc(line.Path, func(p *kong.Path) bool {
@@ -99,7 +99,7 @@ func givenEmpty(line *kong.Context, flag string) bool {
 	})
 }
 
-// given tells whether a flag stands on the command line.
+// given reports whether a flag stands on the command line.
 func given(line *kong.Context, flag string) bool {
 	return slices.ContainsFunc(line.Path, func(p *kong.Path) bool { return p.Flag != nil && "--"+p.Flag.Name == flag })
 }

@@ -134,7 +134,7 @@ func (c setupCmd) size(r *reader, flag, own string) int64 {
 	return all
 }
 
-// about tells whether an error of the connection names one of the subjects.
+// about reports whether an error of the connection names one of the subjects.
 func about(err error, subjects ...string) bool {
 	return slices.ContainsFunc(subjects, func(s string) bool { return strings.Contains(err.Error(), strconv.Quote(s)) })
 }

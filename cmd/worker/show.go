@@ -79,7 +79,7 @@ func jsonPlain(in []byte) []byte {
 	return out
 }
 
-// hidden tells whether a character is not one that is simply seen: an order to
+// hidden reports whether a character is not one that is simply seen: an order to
 // the terminal, one that changes the direction of the text, one without width.
 func hidden(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
 

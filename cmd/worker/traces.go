@@ -45,7 +45,7 @@ func startTracing(ctx context.Context, cfg *worker.Config) (stop func()) {
 	}
 }
 
-// tracing tells whether the environment asks for traces, or what is wrong with
+// tracing reports whether the environment asks for traces, or what is wrong with
 // what it says. The variables are OpenTelemetry's; an empty one is not set.
 func tracing(getenv func(string) string) (on bool, problem string) {
 	get := func(names ...string) (name, value string) {

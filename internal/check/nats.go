@@ -111,10 +111,10 @@ func flush(ctx context.Context, nc *nats.Conn) error {
 	return nc.FlushWithContext(ctx)
 }
 
-// same tells whether two errors are one and the same occurrence.
+// same reports whether two errors are one and the same occurrence.
 func same(a, b error) bool { return a == b } //nolint:errorlint // the occurrence is meant, not the kind
 
-// allowed publishes a message and tells whether that was allowed: a server
+// allowed publishes a message and reports whether that was allowed: a server
 // answers in order, so a refusal comes before the answer to the ping that
 // follows it.
 func allowed(ctx context.Context, nc *nats.Conn, m *nats.Msg) (bool, error) {

@@ -124,7 +124,7 @@ func (a account) judge(subjects []string) (status Status, detail, do string) {
 		"Whether others publish in this account cannot be seen", a.Name, few(subjects)), ""
 }
 
-// has tells whether one of the exports or imports brings messages of a subject.
+// has reports whether one of the exports or imports brings messages of a subject.
 func has(list []crossing, kind, subject string) bool {
 	var subjects []string
 	for _, c := range list {

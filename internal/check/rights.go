@@ -139,7 +139,7 @@ func (q *queue) tryOne(ctx context.Context, r right) bool {
 	return q.may[r.subject]
 }
 
-// own tells whether a subject is of one tenant alone.
+// own reports whether a subject is of one tenant alone.
 func (q *queue) own(subject string) bool {
 	return slices.ContainsFunc(strings.Split(subject, "."), func(token string) bool { return token == q.names.Tenant || token == q.names.Consumer() })
 }

@@ -195,7 +195,7 @@ func (l Letter) headers(m Original, now time.Time) nats.Header {
 
 var lineBreaks = strings.NewReplacer("\r", " ", "\n", " ")
 
-// validName tells whether the library sends a header of this name. Other
+// validName reports whether the library sends a header of this name. Other
 // libraries let more through.
 func validName(name string) bool {
 	for _, r := range name {

@@ -25,7 +25,7 @@ type Action struct {
 	ErrorCode int32
 }
 
-// What tells whether an action is a reset of the passcode.
+// What reports whether an action is a reset of the passcode.
 type What int
 
 const (
@@ -60,7 +60,7 @@ type Finding struct {
 	Doubt string
 }
 
-// ResetSince tells whether a reset began at or after an instant of Graph's
+// ResetSince reports whether a reset began at or after an instant of Graph's
 // clock. A caller who is not sure of that instant, or of the clocks, gives an
 // earlier one. list is nil where Graph's answer had none or null.
 //
@@ -187,7 +187,7 @@ func resetNames() []string {
 	return []string{"resetPasscode", "resetDevicePasscode", "removePasscode", "removeDevicePasscode", "clearPasscode"}
 }
 
-// known tells whether a name is that of an action that is no reset. Sources:
+// known reports whether a name is that of an action that is no reset. Sources:
 // the actions of managedDevice in Graph's v1.0 and beta, its enumerations
 // remoteAction and managedDeviceRemoteAction, and names seen in lists of devices.
 func known(name string) bool {

@@ -128,7 +128,7 @@ const (
 	unusableText = "http2: client conn not usable"
 )
 
-// refusedUnprocessed tells whether the server said that it did not process a
+// refusedUnprocessed reports whether the server said that it did not process a
 // request whose headers were written, or that it takes no more of them.
 func refusedUnprocessed(err error) bool {
 	if code, ok := streamError(err); ok {

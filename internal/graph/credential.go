@@ -273,7 +273,7 @@ func (c Credential) Doubt() (detail, do string) {
 	return "", ""
 }
 
-// isMicrosoft tells whether a host is one of Microsoft's token services.
+// isMicrosoft reports whether a host is one of Microsoft's token services.
 func isMicrosoft(host string) bool {
 	for _, d := range []string{"microsoftonline.com", "microsoftonline.us", "microsoftonline.cn", "chinacloudapi.cn",
 		"login.microsoft.com", "sts.windows.net", "login.windows.net", "usgovcloudapi.net"} {

@@ -10,7 +10,7 @@ import (
 // Probe is what Graph said to a call without an effect: [Client.List].
 type Probe struct {
 	// Ahead is how far Graph's clock is ahead of ours, to the second; Clock
-	// tells whether Graph said what time it is.
+	// reports whether Graph said what time it is.
 	Ahead time.Duration
 	Clock bool
 	// Err is Graph's refusal, without its words; nil where it serves the tenant and

@@ -60,7 +60,7 @@ const (
 // ResetPermission is the application permission that resetPasscode needs.
 const ResetPermission = "DeviceManagementManagedDevices.PrivilegedOperations.All"
 
-// Has tells whether the token's roles claim names a permission. It serves to
+// Has reports whether the token's roles claim names a permission. It serves to
 // explain a refusal, never to decide anything.
 func (t Token) Has(permission string) Permission {
 	parts := strings.Split(t.text(), ".")

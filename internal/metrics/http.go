@@ -54,7 +54,7 @@ type Hold struct {
 	NextProbe time.Time  `json:"nextProbe,omitzero"` // zero = ends without a probe
 }
 
-// Ready tells whether the worker can do its job, now or as a standby: NATS is
+// Ready reports whether the worker can do its job, now or as a standby: NATS is
 // connected and at least one tenant is bound and not held, where a pause by an
 // operator does not count as held. A worker without any tenant is not ready.
 func Ready(s State) bool {

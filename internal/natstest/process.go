@@ -143,7 +143,7 @@ func (p *Process) launch() error {
 	return nil
 }
 
-// Running tells whether the process was started and not killed.
+// Running reports whether the process was started and not killed.
 func (p *Process) Running() bool { return p.cmd != nil }
 
 // Kill ends the process at once, without a word to anybody, and waits until it

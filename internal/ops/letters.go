@@ -58,7 +58,7 @@ type Selection struct {
 	Limit int
 }
 
-// All tells whether nothing was selected.
+// All reports whether nothing was selected.
 func (s Selection) All() bool {
 	return len(s.IDs) == 0 && len(s.Sequences) == 0 && s.Reason == "" && s.Device == "" && s.Since.IsZero()
 }
@@ -130,7 +130,7 @@ func letterFrom(m stored) DeadLetter {
 	return l
 }
 
-// Remove takes a letter off the dead-letter stream. It tells whether it was
+// Remove takes a letter off the dead-letter stream. It reports whether it was
 // still there.
 func (t *Tools) Remove(ctx context.Context, l DeadLetter) (bool, error) {
 	now, err := t.current(ctx, t.names.DeadStream, l.Sequence)

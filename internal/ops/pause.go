@@ -55,7 +55,7 @@ func (t *Tools) Resume(ctx context.Context) error {
 	return nil
 }
 
-// Release lets the tenant go on whose fuse has blown. It tells whether one had,
+// Release lets the tenant go on whose fuse has blown. It reports whether one had,
 // as far as the workers have written it down; a release is stored anyway.
 func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 	err = t.insist(ctx, func(ctx context.Context) error {

@@ -71,7 +71,7 @@ const (
 	PartState    Part = "hold, fuse and learned rate"
 )
 
-// Knows tells whether a part could be read. What belongs to another is as it
+// Knows reports whether a part could be read. What belongs to another is as it
 // would be where nothing is wrong, and means nothing.
 func (q Queue) Knows(p Part) bool { return !slices.Contains(q.unread, p) }
 

@@ -59,7 +59,7 @@ func (t *Tools) scan(ctx context.Context, stream, subject string, upTo uint64, e
 	return nil
 }
 
-// batch reads the next messages of a subject and tells whether more follow. An
+// batch reads the next messages of a subject and reports whether more follow. An
 // error comes with what was read before it, without a gap.
 //
 // Source: ADR-31, "JetStream direct get", batch requests.

@@ -86,7 +86,7 @@ func (p *Pacer) late(now time.Time, s *Slot, letIn bool) {
 }
 
 // end ends the slot of a call that was sent, or, where sent is zero, was not. It
-// tells whether the slot had not ended before. Call with mu held.
+// reports whether the slot had not ended before. Call with mu held.
 func (s *Slot) end(answered time.Time, granted bool) bool {
 	if s.ended {
 		return false

@@ -104,13 +104,13 @@ func (w *window) left(n int) (at time.Duration, ok bool) {
 	return 0, false
 }
 
-// leaving tells whether more than n of the calls leave by then.
+// leaving reports whether more than n of the calls leave by then.
 func (w *window) leaving(by time.Duration, n int) bool {
 	at, ok := w.left(n + 1)
 	return ok && at <= by
 }
 
-// lull tells whether it takes long until the next call leaves: at least half of
+// lull reports whether it takes long until the next call leaves: at least half of
 // the longest time between two that leave. The time since the last one that left
 // is part of it, up to a tenth of the window, so that steady traffic has its
 // lulls, too.

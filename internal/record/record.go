@@ -45,16 +45,16 @@ var next = map[State][]State{
 	Accepted:   {},
 }
 
-// CanBecome tells whether a record in state s may be written in state t.
+// CanBecome reports whether a record in state s may be written in state t.
 func (s State) CanBecome(t State) bool { return slices.Contains(next[s], t) }
 
-// known tells whether a record can be in this state.
+// known reports whether a record can be in this state.
 func (s State) known() bool {
 	_, ok := next[s]
 	return ok && s != None
 }
 
-// InProgress tells whether a request in this state will be worked on again.
+// InProgress reports whether a request in this state will be worked on again.
 func (s State) InProgress() bool { return s == Attempting || s == Retrying || s == Verifying }
 
 // Record is the value in the bucket. Its JSON form is a contract with whoever
@@ -122,7 +122,7 @@ type Record struct {
 	Traceparent   string `json:"traceparent"`
 }
 
-// Same tells whether two records are about the same message. The instant is
+// Same reports whether two records are about the same message. The instant is
 // part of it because sequences begin anew when a stream is made anew.
 func (r Record) Same(o Record) bool {
 	return r.Stream == o.Stream && r.Sequence == o.Sequence && r.ReceivedAt.Equal(o.ReceivedAt)

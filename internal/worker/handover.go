@@ -70,7 +70,7 @@ func (t *tenant) learned(intake context.Context) {
 	t.showHold()
 }
 
-// handsOn tells whether it is this replica's to hand on.
+// handsOn reports whether it is this replica's to hand on.
 func (t *tenant) handsOn() bool {
 	term := t.term.Load()
 	if term == nil {
@@ -207,7 +207,7 @@ func (t *tenant) handOn(ctx context.Context) {
 	}
 }
 
-// write hands on, if there is something new, and tells whether nothing is left
+// write hands on, if there is something new, and reports whether nothing is left
 // to do.
 func (t *tenant) write(ctx context.Context) (done bool) {
 	known := t.stores().state
@@ -271,7 +271,7 @@ func (t *tenant) standing() state.Worker {
 	return w
 }
 
-// same tells whether there is nothing new. What is said of a hold changes with
+// same reports whether there is nothing new. What is said of a hold changes with
 // each probe, and so does its instant with the clocks; neither is news.
 func same(a, b state.Worker) bool {
 	if (a.Hold == nil) != (b.Hold == nil) || a.Hold != nil && a.Hold.Cause != b.Hold.Cause {

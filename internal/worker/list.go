@@ -40,7 +40,7 @@ func (d *delivery) turned(soft, hard context.Context, a *verdict.Answer, l leave
 	}
 }
 
-// serves tells whether Graph serves the tenant, and asks for the list where that is
+// serves reports whether Graph serves the tenant, and asks for the list where that is
 // not known.
 func (d *delivery) serves(soft, hard context.Context, token graph.Token) hold.Serves {
 	lists := &d.t.lists

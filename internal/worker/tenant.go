@@ -60,7 +60,7 @@ type tenant struct {
 	elsewhere atomic.Bool
 	// news makes handOn look.
 	news chan struct{}
-	// exists tells whether a message is still on its stream.
+	// exists reports whether a message is still on its stream.
 	exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 
 	handing  sync.Mutex

@@ -176,7 +176,7 @@ func (s *Sim) checkToken(r *http.Request, tn *tenant, c *TokenCall) *entraError 
 	return s.checkCredential(r.Host, tn, f, c)
 }
 
-// challenged tells whether claims hold more than the client's capabilities.
+// challenged reports whether claims hold more than the client's capabilities.
 func challenged(claims string) bool {
 	var doc map[string]map[string]any
 	if json.Unmarshal([]byte(claims), &doc) != nil {

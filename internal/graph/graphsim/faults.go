@@ -62,7 +62,7 @@ func parseFault(g guid) (f fault, ok bool) {
 		(f.code == faultList || f.code == faultListDone) && f.variant <= int(ListUnknownName)
 }
 
-// due tells whether the next POST of the device meets the fault.
+// due reports whether the next POST of the device meets the fault.
 func (f fault) due(d *device) bool { return f.times == 0 || d.faulted < f.times }
 
 // reply is what a POST that meets the fault gets.

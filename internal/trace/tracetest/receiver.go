@@ -40,7 +40,7 @@ type Receiver struct {
 }
 
 // Start starts a receiver. refuse, if not nil, sees each request first, and
-// tells whether it has answered it, so that nothing is received.
+// reports whether it has answered it, so that nothing is received.
 func Start(refuse func(http.ResponseWriter, *http.Request) bool) *Receiver {
 	r := &Receiver{refuse: refuse}
 	r.Server = httptest.NewServer(r)
