@@ -241,6 +241,8 @@ func TestContext(t *testing.T) {
 	save(config, "proxy", `{"url":"nats://127.0.0.1:1","socks_proxy":"socks5://127.0.0.1:1"}`)
 	save(config, "vault", `{"url":"nats://127.0.0.1:1","user":"jo","password":"op://vault/hunter2"}`)
 	save(config, "broken", `{"url":`)
+	save(config, "mark", mark+fmt.Sprintf(`{"url":%q,"user":"jo\t","password":"p@ss\n"}`, plain.URL()))
+	save(config, "wide", utf16le(`{"url":"nats://127.0.0.1:1"}`))
 	if err := os.WriteFile(filepath.Join(config, "nats", "context.txt"), []byte("jo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -265,6 +267,10 @@ func TestContext(t *testing.T) {
 		"the usual address before":   {with(env, "NATS_CONTEXT", "jo", "NATS_URL", "nats://127.0.0.1:4222"), exitFailed, "127.0.0.1:4222"},
 		"a login before it":          {with(env, "NATS_CONTEXT", "jo", "NATS_JWT", o.jwt, "NATS_SEED", o.seed, "NATS_URL", o.url), exitDone, ""},
 		"a selected one is not used": {with(env, "NATS_URL", plain.URL()), exitFailed, "Authorization Violation"},
+		"a line break behind":        {with(env, "NATS_CONTEXT", "jo\n"), exitDone, ""},
+		"a mark before":              {with(env, "NATS_CONTEXT", "mark"), exitDone, ""},
+		"in UTF-16":                  {with(env, "NATS_CONTEXT", "wide"), exitUsage, "wide.json: it is UTF-16 text"},
+		"no name":                    {with(env, "NATS_CONTEXT", "j\x01o"), exitUsage, "NATS_CONTEXT: it holds a control character"},
 		"unknown":                    {with(env, "NATS_CONTEXT", "none"), exitUsage, "NATS_CONTEXT: it cannot be read"},
 		"a path":                     {with(env, "NATS_CONTEXT", "../jo"), exitUsage, `NATS_CONTEXT: "../jo" is not the name of a context`},
 		"broken":                     {with(env, "NATS_CONTEXT", "broken"), exitUsage, "is not a context as the nats tool saves it"},

@@ -185,8 +185,10 @@ func (r *reader) file(name, path, what string, check func(path string) error) bo
 var (
 	token   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 	subject = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
-	// A private inbox may begin with $ or hold what a tenant's name may.
-	inboxPrefix = regexp.MustCompile(`^[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*$`)
+	// What the server takes for a domain and in a subject is more than what people
+	// usually write. Source: nats-server, server/jetstream.go, isValidName.
+	jsDomain    = regexp.MustCompile(`^[^\s.*>]+$`)
+	inboxPrefix = regexp.MustCompile(`^[^\s.*>]+(\.[^\s.*>]+)*$`)
 	apiPrefix   = inboxPrefix
 	entraID     = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 )

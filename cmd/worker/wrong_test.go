@@ -54,7 +54,7 @@ func wrongTable(t *testing.T) []wrong {
 		{name: "NATS_TLS_FIRST", value: "first", says: "is neither true nor false"},
 		{name: "NATS_INBOX_PREFIX", value: "_INBOX.", says: "is not a subject without wildcards and without a dot at its end"},
 		{name: "NATS_INBOX_PREFIX", value: "_INBOX.>", says: "is not a subject without wildcards"},
-		{name: "NATS_JS_DOMAIN", value: "a.b", says: "is not a name of letters, digits, - and _"},
+		{name: "NATS_JS_DOMAIN", value: "a.b", says: "is not a name without spaces, dots and wildcards"},
 		{name: "NATS_JS_API_PREFIX", value: "JS.*", says: "is not a subject without wildcards"},
 		{name: "NATS_JS_DOMAIN, NATS_JS_API_PREFIX", also: []string{"NATS_JS_DOMAIN", "a", "NATS_JS_API_PREFIX", "b"}, says: "give one of them"},
 		{name: "NATS_CONTEXT", value: "../x", says: "is not the name of a context"},
