@@ -345,6 +345,26 @@ func TestDomain(t *testing.T) {
 	}
 }
 
+// TestUnknownDomain names the variable wherever nobody answers.
+func TestUnknownDomain(t *testing.T) {
+	t.Parallel()
+	w, _, leaf := hubAndLeaf(t)
+	for variable, value := range map[string]string{"NATS_JS_DOMAIN": "hob", "NATS_JS_API_PREFIX": "$JS.hob.API"} {
+		env := w.env("NATS_URL", leaf, variable, value)
+		for _, args := range [][]string{{"setup"}, {"status"}, {"status", "T1"}, {"dead", "list"}, {"pause"}} {
+			if r := runFor(t, env, args...); r.code != exitFailed || !strings.Contains(r.err, "answers") || !strings.Contains(r.err, "see "+variable) {
+				t.Errorf("%s, %q: status %d\n%s%s", variable, args, r.code, r.out, r.err)
+			}
+		}
+		runCheck(t, env, exitFailed).is(t, "stream PASSCODE_RESETS", "failed", "see "+variable)
+		for _, setup := range []string{"true", "false"} {
+			p := launch(t, with(env, "WORKER_SETUP", setup), "run")
+			await(t, "the log to name the variable", func() bool { return strings.Contains(p.err.String(), "see "+variable) })
+			p.stop()
+		}
+	}
+}
+
 // TestSecondDomain keeps a worker at a leaf node from making streams for what the
 // hub stores already.
 func TestSecondDomain(t *testing.T) {
@@ -562,6 +582,23 @@ func TestLimitedAccounts(t *testing.T) {
 			}
 		})
 	}
+	t.Run("check", func(t *testing.T) {
+		t.Parallel()
+		w := newGraph(t, graphsim.Config{})
+		check := func(limits string) preconditions {
+			w.url = limited(limits)
+			return runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitFailed)
+		}
+		found := check("max_file: 10GB, max_bytes_required: true")
+		found.is(t, "stream PASSCODE_RESETS", "failed", "worker run cannot create it: the account demands a size")
+		found.is(t, "bucket passcode-resets-state", "failed", "demands a size")
+		found = check("max_file: 10GB, max_streams: 3")
+		found.is(t, "bucket passcode-resets", "warning", "worker run would create it")
+		found.is(t, "bucket passcode-resets-state", "failed", "no further stream")
+		found = check("max_file: 10GB, max_ack_pending: 100")
+		found.is(t, "stream PASSCODE_RESETS", "warning", "worker run would create it")
+		found.is(t, "consumer worker-default", "failed", "more than 100 acks pending")
+	})
 	t.Run("tier of one by itself", func(t *testing.T) {
 		t.Parallel()
 		r := runFor(t, tiered(jwt.JetStreamTieredLimits{"R1": {DiskStorage: 1 << 30, MemoryStorage: 1 << 20}}), "setup")

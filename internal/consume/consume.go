@@ -130,7 +130,7 @@ func (q *Queue) Run(intake, work context.Context) {
 		if intake.Err() != nil {
 			return
 		}
-		q.cfg.Bound(err)
+		q.cfg.Bound(topology.Unheard(q.js.Options(), err))
 		last = err
 		select {
 		case <-intake.Done():
