@@ -73,6 +73,13 @@ func TestTLSFirst(t *testing.T) {
 	if r.code != exitFailed || !strings.Contains(r.err, "leave NATS_TLS_FIRST out") {
 		t.Errorf("status %d\n%s", r.code, r.err)
 	}
+
+	// And where it has no TLS.
+	plain := startNATS(t, server.Options{})
+	r = runFor(t, map[string]string{"NATS_URL": strings.Replace(plain.URL(), "nats://", "tls://", 1)}, "status")
+	if r.code != exitFailed || !strings.Contains(r.err, "write nats:// in NATS_URL") {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
 }
 
 // TestSlowLink holds back what the server says first.

@@ -251,6 +251,8 @@ func (r *reader) https(name, s, example string) {
 		r.fail(name, "it names a user: write it like %s", example)
 	case err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()):
 		r.fail(name, "%q is not an https address: write it like %s", s, example)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		r.fail(name, "%q is more than the address: write it like %s; AZURE_TENANT_ID names the directory", s, example)
 	}
 }
 

@@ -80,6 +80,7 @@ func wrongTable(t *testing.T) []wrong {
 		{name: "WORKER_MANAGED_IDENTITY", value: "maybe", says: "neither true nor false"},
 		{name: "AZURE_AUTHORITY_HOST", value: "login.example", says: "write it like https://login.microsoftonline.com"},
 		{name: "AZURE_AUTHORITY_HOST", value: "http://login.example", says: "write it like https://login.microsoftonline.com"},
+		{name: "AZURE_AUTHORITY_HOST", value: "https://login.example/contoso.com", says: "AZURE_TENANT_ID names the directory"},
 		{name: "AZURE_AUTHORITY_HOST", value: "https://jo:pw@login.example", says: "it names a user: write it like"},
 		{name: "GRAPH_CLOUD", value: "mars", says: "none of: china, dod, global, usgov"},
 		{name: "GRAPH_ENDPOINT", value: "graph.example", says: "https"},
