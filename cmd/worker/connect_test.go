@@ -74,6 +74,13 @@ func TestTLSFirst(t *testing.T) {
 	if r.code != exitFailed || !strings.Contains(r.err, "leave NATS_TLS_FIRST out") {
 		t.Errorf("status %d\n%s", r.code, r.err)
 	}
+
+	// And where it has no TLS.
+	plain := startNATS(t, server.Options{})
+	r = runFor(t, map[string]string{"NATS_URL": strings.Replace(plain.URL(), "nats://", "tls://", 1)}, "status")
+	if r.code != exitFailed || !strings.Contains(r.err, "write nats:// in NATS_URL") {
+		t.Errorf("status %d\n%s", r.code, r.err)
+	}
 }
 
 // TestSlowLink holds back what the server says first.
@@ -242,6 +249,8 @@ func TestContext(t *testing.T) {
 	save(config, "proxy", `{"url":"nats://127.0.0.1:1","socks_proxy":"socks5://127.0.0.1:1"}`)
 	save(config, "vault", `{"url":"nats://127.0.0.1:1","user":"jo","password":"op://vault/hunter2"}`)
 	save(config, "broken", `{"url":`)
+	save(config, "mark", mark+fmt.Sprintf(`{"url":%q,"user":"jo\t","password":"p@ss\n"}`, plain.URL()))
+	save(config, "wide", utf16le(`{"url":"nats://127.0.0.1:1"}`))
 	if err := os.WriteFile(filepath.Join(config, "nats", "context.txt"), []byte("jo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -266,6 +275,10 @@ func TestContext(t *testing.T) {
 		"the usual address before":   {with(env, "NATS_CONTEXT", "jo", "NATS_URL", "nats://"+usualAddress), exitFailed, usualAddress},
 		"a login before it":          {with(env, "NATS_CONTEXT", "jo", "NATS_JWT", o.jwt, "NATS_SEED", o.seed, "NATS_URL", o.url), exitDone, ""},
 		"a selected one is not used": {with(env, "NATS_URL", plain.URL()), exitFailed, "Authorization Violation"},
+		"a line break behind":        {with(env, "NATS_CONTEXT", "jo\n"), exitDone, ""},
+		"a mark before":              {with(env, "NATS_CONTEXT", "mark"), exitDone, ""},
+		"in UTF-16":                  {with(env, "NATS_CONTEXT", "wide"), exitUsage, "wide.json: it is UTF-16 text"},
+		"no name":                    {with(env, "NATS_CONTEXT", "j\x01o"), exitUsage, "NATS_CONTEXT: it holds a control character"},
 		"unknown":                    {with(env, "NATS_CONTEXT", "none"), exitUsage, "NATS_CONTEXT: it cannot be read"},
 		"a path":                     {with(env, "NATS_CONTEXT", "../jo"), exitUsage, `NATS_CONTEXT: "../jo" is not the name of a context`},
 		"broken":                     {with(env, "NATS_CONTEXT", "broken"), exitUsage, "is not a context as the nats tool saves it"},
@@ -352,6 +365,26 @@ func TestDomain(t *testing.T) {
 	}
 	if n := w.stream(names.DeadStream).State.Msgs; n != 0 {
 		t.Errorf("%d letters are left", n)
+	}
+}
+
+// TestUnknownDomain names the variable wherever nobody answers.
+func TestUnknownDomain(t *testing.T) {
+	t.Parallel()
+	w, _, leaf := hubAndLeaf(t)
+	for variable, value := range map[string]string{"NATS_JS_DOMAIN": "hob", "NATS_JS_API_PREFIX": "$JS.hob.API"} {
+		env := w.env("NATS_URL", leaf, variable, value)
+		for _, args := range [][]string{{"setup"}, {"status"}, {"status", "T1"}, {"dead", "list"}, {"pause"}} {
+			if r := runFor(t, env, args...); r.code != exitFailed || !strings.Contains(r.err, "answers") || !strings.Contains(r.err, "see "+variable) {
+				t.Errorf("%s, %q: status %d\n%s%s", variable, args, r.code, r.out, r.err)
+			}
+		}
+		runCheck(t, env, exitFailed).is(t, "stream PASSCODE_RESETS", "failed", "see "+variable)
+		for _, setup := range []string{"true", "false"} {
+			p := launch(t, with(env, "WORKER_SETUP", setup), "run")
+			await(t, "the log to name the variable", func() bool { return strings.Contains(p.err.String(), "see "+variable) })
+			p.stop()
+		}
 	}
 }
 
@@ -578,6 +611,23 @@ func TestLimitedAccounts(t *testing.T) {
 			}
 		})
 	}
+	t.Run("check", func(t *testing.T) {
+		t.Parallel()
+		w := newGraph(t, graphsim.Config{})
+		check := func(limits string) preconditions {
+			w.url = limited(limits)
+			return runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitFailed)
+		}
+		found := check("max_file: 10GB, max_bytes_required: true")
+		found.is(t, "stream PASSCODE_RESETS", "failed", "worker run cannot create it: the account demands a size")
+		found.is(t, "bucket passcode-resets-state", "failed", "demands a size")
+		found = check("max_file: 10GB, max_streams: 3")
+		found.is(t, "bucket passcode-resets", "warning", "worker run would create it")
+		found.is(t, "bucket passcode-resets-state", "failed", "no further stream")
+		found = check("max_file: 10GB, max_ack_pending: 100")
+		found.is(t, "stream PASSCODE_RESETS", "warning", "worker run would create it")
+		found.is(t, "consumer worker-default", "failed", "more than 100 acks pending")
+	})
 	t.Run("tier of one by itself", func(t *testing.T) {
 		t.Parallel()
 		r := runFor(t, tiered(jwt.JetStreamTieredLimits{"R1": {DiskStorage: 1 << 30, MemoryStorage: 1 << 20}}), "setup")

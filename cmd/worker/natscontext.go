@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/nats-io/nkeys"
+
+	"passcode-worker/internal/setting"
 )
 
 // savedContext is a saved context of the nats tool, as far as it says how to
@@ -55,7 +57,7 @@ func (o *natsOptions) ways() []way {
 // what is usual. Who the worker is comes as a whole from one of the two: a user of
 // the context's is none where credentials are given.
 func (o natsOptions) withContext(r *reader) natsOptions {
-	if o.NatsContext != "" {
+	if o.NatsContext != "" && !r.illegible["NATS_CONTEXT"] {
 		c := r.savedContext(o.NatsContext)
 		own := false
 		for _, w := range o.ways() {
@@ -81,7 +83,6 @@ func (o natsOptions) withContext(r *reader) natsOptions {
 		o.NatsTLSFirst = cmp.Or(o.NatsTLSFirst, strconv.FormatBool(c.TLSFirst))
 	}
 	o.NatsURL = cmp.Or(o.NatsURL, "nats://127.0.0.1:4222")
-	o.NatsJWT, o.NatsSeed = strings.TrimSpace(o.NatsJWT), strings.TrimSpace(o.NatsSeed) // as they come out of a file
 	return o
 }
 
@@ -106,6 +107,10 @@ func (r *reader) savedContext(name string) savedContext {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		r.fail(variable, "it cannot be read: %v", err)
+		return savedContext{}
+	}
+	if data, err = setting.Lines(data); err != nil {
+		r.fail(variable, "%s: %v", path, err)
 		return savedContext{}
 	}
 	var c savedContext

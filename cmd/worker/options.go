@@ -152,8 +152,9 @@ type serviceOptions struct {
 }
 
 func (o natsOptions) read(r *reader) worker.NATS {
-	o = o.withContext(r)
 	r.tidy(&o)
+	o = o.withContext(r)
+	r.tidy(&o) // what the context holds as well
 	r.servers("NATS_URL", o.NatsURL)
 	var ways []string
 	for _, w := range o.ways() {
@@ -180,7 +181,7 @@ func (o natsOptions) read(r *reader) worker.NATS {
 		r.match("NATS_INBOX_PREFIX", o.NatsInboxPrefix, inboxPrefix, "a subject without wildcards and without a dot at its end")
 	}
 	if o.NatsJSDomain != "" {
-		r.match("NATS_JS_DOMAIN", o.NatsJSDomain, token, "a name of letters, digits, - and _")
+		r.match("NATS_JS_DOMAIN", o.NatsJSDomain, jsDomain, "a name without spaces, dots and wildcards")
 	}
 	if o.NatsJSAPIPrefix != "" {
 		r.match("NATS_JS_API_PREFIX", strings.TrimSuffix(o.NatsJSAPIPrefix, "."), apiPrefix, "a subject without wildcards")

@@ -185,8 +185,10 @@ func (r *reader) file(name, path, what string, check func(path string) error) bo
 var (
 	token   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 	subject = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
-	// A private inbox may begin with $ or hold what a tenant's name may.
-	inboxPrefix = regexp.MustCompile(`^[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*$`)
+	// What the server takes for a domain and in a subject is more than what people
+	// usually write. Source: nats-server, server/jetstream.go, isValidName.
+	jsDomain    = regexp.MustCompile(`^[^\s.*>]+$`)
+	inboxPrefix = regexp.MustCompile(`^[^\s.*>]+(\.[^\s.*>]+)*$`)
 	apiPrefix   = inboxPrefix
 	entraID     = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 )
@@ -249,6 +251,8 @@ func (r *reader) https(name, s, example string) {
 		r.fail(name, "it names a user: write it like %s", example)
 	case err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()):
 		r.fail(name, "%q is not an https address: write it like %s", s, example)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		r.fail(name, "%q is more than the address: write it like %s; AZURE_TENANT_ID names the directory", s, example)
 	}
 }
 

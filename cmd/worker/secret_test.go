@@ -94,6 +94,21 @@ func TestSecretIsItsID(t *testing.T) {
 	}
 }
 
+// TestSecretInQuotes warns of quotes that an env file or a manifest has kept.
+func TestSecretInQuotes(t *testing.T) {
+	t.Parallel()
+	w := newGraph(t, graphsim.Config{})
+	for _, quote := range []string{`"`, `'`} {
+		r := runFor(t, w.env("AZURE_CLIENT_SECRET", quote+graphsim.DefaultClientSecret+quote), "check")
+		if r.code != exitFailed || !strings.Contains(r.out, "AZURE_CLIENT_SECRET: the secret stands in quotes") || strings.Contains(r.out+r.err, graphsim.DefaultClientSecret) {
+			t.Errorf("%s: status %d\n%s%s", quote, r.code, r.out, r.err)
+		}
+	}
+	if r := runFor(t, w.env(), "check"); strings.Contains(r.out, "in quotes") {
+		t.Error(r.out)
+	}
+}
+
 // TestSecretIsReadAgain holds each reading of a file to the same rules: one that
 // cannot be meant any more stops the tenant, and its repair ends that.
 func TestSecretIsReadAgain(t *testing.T) {

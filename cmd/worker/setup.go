@@ -108,7 +108,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
 		return cause
 	}
-	return err
+	return topology.Unheard(js.Options(), err)
 }
 
 // retention refuses one that lets go of a record while it still keeps its

@@ -13,6 +13,7 @@ import (
 
 	"passcode-worker/internal/ops"
 	"passcode-worker/internal/pace"
+	"passcode-worker/internal/topology"
 	"passcode-worker/internal/worker"
 )
 
@@ -66,7 +67,7 @@ func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(co
 	}
 	t := &tool{Tools: ops.New(js, names, &rights), printer: newPrinter(s.out, asJSON), s: s, tenant: names.Tenant}
 	if err := work(ctx, t); err != nil {
-		return err
+		return topology.Unheard(js.Options(), err)
 	}
 	return t.failed
 }

@@ -84,7 +84,7 @@ const (
 // Run tries everything, in an order that leads to the first cause, and reports
 // each precondition as it is known.
 func Run(ctx context.Context, cfg Config, report func(Line)) {
-	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}}
+	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}, lacking: map[string]bool{}}
 	c.nats(ctx)
 	if c.nc != nil {
 		defer c.nc.Close()
@@ -101,6 +101,12 @@ type checker struct {
 	tenant string
 	said   map[Line]bool
 	tried  map[string]bool // rights by the subject they were tried on
+	// lacking are the streams and buckets found missing so far.
+	lacking map[string]bool
+	// limits are the account's; nil before they were asked for, or where they may
+	// not be. limitsAsked tells which.
+	limits      *jetstream.AccountInfo
+	limitsAsked bool
 }
 
 // say reports a line, once: tenants share much.

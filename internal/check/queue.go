@@ -53,7 +53,10 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 	s, err := q.js.Stream(ctx, name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		q.missing(ctx, what, weight, q.api("STREAM.CREATE."+name))
+		q.lacking[name] = true
+		q.missing(ctx, what, weight, q.api("STREAM.CREATE."+name), func(a *jetstream.AccountInfo) *topology.Weakness {
+			return topology.BeyondStreams(a, len(q.lacking))
+		})
 		return
 	case err != nil:
 		q.trouble(what, err)
@@ -82,15 +85,38 @@ func (q *queue) replicas(what string, info *jetstream.ClusterInfo) {
 }
 
 // missing reports what does not exist: the worker creates it where it is
-// configured to, and allowed to.
-func (q *queue) missing(ctx context.Context, what string, weight Status, create string) {
+// configured to, and allowed to, and where the account's limits leave room: beyond
+// says what stands in the way.
+func (q *queue) missing(ctx context.Context, what string, weight Status, create string, beyond func(*jetstream.AccountInfo) *topology.Weakness) {
 	const do = "run worker setup"
 	if !q.cfg.Setup {
 		q.say(weight, what, "does not exist, and WORKER_SETUP=false lets the worker not create it", do)
 		return
 	}
+	if a := q.account(ctx); a != nil {
+		if w := beyond(a); w != nil {
+			q.say(Failed, what, "does not exist, and worker run cannot create it: "+w.Text, w.Do)
+			return
+		}
+	}
 	q.say(Warning, what, "does not exist yet; worker run would create it", do+", or let the worker do it")
 	q.tryOne(ctx, right{create, "to create what is missing", Failed, &nats.Msg{Subject: create, Data: []byte(broken)}})
+}
+
+// account is what the account may store; nil where that is not known.
+func (q *queue) account(ctx context.Context) *jetstream.AccountInfo {
+	if q.limitsAsked {
+		return q.limits
+	}
+	q.limitsAsked = true
+	if may, err := allowed(ctx, q.nc, &nats.Msg{Subject: q.api("INFO")}); !may || err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stepWait)
+	defer cancel()
+	// Where it fails, what the worker needs is tried by itself all the same.
+	q.limits, _ = q.js.AccountInfo(ctx)
+	return q.limits
 }
 
 func (q *queue) trouble(what string, err error) {
@@ -98,7 +124,7 @@ func (q *queue) trouble(what string, err error) {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		q.say(Failed, what, err.Error(), "enable JetStream on the servers and for the account")
 	default:
-		q.say(Failed, what, fmt.Sprintf("could not be read: %v", err), "has the cluster a leader, are enough of its servers up?")
+		q.say(Failed, what, fmt.Sprintf("could not be read: %v", topology.Unheard(q.js.Options(), err)), "has the cluster a leader, are enough of its servers up?")
 	}
 }
 
@@ -114,7 +140,9 @@ func (q *queue) consumer(ctx context.Context) {
 	consumer, err := q.js.Consumer(ctx, n.Stream, n.Consumer())
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		q.missing(ctx, what, Failed, q.api("CONSUMER.CREATE."+n.Stream+"."+n.Consumer()+"."+n.Filter()))
+		q.missing(ctx, what, Failed, q.api("CONSUMER.CREATE."+n.Stream+"."+n.Consumer()+"."+n.Filter()), func(a *jetstream.AccountInfo) *topology.Weakness {
+			return topology.BeyondConsumer(a, n)
+		})
 		return
 	case err != nil:
 		q.trouble(what, err)

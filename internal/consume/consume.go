@@ -142,7 +142,7 @@ func (q *Queue) Run(soft, hard context.Context) {
 		if soft.Err() != nil {
 			return
 		}
-		q.cfg.Bound(err)
+		q.cfg.Bound(topology.Unheard(q.js.Options(), err))
 		last = err
 		select {
 		case <-soft.Done():

@@ -2,11 +2,14 @@ package graph
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/fips140"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -33,6 +36,9 @@ func readCertificate(path, password string) (certificate, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return certificate{}, err
+	}
+	if plain, ok := unwrapped(data); ok {
+		data = plain
 	}
 	var certs []*x509.Certificate
 	var key any
@@ -106,6 +112,18 @@ func isDER(data []byte) bool {
 	return len(data) > 1 && data[0] == 0x30 && data[1]&0x80 != 0 && !bytes.Contains(data, []byte("-----BEGIN "))
 }
 
+// unwrapped returns what a text of base64 and nothing else stands for, where that
+// is a certificate's file: Azure Key Vault gives a PFX so, and so do the secret
+// stores of build systems.
+func unwrapped(data []byte) ([]byte, bool) {
+	text, err := setting.Lines(data)
+	if err != nil {
+		return nil, false
+	}
+	plain, err := base64.StdEncoding.DecodeString(string(bytes.Join(bytes.Fields(text), nil)))
+	return plain, err == nil && (isDER(plain) || bytes.Contains(plain, []byte("-----BEGIN ")))
+}
+
 func fromDER(path string, data []byte, password string) ([]*x509.Certificate, any, error) {
 	if certs, err := x509.ParseCertificates(data); err == nil {
 		return certs, nil, nil
@@ -146,26 +164,41 @@ func fromPEM(path string, data []byte) (certs []*x509.Certificate, key any, err 
 		}
 		rest = next
 		switch block.Type {
-		case "CERTIFICATE", "X509 CERTIFICATE":
-			c, err := x509.ParseCertificate(block.Bytes)
+		case "CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
+			// OpenSSL's third label adds behind the certificate what it is trusted for.
+			var first asn1.RawValue
+			_, _ = asn1.Unmarshal(block.Bytes, &first) // what is none is empty, which is no certificate either
+			c, err := x509.ParseCertificate(first.FullBytes)
 			if err != nil {
 				return nil, nil, fmt.Errorf("PEM block %d is labelled a certificate and is none that can be read", n)
 			}
 			certs = append(certs, c)
+		case "PKCS7":
+			return nil, nil, fmt.Errorf("its certificate is in PKCS #7: take it out by openssl pkcs7 -in %s -print_certs, and put certificate and key into one file", path)
+		case "OPENSSH PRIVATE KEY":
+			return nil, nil, errors.New("its private key is in OpenSSH's own form: turn a copy of it into PEM by ssh-keygen -p -m PEM -N '' -f FILE, and put certificate and key into one file")
 		case "ENCRYPTED PRIVATE KEY":
 			return nil, nil, encrypted
 		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
 			if block.Headers["DEK-Info"] != "" {
 				return nil, nil, encrypted
 			}
-			if key != nil {
+			next, err := parseKey(block.Bytes)
+			if err != nil {
+				return nil, nil, fmt.Errorf("PEM block %d is labelled a private key and is none that can be read: Entra takes plain RSA keys, of at least 2048 bits", n)
+			}
+			if key != nil && !sameKey(key, next) {
 				return nil, nil, errors.New("it holds more than one private key: leave only that of the certificate")
 			}
-			if key, err = parseKey(block.Bytes); err != nil {
-				return nil, nil, fmt.Errorf("PEM block %d is labelled a private key and is none that can be read", n)
-			}
+			key = next
 		}
 	}
+}
+
+// sameKey reports whether two keys are one, written twice.
+func sameKey(a, b any) bool {
+	k, ok := a.(interface{ Equal(crypto.PrivateKey) bool })
+	return ok && k.Equal(b)
 }
 
 // parseKey reads a private key by what it is, not by its label: some tools write

@@ -50,6 +50,16 @@ func pfx(t testing.TB, how *pkcs12.Encoder, password string, key any, c *x509.Ce
 	return string(data)
 }
 
+// lines breaks a text as base64 and certutil do.
+func lines(s string) string {
+	var b strings.Builder
+	for part := range slices.Chunk([]byte(s), 64) {
+		b.Write(part)
+		b.WriteString("\r\n")
+	}
+	return b.String()
+}
+
 // TestCertificateForms gets a token with each form of a file that tools write.
 func TestCertificateForms(t *testing.T) {
 	t.Parallel()
@@ -74,6 +84,12 @@ func TestCertificateForms(t *testing.T) {
 		"PKCS #1 labelled as PKCS #8":       {text: pem1(leaf) + block("PRIVATE KEY", pkcs1)},
 		"PKCS #8 labelled as PKCS #1":       {text: pem1(leaf) + block("RSA PRIVATE KEY", der8)},
 		"mark":                              {text: "\uFEFF" + pem1(leaf) + pkcs8(k.rsa)},
+		"mark before each part":             {text: "\uFEFF" + pem1(leaf) + "\uFEFF" + pkcs8(k.rsa)},
+		"the key twice":                     {text: pem1(leaf) + pkcs8(k.rsa) + block("RSA PRIVATE KEY", pkcs1)},
+		"OpenSSL's trusted certificate":     {text: block("TRUSTED CERTIFICATE", append(slices.Clone(leaf.Raw), 0x30, 0)) + pkcs8(k.rsa)},
+		"PFX as Key Vault gives it":         {text: base64.StdEncoding.EncodeToString([]byte(pfx(t, pkcs12.Modern2023, "", k.rsa, leaf)))},
+		"PFX in lines of base64":            {text: "\uFEFF" + lines(base64.StdEncoding.EncodeToString([]byte(pfx(t, pkcs12.Modern2023, "hunter2", k.rsa, leaf)))), password: "hunter2"},
+		"PEM in base64":                     {text: base64.StdEncoding.EncodeToString([]byte(pem1(leaf) + pkcs8(k.rsa)))},
 		"root, leaf, key":                   {text: pem1(authority) + pem1(leaf) + pkcs8(k.rsa)},
 		"key, root, leaf":                   {text: pkcs8(k.rsa) + pem1(authority) + pem1(leaf)},
 		"bag attributes and line breaks":    {text: strings.ReplaceAll(bag+pkcs8(k.rsa)+bag+pem1(leaf)+bag+pem1(authority), "\n", "\r\n")},
@@ -129,7 +145,11 @@ func TestCertificateCauses(t *testing.T) {
 		"cut off":             {cert + key[:len(key)-40], "", "1 of its 2 PEM blocks are damaged"},
 		"no certificate":      {block("CERTIFICATE", k.cert.Raw[:50]) + key, "", "PEM block 1 is labelled a certificate"},
 		"UTF-16":              {wide, "", "UTF-16"},
-		"base64 alone":        {base64.StdEncoding.EncodeToString(k.cert.Raw), "", "neither a certificate nor a private key"},
+		"base64 alone":        {base64.StdEncoding.EncodeToString(k.cert.Raw), "", "a certificate, but no private key"},
+		"base64 of a text":    {base64.StdEncoding.EncodeToString([]byte("what no program would take for a certificate")), "", "neither a certificate nor a private key"},
+		"OpenSSH's key":       {cert + block("OPENSSH PRIVATE KEY", []byte("openssh-key-v1")), "", "OpenSSH's own form"},
+		"PKCS #7":             {block("PKCS7", k.cert.Raw) + key, "", "openssl pkcs7 -in "},
+		"a key of no use":     {cert + block("PRIVATE KEY", []byte("0123456789")), "", "Entra takes plain RSA keys"},
 		"PFX, no password":    {private, "", "it is a PFX file with a password: give it in AZURE_CLIENT_CERTIFICATE_PASSWORD, or turn the file into PEM by openssl pkcs12 -in "},
 		"PFX, wrong password": {private, "hunter3", "AZURE_CLIENT_CERTIFICATE_PASSWORD is not the password of this PFX file"},
 		"PFX, cut off":        {private[:len(private)/2], "hunter2", "turn it into PEM by openssl pkcs12 -in "},

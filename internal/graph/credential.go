@@ -266,8 +266,15 @@ func (c Credential) Doubt() (detail, do string) {
 	if c.SecretFile != "" {
 		name = "AZURE_CLIENT_SECRET_FILE"
 	}
+	secret, err := c.secret()
+	if err != nil {
+		return "", "" // no doubt, but an error: see Check
+	}
+	if n := len(secret); n > 1 && strings.ContainsRune(`"'`, rune(secret[0])) && secret[0] == secret[n-1] {
+		return name + ": the secret stands in quotes, which count as a part of it", "take the quotes away: only a shell does that by itself, env files of docker run and files do not"
+	}
 	const guid = 36 // bytes; the library also takes other forms
-	if secret, err := c.secret(); err == nil && len(secret) == guid && uuid.Validate(secret) == nil {
+	if len(secret) == guid && uuid.Validate(secret) == nil {
 		return name + ": the secret is a GUID, so it looks like the secret's id", "give the secret's value, which Entra shows once, when the secret is made"
 	}
 	return "", ""

@@ -63,13 +63,14 @@ func File(path string) (string, error) {
 	return s, nil
 }
 
-// Lines returns a text of several lines, such as a PEM file, without its byte
-// order mark. UTF-16 is an error.
+// Lines returns a text of several lines, such as a PEM file, without byte order
+// marks: files that were put together leave one before each part. UTF-16 is an
+// error.
 func Lines(data []byte) ([]byte, error) {
 	if looksUTF16(string(data)) {
 		return nil, errUTF16
 	}
-	return bytes.TrimPrefix(data, []byte(byteOrderMark)), nil
+	return bytes.ReplaceAll(data, []byte(byteOrderMark), nil), nil
 }
 
 func encoding(s string) error {

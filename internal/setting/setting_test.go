@@ -116,7 +116,7 @@ func TestFile(t *testing.T) {
 
 func TestLines(t *testing.T) {
 	t.Parallel()
-	if got, err := Lines([]byte("\uFEFFa\r\nb\n")); string(got) != "a\r\nb\n" || err != nil {
+	if got, err := Lines([]byte("\uFEFFa\r\n\uFEFFb\n")); string(got) != "a\r\nb\n" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
 	if got, err := Lines([]byte(wide("\uFEFFa\r\nb\n", false))); got != nil || err == nil {

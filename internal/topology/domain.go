@@ -37,6 +37,21 @@ func KV(o jetstream.JetStreamOptions, bucket, key string) string {
 	return API(o, subject)
 }
 
+// Unheard adds to the answer that nobody hears a call which JetStream was asked:
+// the server says no more of a domain or prefix that does not exist.
+func Unheard(o jetstream.JetStreamOptions, err error) error {
+	if !errors.Is(err, nats.ErrNoResponders) {
+		return err
+	}
+	switch {
+	case o.Domain != "":
+		return fmt.Errorf("%w: no JetStream of the domain %q answers: see NATS_JS_DOMAIN, and whether its servers are reached from here", err, o.Domain)
+	case o.APIPrefix != "" && o.APIPrefix != jetstream.DefaultAPIPrefix:
+		return fmt.Errorf("%w: no JetStream answers at %q: see NATS_JS_API_PREFIX, and the imports of the account", err, o.APIPrefix)
+	}
+	return err
+}
+
 // ErrOtherDomain means that a message was stored by JetStream of another domain
 // than the one that is meant.
 var ErrOtherDomain = errors.New("it was stored in another JetStream domain")

@@ -61,3 +61,42 @@ func explain(err error, size string) error {
 	}
 	return fmt.Errorf("%w: %s", err, strings.ReplaceAll(cures()[api.ErrorCode], "SIZE", size))
 }
+
+// BeyondStreams says why an account's limits refuse the streams that worker run
+// makes by itself, without a size, and so many more of them; nil: nothing is seen
+// that does.
+func BeyondStreams(a *jetstream.AccountInfo, more int) *Weakness {
+	const what = "the account's limits"
+	if everyTier(a, func(t jetstream.Tier) bool { return t.Limits.MaxBytesRequired }) {
+		return &Weakness{what, "the account demands a size for each stream, and the worker gives none by itself", "run worker setup --max-bytes N"}
+	}
+	if everyTier(a, func(t jetstream.Tier) bool { return t.Limits.MaxStreams > 0 && t.Streams+more > t.Limits.MaxStreams }) {
+		return &Weakness{what, "the account takes no further stream, and a bucket is one", "raise its limit (max_streams; worker setup makes 5), or remove what is not needed"}
+	}
+	return nil
+}
+
+// BeyondConsumer is [BeyondStreams] for a tenant's consumer.
+func BeyondConsumer(a *jetstream.AccountInfo, n Names) *Weakness {
+	pending := Layout{}.Worker(n).MaxAckPending
+	most := 0
+	if everyTier(a, func(t jetstream.Tier) bool {
+		most = max(most, t.Limits.MaxAckPending)
+		return t.Limits.MaxAckPending > 0 && t.Limits.MaxAckPending < pending
+	}) {
+		return &Weakness{"the account's limits", fmt.Sprintf("the account takes no consumer with more than %d acks pending", most),
+			fmt.Sprintf("run worker setup --max-ack-pending %d", most)}
+	}
+	return nil
+}
+
+// everyTier reports whether something holds for each way in which the account may
+// store: for each tier of replicas, or for the account as a whole.
+func everyTier(a *jetstream.AccountInfo, holds func(jetstream.Tier) bool) bool {
+	for _, t := range a.Tiers {
+		if !holds(t) {
+			return false
+		}
+	}
+	return len(a.Tiers) > 0 || holds(a.Tier)
+}

@@ -136,6 +136,8 @@ func (n NATS) explain(err error) error {
 	switch {
 	case errors.As(err, &untrusted):
 		hint = "NATS_CA names the authorities to trust"
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		hint = "the server has no TLS: write nats:// in NATS_URL, and leave NATS_CA and NATS_CERT out"
 	case errors.As(err, &header) && n.TLSFirst:
 		hint = "the server speaks before TLS: leave NATS_TLS_FIRST out"
 	case timeout && errors.As(err, &op) && op.Op == "dial":

@@ -31,6 +31,7 @@ func TestExplain(t *testing.T) {
 		"no greeting, by nats.go": {NATS{}, nats.ErrTimeout, "NATS_TLS_FIRST=true"},
 		"closed before it greets": {NATS{}, io.EOF, "NATS_TLS_FIRST=true"},
 		"no TLS in time":          {first, timeout, "leave NATS_TLS_FIRST out"},
+		"TLS of a plain server":   {NATS{}, nats.ErrSecureConnWanted, "write nats:// in NATS_URL"},
 		"refused":                 {NATS{}, nats.ErrAuthorization, ""},
 		"refused connection":      {NATS{}, &net.OpError{Op: "dial", Err: errors.New("refused")}, ""},
 		"closed":                  {first, io.EOF, ""},
