@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/devices"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
@@ -285,5 +288,42 @@ func TestCallsOfRecords(t *testing.T) {
 		if granted, ok := want[call.At]; !ok || granted != call.Granted {
 			t.Errorf("%+v", call)
 		}
+	}
+}
+
+// TestThousandWaitForADevice has a publisher store a PubAck over the key of a device,
+// and ask for the device a thousand times. A good request is done meanwhile.
+func TestThousandWaitForADevice(t *testing.T) {
+	t.Parallel()
+	const n = 1000
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Cooldown = time.Hour })
+	r.start()
+	dev := graphsim.GoodDevice(n)
+	key := "$KV." + r.names.DeviceBucket() + ".default." + dev
+	if err := r.nc.PublishMsg(&nats.Msg{Subject: r.names.Filter(), Reply: key, Data: []byte("no request")}); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitEmpty()
+	for i := range n {
+		if _, err := r.js.PublishMsgAsync(&nats.Msg{Subject: r.names.Filter(), Data: []byte(reset("INC"+strconv.Itoa(i), dev))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-r.js.PublishAsyncComplete()
+	began := time.Now()
+	r.publish(reset("GOOD", graphsim.GoodDevice(n+1)), nil)
+	r.awaitState("GOOD", record.Accepted)
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the good request took %s", took)
+	}
+	// What there is no place for has ended, and nothing was called for it.
+	r.await("half of them to wait", func() bool { return r.waiting() == parkedMost })
+	for _, m := range r.letters() {
+		if reason := m.Header.Get(deadletter.HeaderReason); reason != string(verdict.ReasonCooldown) && reason != string(verdict.ReasonInvalidRequest) {
+			t.Errorf("a letter says %s", reason)
+		}
+	}
+	if k := r.calls(http.MethodPost, dev); k != 0 {
+		t.Errorf("%d calls", k)
 	}
 }

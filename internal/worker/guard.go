@@ -59,12 +59,21 @@ func (d *delivery) claimDevice(ctx context.Context, now time.Time) (becomes cons
 		}
 		known.Holder = d.t.clock.read(holder)
 	}
-	switch step, at := verdict.OfDevice(known); step {
+	step, at := verdict.OfDevice(known)
+	if step != verdict.DeviceWait {
+		d.t.unpark(d.m.Sequence)
+	}
+	switch step {
 	case verdict.DeviceCools:
 		becomes, err = d.bury(ctx, verdict.ReasonCooldown, fmt.Sprintf("another request has reset the device %s ago, less than %s",
 			now.Sub(at).Round(time.Second), d.t.cooldown))
 		return becomes, false, err
 	case verdict.DeviceWait:
+		// Those that wait must not take all the places from others.
+		if waits, _ := d.t.park(d.m.Sequence, at, now); !waits {
+			becomes, err = d.bury(ctx, verdict.ReasonCooldown, "too many requests wait for devices that another request may be resetting")
+			return becomes, false, err
+		}
 		return d.nak(at, false), false, nil
 	case verdict.DeviceFree:
 	}
