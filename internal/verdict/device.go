@@ -13,7 +13,8 @@ import (
 type Device struct {
 	ID string
 	// Claimed: another request has claimed the device, for its message of the
-	// sequence Message, until Until.
+	// sequence Message, until Until. The sequence is 0 where what counts as a claim
+	// is nobody's.
 	Claimed bool
 	Message uint64
 	Until   time.Time
@@ -57,6 +58,9 @@ func OfDevice(d Device) (step DeviceStep, at time.Time) {
 		return DeviceFree, time.Time{} // else a later message has claimed it, and is about to call
 	}
 	wait := min(max(h.NextAt.Sub(d.Now), deviceWaitMin), deviceWaitMax)
+	if d.Message == 0 {
+		wait = deviceWaitMax // nothing but time ends what nobody has claimed
+	}
 	if until := d.Now.Add(wait); until.Before(d.Until) {
 		return DeviceWait, until
 	}

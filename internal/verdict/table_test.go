@@ -681,6 +681,17 @@ func TestDeviceTable(t *testing.T) {
 	})
 }
 
+// TestNobodysClaim: what counts as a claim, and is nobody's, is not asked for again soon.
+func TestNobodysClaim(t *testing.T) {
+	t.Parallel()
+	for left, want := range map[time.Duration]time.Duration{time.Hour: deviceWaitMax, time.Second: time.Second} {
+		step, at := OfDevice(Device{Claimed: true, Until: now.Add(left), Now: now})
+		if step != DeviceWait || !at.Equal(now.Add(want)) {
+			t.Errorf("%s left: step %d, waits for %s", left, step, at.Sub(now))
+		}
+	}
+}
+
 // TestHeldAttempts: what was tried for everybody's sake is not held against the
 // request.
 func TestHeldAttempts(t *testing.T) {
