@@ -130,7 +130,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Revision, error) {
 	if !valid(key) {
 		return Revision{}, jetstream.ErrInvalidKey
 	}
-	m, err := b.nc.RequestWithContext(ctx, b.direct+key, nil)
+	m, err := b.request(ctx, b.direct+key, nil)
 	if err != nil {
 		return Revision{}, err
 	}
@@ -198,7 +198,7 @@ func (b *Bucket) ask(ctx context.Context, request map[string]any) (Revision, err
 	if err != nil {
 		return Revision{}, err
 	}
-	reply, err := b.nc.RequestWithContext(ctx, b.leader, body)
+	reply, err := b.request(ctx, b.leader, body)
 	if err != nil {
 		return Revision{}, err
 	}
@@ -230,6 +230,14 @@ func (b *Bucket) ask(ctx context.Context, request map[string]any) (Revision, err
 		}
 	}
 	return r, nil
+}
+
+// request asks a server, and waits no longer than for one reply: a reply that was
+// lost with its connection never comes.
+func (b *Bucket) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.ReplyTimeout)
+	defer cancel()
+	return b.nc.RequestWithContext(ctx, subject, body)
 }
 
 // Put writes a key whatever is there.

@@ -27,6 +27,8 @@ type Claim struct {
 	// Request is the key of the request's record. It is empty where what is stored
 	// is no claim: then nobody can tell whose the device is.
 	Request string
+	// Message is the sequence of the request's message that claims the device.
+	Message uint64
 	// Until is when the claim lapses, by the clock of the NATS server.
 	Until time.Time
 	// Revision is that of the last value under the key; 0 where there is none.
@@ -81,7 +83,7 @@ func (s *Store) Get(ctx context.Context, tenant, device string) (Claim, error) {
 // claim that was read before. It fails with [ErrTaken] where somebody has written
 // since.
 func (s *Store) Take(ctx context.Context, tenant, device string, c, over Claim) (Claim, error) {
-	value, err := json.Marshal(form{&c.Request, &c.Until})
+	value, err := json.Marshal(form{&c.Request, &c.Message, &c.Until})
 	if err != nil {
 		return Claim{}, fmt.Errorf("claim a device: %w", err)
 	}
@@ -107,6 +109,7 @@ func (s *Store) Drop(ctx context.Context, tenant, device string, c Claim) error 
 // form is the value of a key.
 type form struct {
 	Request *string    `json:"request"`
+	Message *uint64    `json:"message"`
 	Until   *time.Time `json:"until"`
 }
 
@@ -130,8 +133,8 @@ func decode(v bucket.Revision) (Claim, bool) {
 	var f form
 	d := json.NewDecoder(bytes.NewReader(v.Value))
 	d.DisallowUnknownFields()
-	if d.Decode(&f) != nil || f.Request == nil || *f.Request == "" || f.Until == nil || d.Decode(&struct{}{}) != io.EOF {
+	if d.Decode(&f) != nil || f.Request == nil || *f.Request == "" || f.Message == nil || f.Until == nil || d.Decode(&struct{}{}) != io.EOF {
 		return Claim{}, false
 	}
-	return Claim{Request: *f.Request, Until: *f.Until}, true
+	return Claim{Request: *f.Request, Message: *f.Message, Until: *f.Until}, true
 }

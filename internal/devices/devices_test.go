@@ -83,14 +83,14 @@ func TestTake(t *testing.T) {
 		t.Fatalf("%+v", none)
 	}
 	until := time.Now().Add(time.Minute).UTC()
-	a, err := r.store.Take(r.ctx, "t", device, Claim{Request: "t.A", Until: until}, none)
+	a, err := r.store.Take(r.ctx, "t", device, Claim{Request: "t.A", Message: 7, Until: until}, none)
 	if err != nil || a.Revision == 0 {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	if _, err := r.store.Take(r.ctx, "t", device, Claim{Request: "t.B", Until: until}, none); !errors.Is(err, ErrTaken) {
 		t.Errorf("a second one: %v", err)
 	}
-	if got := r.get(); got.Request != "t.A" || !got.Until.Equal(until) || got.Revision != a.Revision {
+	if got := r.get(); got.Request != "t.A" || got.Message != 7 || !got.Until.Equal(until) || got.Revision != a.Revision {
 		t.Errorf("%+v", got)
 	}
 	again, err := r.store.Take(r.ctx, "t", device, Claim{Request: "t.A", Until: until.Add(time.Minute)}, r.get())
@@ -159,8 +159,8 @@ func TestForeign(t *testing.T) {
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	for _, value := range []string{`{}`, `null`, `[]`, ``, `{"request":"t.A"}`, `{"until":"2026-01-01T00:00:00Z"}`, `{"request":"","until":"2026-01-01T00:00:00Z"}`,
-		`{"request":"t.A","until":"2026-01-01T00:00:00Z","seq":1}`, `{"request":"t.A","until":"2026-01-01T00:00:00Z"} x`, `{"request":7,"until":"2026-01-01T00:00:00Z"}`} {
+	for _, value := range []string{`{}`, `null`, `[]`, ``, `{"request":"t.A"}`, `{"until":"2026-01-01T00:00:00Z"}`, `{"request":"","message":1,"until":"2026-01-01T00:00:00Z"}`,
+		`{"request":"t.A","message":1,"until":"2026-01-01T00:00:00Z","seq":1}`, `{"request":"t.A","message":1,"until":"2026-01-01T00:00:00Z"} x`, `{"request":"t.A","until":"2026-01-01T00:00:00Z"}`, `{"request":7,"message":1,"until":"2026-01-01T00:00:00Z"}`} {
 		if _, err := r.js.Publish(r.ctx, "$KV.d.t."+device, []byte(value)); err != nil {
 			t.Fatal(err)
 		}

@@ -136,7 +136,7 @@ func Attempt(before record.Record, clientRequestID string, now time.Time) record
 	r.State, r.Reason, r.Detail, r.Burying = record.Attempting, "", "", false
 	r.Attempts++
 	r.AttemptedAt, r.NextAt, r.FinishedAt = now.UTC(), time.Time{}, time.Time{}
-	r.AbsentSince, r.Refusal = time.Time{}, ""
+	r.UnknownSince, r.AbsentSince, r.Refusal = before.UnknownFrom(), time.Time{}, ""
 	r.ClientRequestID, r.GraphRequestID, r.Status, r.Verified = clientRequestID, "", 0, false
 	return r
 }
@@ -159,6 +159,7 @@ func Burying(r record.Record, reason Reason, detail string) record.Record {
 	if r.State == record.None {
 		r.State = record.Retrying
 	}
+	r.UnknownSince = r.UnknownFrom()
 	r.Burying, r.Reason, r.Detail = true, string(reason), detail
 	r.NextAt, r.Refusal = time.Time{}, ""
 	return r

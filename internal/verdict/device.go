@@ -1,6 +1,8 @@
 package verdict
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"passcode-worker/internal/record"
@@ -9,8 +11,12 @@ import (
 // Device is what is known of the device that a request is for, where devices cool
 // down after a reset. All instants are by one clock.
 type Device struct {
-	// Claimed: another request has claimed the device, until Until.
+	ID string
+	// Claimed: another request has claimed the device, for its message of the
+	// sequence Message, until Until. The sequence is 0 where what counts as a claim
+	// is nobody's.
 	Claimed bool
+	Message uint64
 	Until   time.Time
 	// Holder is the record of that request; without a state it cannot be told.
 	Holder record.Record
@@ -44,12 +50,17 @@ func OfDevice(d Device) (step DeviceStep, at time.Time) {
 	switch {
 	case !d.Claimed || !d.Now.Before(d.Until):
 		return DeviceFree, time.Time{}
-	case h.State == record.Accepted && d.Now.Sub(h.FinishedAt) < d.Cooldown:
+	case h.State == record.Accepted && strings.EqualFold(h.ManagedDeviceID, d.ID) && d.Now.Sub(h.FinishedAt) < d.Cooldown:
 		return DeviceCools, h.FinishedAt
-	case h.State == record.Accepted, h.State == record.Dead && h.UnknownFrom().IsZero():
+	case h.State == record.Accepted: // no message of the request calls any more
 		return DeviceFree, time.Time{}
+	case h.State == record.Dead && h.UnknownFrom().IsZero() && slices.Contains(h.Ended, d.Message):
+		return DeviceFree, time.Time{} // else a later message has claimed it, and is about to call
 	}
 	wait := min(max(h.NextAt.Sub(d.Now), deviceWaitMin), deviceWaitMax)
+	if d.Message == 0 {
+		wait = deviceWaitMax // nothing but time ends what nobody has claimed
+	}
 	if until := d.Now.Add(wait); until.Before(d.Until) {
 		return DeviceWait, until
 	}

@@ -15,10 +15,11 @@ func (p Policy) Orphaned(r record.Record) record.Record {
 }
 
 // Adopted is the record of a request in progress that another message takes over,
-// because its own was removed. o says where the other message comes from.
+// because its own was removed. o says where the other message comes from, and which
+// device it is for.
 func (p Policy) Adopted(r, o record.Record) record.Record {
 	r.Stream, r.Sequence, r.ReceivedAt = o.Stream, o.Sequence, o.ReceivedAt
-	r.Burying = false
+	r.ManagedDeviceID, r.Burying = o.ManagedDeviceID, false
 	if r.State == record.Attempting {
 		r = p.Orphaned(r)
 	}
@@ -32,6 +33,7 @@ func TakenUp(r, before record.Record) record.Record {
 	if before.State != record.Dead {
 		return r
 	}
+	before.End() // an earlier version did not note it
 	r.Ended, r.Redrives = before.Ended, before.Redrives+1
 	if r.UnknownSince = before.UnknownFrom(); !r.UnknownSince.IsZero() {
 		r.AttemptedAt, r.ClientRequestID, r.AbsentSince = before.AttemptedAt, before.ClientRequestID, before.AbsentSince

@@ -586,8 +586,8 @@ func TestLookOddities(t *testing.T) {
 	}
 	// A new message of a dead id has no state yet, and gets one.
 	again := TakenUp(record.Record{Sequence: 9}, record.Record{State: record.Dead, Reason: string(ReasonOutcomeUnknown), AttemptedAt: now.Add(-time.Hour),
-		ClientRequestID: "c", Status: 500, Detail: "nobody could read it", Ended: []uint64{3}, Redrives: 2})
-	if again.Redrives != 3 || again.UnknownSince.IsZero() || again.State != record.None || len(again.Ended) != 1 || again.Attempts != 0 {
+		Sequence: 4, ClientRequestID: "c", Status: 500, Detail: "nobody could read it", Ended: []uint64{3}, Redrives: 2})
+	if again.Redrives != 3 || again.UnknownSince.IsZero() || again.State != record.None || !slices.Equal(again.Ended, []uint64{3, 4}) || again.Attempts != 0 {
 		t.Errorf("%+v", again)
 	}
 	if v := policy.OfLook(again, none); v.Record.State != record.Verifying || v.Record.AbsentSince.IsZero() {
@@ -634,12 +634,12 @@ func TestDeviceTable(t *testing.T) {
 	tb := readTable(t, "A device that cools down", 1)
 	values := map[string][]string{
 		"claim":  {"none", "lapsed", "own", "another's"},
-		"holder": {"accepted", "dead", "dead of unknown outcome", "attempting", "retrying", "verifying", "not to be told"},
+		"holder": {"accepted", "accepted for another device", "dead", "dead and taken up anew", "dead of unknown outcome", "attempting", "retrying", "verifying", "not to be told"},
 		"reset":  {"less than the cooldown ago", "longer ago"},
 	}
 	const cooldown = time.Minute
 	tb.each(t, values, func(facts map[string]string) {
-		d := Device{Claimed: facts["claim"] == "another's" || facts["claim"] == "lapsed", Until: now.Add(10 * time.Second), Cooldown: cooldown, Now: now}
+		d := Device{ID: "d", Message: 7, Claimed: facts["claim"] == "another's" || facts["claim"] == "lapsed", Until: now.Add(10 * time.Second), Cooldown: cooldown, Now: now}
 		if facts["claim"] == "lapsed" {
 			d.Until = now
 		}
@@ -649,10 +649,14 @@ func TestDeviceTable(t *testing.T) {
 		}
 		switch facts["holder"] {
 		case "not to be told":
+		case "accepted for another device":
+			d.Holder.State, d.Holder.ManagedDeviceID = record.Accepted, "e"
+		case "dead and taken up anew":
+			d.Holder.State, d.Holder.Ended = record.Dead, []uint64{6}
 		case "dead of unknown outcome":
-			d.Holder.State, d.Holder.UnknownSince = record.Dead, now
+			d.Holder.State, d.Holder.UnknownSince, d.Holder.Ended = record.Dead, now, []uint64{6, 7}
 		default:
-			d.Holder.State = record.State(facts["holder"])
+			d.Holder.State, d.Holder.ManagedDeviceID, d.Holder.Ended = record.State(facts["holder"]), "D", []uint64{6, 7}
 		}
 		want := map[string]DeviceStep{"claim it and call": DeviceFree, "bury: cooldown": DeviceCools, "wait": DeviceWait}[tb.match(t, facts).then[0]]
 		step, at := OfDevice(d)
@@ -677,6 +681,17 @@ func TestDeviceTable(t *testing.T) {
 	})
 }
 
+// TestNobodysClaim: what counts as a claim, and is nobody's, is not asked for again soon.
+func TestNobodysClaim(t *testing.T) {
+	t.Parallel()
+	for left, want := range map[time.Duration]time.Duration{time.Hour: deviceWaitMax, time.Second: time.Second} {
+		step, at := OfDevice(Device{Claimed: true, Until: now.Add(left), Now: now})
+		if step != DeviceWait || !at.Equal(now.Add(want)) {
+			t.Errorf("%s left: step %d, waits for %s", left, step, at.Sub(now))
+		}
+	}
+}
+
 // TestHeldAttempts: what was tried for everybody's sake is not held against the
 // request.
 func TestHeldAttempts(t *testing.T) {
@@ -686,6 +701,36 @@ func TestHeldAttempts(t *testing.T) {
 		v := policy.OfCall(record.Record{}, Attempt(record.Record{}, "c", now), a)
 		if got := v.Record.HeldAttempts == 1; got != (a.Everybody || a.Probe) {
 			t.Errorf("%+v: %+v", a, v.Record)
+		}
+	}
+}
+
+// TestEarlierVersion: a record that does not name the first call of unknown outcome
+// says by its state that there is one. That outlives what follows.
+func TestEarlierVersion(t *testing.T) {
+	t.Parallel()
+	old := record.Record{State: record.Verifying, Attempts: 1, AttemptedAt: now.Add(-time.Hour)}
+	further := Attempt(old, "c", now)
+	if !further.UnknownSince.Equal(old.AttemptedAt) {
+		t.Errorf("a further attempt: %+v", further)
+	}
+	v := policy.OfCall(old, further, Answer{Kind: graph.Refused, Status: 409, Now: now})
+	if v.Do != DoAgain || v.Record.Refusal != string(ReasonConflict) {
+		t.Errorf("a refusal of it: %+v", v)
+	}
+	if dead := Dead(Burying(old, ReasonExpired, "too late"), now); !dead.UnknownFrom().Equal(old.AttemptedAt) {
+		t.Errorf("its end: %+v", dead)
+	}
+}
+
+// TestAdopted: whoever takes a request over goes on with its own device.
+func TestAdopted(t *testing.T) {
+	t.Parallel()
+	o := record.Record{Stream: "S", Sequence: 9, ReceivedAt: now, ManagedDeviceID: "b"}
+	for _, s := range []record.State{record.Attempting, record.Retrying, record.Verifying} {
+		r := policy.Adopted(record.Record{State: s, Sequence: 8, ManagedDeviceID: "a", AttemptedAt: now, Burying: true}, o)
+		if !r.Same(o) || r.ManagedDeviceID != "b" || r.Burying || r.State == record.Attempting {
+			t.Errorf("%s: %+v", s, r)
 		}
 	}
 }

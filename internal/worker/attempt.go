@@ -134,7 +134,9 @@ func (d *delivery) call(soft, hard context.Context, l leave) (becomes consume.Di
 	// The deadline counts from before the device is claimed: a claim that was written
 	// and forgotten, by a process that was stopped, must have outlasted the call.
 	before, now := d.base(), time.Now()
-	if becomes, ok, err := d.guard(hard, now); !ok {
+	write, cancel := context.WithTimeout(hard, writeBefore)
+	defer cancel()
+	if becomes, ok, err := d.guard(write, now); !ok {
 		return becomes, err
 	}
 	call := graph.Call{
@@ -147,10 +149,7 @@ func (d *delivery) call(soft, hard context.Context, l leave) (becomes consume.Di
 			return !closed && !d.expired(now) && l.allows(now)
 		},
 	}
-	write, cancel := context.WithTimeout(hard, writeBefore)
-	err = d.put(write, before.State, verdict.Attempt(before, call.ClientRequestID, now))
-	cancel()
-	if err != nil {
+	if err := d.put(write, before.State, verdict.Attempt(before, call.ClientRequestID, now)); err != nil {
 		return becomes, err
 	}
 	defer d.t.called(call.ClientRequestID)()

@@ -90,15 +90,17 @@ func (d *delivery) publishLetter(ctx context.Context) (becomes consume.Dispositi
 	if err := d.t.letters.Publish(ctx, originalOf(d.m), letterOf(d.rec, d.req.Key())); err != nil {
 		return d.unburied(d.rec, err), nil
 	}
-	err = d.put(ctx, d.rec.State, verdict.Dead(d.rec, time.Now()))
-	if err != nil && !errors.Is(err, record.ErrConflict) {
+	r := verdict.Dead(d.rec, time.Now())
+	switch err := d.put(ctx, d.rec.State, r); {
+	case errors.Is(err, record.ErrConflict):
+		// Another worker went on with the same letter, and the device may be
+		// claimed for a later message by now; or what is no record hides this one.
+	case err != nil:
 		return becomes, err
-	}
-	// A conflict means that another worker went on with the same letter.
-	if !d.rec.AttemptedAt.IsZero() && d.rec.UnknownFrom().IsZero() {
+	case !r.AttemptedAt.IsZero() && r.UnknownFrom().IsZero():
 		d.dropDevice(ctx)
 	}
-	return d.buried(d.rec), nil
+	return d.buried(r), nil
 }
 
 // refuse makes a dead letter of a message that is no request. Its record is

@@ -1,11 +1,16 @@
 package worker
 
 import (
+	"bytes"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
+	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/devices"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
@@ -30,6 +35,9 @@ func TestDeviceCools(t *testing.T) {
 	add("after an unknown end, until it lapses", testKeptAfterUnknown)
 	add("after another worker was killed in its call", testCoolsAfterKill)
 	add("without the bucket nothing is called", testNoDevices)
+	add("while a dead request is taken up anew", testCoolsTakenUp)
+	add("a duplicate that names another device", testOtherDevice)
+	add("the reading of a claim is lost", testClaimLost)
 	together(t, tests)
 }
 
@@ -115,7 +123,7 @@ func testCoolsAfterKill(r *rig) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if _, err := claims.Take(ctx, "default", dev, devices.Claim{Request: "default.INC1", Until: time.Now().Add(time.Hour)}, devices.Claim{}); err != nil {
+	if _, err := claims.Take(ctx, "default", dev, devices.Claim{Request: "default.INC1", Message: sequence, Until: time.Now().Add(time.Hour)}, devices.Claim{}); err != nil {
 		r.t.Fatal(err)
 	}
 	records, err := record.Open(ctx, r.js, r.names.Bucket)
@@ -147,6 +155,78 @@ func testNoDevices(r *rig) {
 	})
 	r.settled() // the bucket is made anew, as setup may
 	r.accepted("INC1", dev, 1, false)
+}
+
+// testCoolsTakenUp: a request that has died has claimed its device anew, and its
+// record does not say so yet. Another request waits for it all the same.
+func testCoolsTakenUp(r *rig) {
+	w := newWire(r)
+	r.start()
+	r.publish(reset("first", graphsim.GoodDevice(0x4006)), nil)
+	r.awaitState("first", record.Accepted)
+	dev := graphsim.FaultDevice(409, 1, 0, 0x4006)
+	r.publish(reset("INC1", dev), nil)
+	r.awaitState("INC1", record.Dead)
+	r.settled()
+	// Lost once, the record is written a second later.
+	hit := w.set(before, func(m said) bool {
+		return write(`"state":"attempting"`)(r.names, m) && strings.HasSuffix(m.subject, ".INC1") && !bytes.Contains(m.data, []byte("Sequence: 0\r\n"))
+	})
+	r.publish(reset("INC1", dev), nil)
+	<-hit
+	r.publish(reset("INC2", dev), nil)
+	r.settled()
+	r.accepted("INC1", dev, 1, false)
+	r.died("INC2", verdict.ReasonCooldown, 0)
+}
+
+// testOtherDevice: a message whose request was accepted before, for one device,
+// claims no other.
+func testOtherDevice(r *rig) {
+	r.start()
+	dev, other := graphsim.GoodDevice(0x4007), graphsim.GoodDevice(0x4008)
+	r.publish(reset("INC1", dev), nil)
+	r.settled()
+	r.publish(reset("INC1", other), nil)
+	r.settled()
+	r.publish(reset("INC2", other), nil)
+	r.settled()
+	r.accepted("INC1", dev, 1, false)
+	r.accepted("INC2", other, 1, false)
+}
+
+// testClaimLost: the claim is asked for again.
+func testClaimLost(r *rig) {
+	w := newWire(r)
+	r.start()
+	hit := w.set(before, func(m said) bool { return m.subject == "$JS.API.STREAM.MSG.GET.KV_"+r.names.DeviceBucket() })
+	dev := graphsim.GoodDevice(0x4009)
+	r.publish(reset("INC1", dev), nil)
+	<-hit
+	r.settled()
+	r.accepted("INC1", dev, 1, false)
+}
+
+// TestDuplicatesBlowNoFuse: messages whose requests were accepted before make no
+// call, so that the fuse counts none of their devices.
+func TestDuplicatesBlowNoFuse(t *testing.T) {
+	t.Parallel()
+	const n, window = 3, 2 * time.Second
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Fuse = pace.Rate{N: n - 1, W: window} })
+	r.start()
+	publish := func(i int) { r.publish(reset("INC"+strconv.Itoa(i), graphsim.GoodDevice(i)), nil) }
+	for i := range n {
+		publish(i)
+		r.awaitEmpty()
+		<-time.After(window)
+	}
+	for i := range n {
+		publish(i)
+	}
+	r.awaitEmpty()
+	if strings.Contains(r.log.String(), "the fuse has blown") {
+		t.Error("the fuse has blown")
+	}
 }
 
 // TestUnpinCostsNoWindow: a replica that loses its pin and gets it back goes on
@@ -208,5 +288,42 @@ func TestCallsOfRecords(t *testing.T) {
 		if granted, ok := want[call.At]; !ok || granted != call.Granted {
 			t.Errorf("%+v", call)
 		}
+	}
+}
+
+// TestThousandWaitForADevice has a publisher store a PubAck over the key of a device,
+// and ask for the device a thousand times. A good request is done meanwhile.
+func TestThousandWaitForADevice(t *testing.T) {
+	t.Parallel()
+	const n = 1000
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Cooldown = time.Hour })
+	r.start()
+	dev := graphsim.GoodDevice(n)
+	key := "$KV." + r.names.DeviceBucket() + ".default." + dev
+	if err := r.nc.PublishMsg(&nats.Msg{Subject: r.names.Filter(), Reply: key, Data: []byte("no request")}); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitEmpty()
+	for i := range n {
+		if _, err := r.js.PublishMsgAsync(&nats.Msg{Subject: r.names.Filter(), Data: []byte(reset("INC"+strconv.Itoa(i), dev))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-r.js.PublishAsyncComplete()
+	began := time.Now()
+	r.publish(reset("GOOD", graphsim.GoodDevice(n+1)), nil)
+	r.awaitState("GOOD", record.Accepted)
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("the good request took %s", took)
+	}
+	// What there is no place for has ended, and nothing was called for it.
+	r.await("half of them to wait", func() bool { return r.waiting() == parkedMost })
+	for _, m := range r.letters() {
+		if reason := m.Header.Get(deadletter.HeaderReason); reason != string(verdict.ReasonCooldown) && reason != string(verdict.ReasonInvalidRequest) {
+			t.Errorf("a letter says %s", reason)
+		}
+	}
+	if k := r.calls(http.MethodPost, dev); k != 0 {
+		t.Errorf("%d calls", k)
 	}
 }

@@ -100,7 +100,9 @@ func (d *delivery) run(soft, hard context.Context, invalid error) consume.Dispos
 
 // turn takes the next step.
 func (d *delivery) turn(soft, hard context.Context) (consume.Disposition, error) {
-	if !d.known && d.m.Delivered > 1 {
+	// A guess must not claim a device, or count for the fuse: a message whose
+	// request was accepted before makes no call.
+	if !d.known && (d.m.Delivered > 1 || d.t.cooldown > 0 || d.t.fuse.On()) {
 		if err := d.load(hard); err != nil {
 			return consume.Disposition{}, err
 		}
@@ -163,7 +165,7 @@ func (d *delivery) adopt(ctx context.Context) (bool, error) {
 		d.rec = record.Record{}
 		return true, nil
 	}
-	return true, d.put(ctx, d.rec.State, d.t.policy.Adopted(d.rec, d.origin()))
+	return true, d.put(ctx, d.rec.State, d.t.policy.Adopted(d.rec, d.begun()))
 }
 
 // awaitRepair gives back a request whose record was overwritten, by something

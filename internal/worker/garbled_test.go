@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -225,5 +226,31 @@ func TestRepairedRecord(t *testing.T) {
 	}
 	if n := len(r.letters()); n != 0 {
 		t.Errorf("%d dead letters", n)
+	}
+}
+
+// TestGarbledAfterLetter: the letter is stored, and before the record can say so,
+// nothing is left of the record. The request has ended, for the reason of its letter.
+func TestGarbledAfterLetter(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graphsim.Config{}, nil)
+	w := newWire(r)
+	r.start()
+	r.publish(reset("good", graphsim.GoodDevice(1)), nil)
+	r.awaitEmpty()
+	hit := w.set(before, func(m said) bool { return write(`"state":"dead"`)(r.names, m) })
+	seq := r.publish(reset("INC1", graphsim.FaultDevice(409, 0, 0, 1)), nil)
+	<-hit
+	r.garble(slices.Repeat([]string{"INC1"}, 16)...)
+	r.awaitEmpty()
+	letters := r.letters()
+	if letter := letters[fmt.Sprint(seq)]; len(letters) != 1 || letter == nil || letter.Header.Get(deadletter.HeaderReason) != "conflict" {
+		t.Errorf("%d letters, this one's %+v", len(letters), letter)
+	}
+	if n := r.metric(`dead_letters_total{reason="conflict",tenant="default"}`); n != 1 {
+		t.Errorf("%v letters are counted", n)
+	}
+	if strings.Contains(r.log.String(), "panic") {
+		t.Error("it panicked")
 	}
 }

@@ -31,7 +31,9 @@ func (d *delivery) guard(ctx context.Context, now time.Time) (becomes consume.Di
 		d.t.fuseBlew()
 	}
 	if !ok {
-		d.dropDevice(ctx)
+		if d.base().UnknownFrom().IsZero() { // else an earlier call may have reset it
+			d.dropDevice(ctx)
+		}
 		return d.nak(now.Add(fuseWait), false), false, nil
 	}
 	return becomes, true, nil
@@ -48,8 +50,8 @@ func (d *delivery) claimDevice(ctx context.Context, now time.Time) (becomes cons
 	if err != nil {
 		return becomes, false, err
 	}
-	known := verdict.Device{Claimed: there.Until.After(time.Time{}) && there.Request != d.key,
-		Until: d.t.clock.local(there.Until), Cooldown: d.t.cooldown, Now: now}
+	known := verdict.Device{ID: d.req.DeviceID, Claimed: there.Until.After(time.Time{}) && there.Request != d.key,
+		Message: there.Message, Until: d.t.clock.local(there.Until), Cooldown: d.t.cooldown, Now: now}
 	if known.Claimed && there.Request != "" {
 		holder, _, err := d.store.Get(ctx, there.Request)
 		if err != nil && !errors.Is(err, record.ErrGarbled) {
@@ -57,17 +59,26 @@ func (d *delivery) claimDevice(ctx context.Context, now time.Time) (becomes cons
 		}
 		known.Holder = d.t.clock.read(holder)
 	}
-	switch step, at := verdict.OfDevice(known); step {
+	step, at := verdict.OfDevice(known)
+	if step != verdict.DeviceWait {
+		d.t.unpark(d.m.Sequence)
+	}
+	switch step {
 	case verdict.DeviceCools:
 		becomes, err = d.bury(ctx, verdict.ReasonCooldown, fmt.Sprintf("another request has reset the device %s ago, less than %s",
 			now.Sub(at).Round(time.Second), d.t.cooldown))
 		return becomes, false, err
 	case verdict.DeviceWait:
+		// Those that wait must not take all the places from others.
+		if waits, _ := d.t.park(d.m.Sequence, at, now); !waits {
+			becomes, err = d.bury(ctx, verdict.ReasonCooldown, "too many requests wait for devices that another request may be resetting")
+			return becomes, false, err
+		}
 		return d.nak(at, false), false, nil
 	case verdict.DeviceFree:
 	}
 	until := d.t.clock.remote(now.Add(d.t.policy.RequestTimeout + d.t.cooldown))
-	d.claim, err = store.Take(ctx, d.t.name, d.req.DeviceID, devices.Claim{Request: d.key, Until: until}, there)
+	d.claim, err = store.Take(ctx, d.t.name, d.req.DeviceID, devices.Claim{Request: d.key, Message: d.m.Sequence, Until: until}, there)
 	if errors.Is(err, devices.ErrTaken) {
 		return becomes, false, errAgain
 	}
@@ -85,7 +96,7 @@ func (d *delivery) dropDevice(ctx context.Context) {
 	defer cancel()
 	var err error
 	if d.claim.Revision == 0 { // it may have been claimed by an earlier delivery
-		if d.claim, err = store.Get(ctx, d.t.name, d.req.DeviceID); err == nil && d.claim.Request != d.key {
+		if d.claim, err = store.Get(ctx, d.t.name, d.req.DeviceID); err == nil && (d.claim.Request != d.key || d.claim.Message != d.m.Sequence) {
 			return
 		}
 	}

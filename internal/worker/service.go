@@ -75,7 +75,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		busy:     map[string]struct{}{},
 		underWay: map[string]struct{}{},
 		waiting:  map[uint64]time.Time{},
-		garbled:  map[uint64]time.Time{},
+		parked:   map[uint64]time.Time{},
 	}
 	s := &service{
 		fleet: f, spec: spec, names: names, tenant: t, log: log,

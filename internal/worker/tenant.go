@@ -83,8 +83,9 @@ type tenant struct {
 	underWay map[string]struct{}
 	// waiting are the messages that will be tried again, and when.
 	waiting map[uint64]time.Time
-	// garbled are those of them whose records are garbled.
-	garbled map[uint64]time.Time
+	// parked are those of them that wait for what may never come: the repair of a
+	// garbled record, or a device that another request may be resetting.
+	parked map[uint64]time.Time
 }
 
 // claim reserves a request for one message at a time, so that a process is not
@@ -179,24 +180,31 @@ func (t *tenant) wait(sequence uint64, until time.Time) {
 	t.metrics.SetWaitingRetry(len(t.waiting))
 }
 
-// garbledMost is how many requests wait whose records are garbled: half of the
-// messages that the consumer lets be unacknowledged at a time.
-const garbledMost = 500
+// parkedMost is how many requests wait for what may never come: half of the messages
+// that the consumer lets be unacknowledged at a time.
+const parkedMost = 500
 
-// park notes that a message waits whose request's record is garbled. It reports
-// whether there is a place for it, and whether it has come for the first time.
+// park notes that a message waits for what may never come. It reports whether there
+// is a place for it, and whether it has come for the first time.
 func (t *tenant) park(sequence uint64, until, now time.Time) (waits, first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.garbled, func(_ uint64, until time.Time) bool { return now.Sub(until) > overdue })
-	if _, known := t.garbled[sequence]; !known {
-		if len(t.garbled) >= garbledMost {
+	maps.DeleteFunc(t.parked, func(_ uint64, until time.Time) bool { return now.Sub(until) > overdue })
+	if _, known := t.parked[sequence]; !known {
+		if len(t.parked) >= parkedMost {
 			return false, true
 		}
 		first = true
 	}
-	t.garbled[sequence] = until
+	t.parked[sequence] = until
 	return true, first
+}
+
+// unpark gives the place back of a message that need not wait any more.
+func (t *tenant) unpark(sequence uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.parked, sequence)
 }
 
 // overdue is how long a message is waited for that should be back. Then another
