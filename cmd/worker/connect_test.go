@@ -484,6 +484,14 @@ func TestFIPS(t *testing.T) {
 			runCheck(t, env, exitDone)
 		})
 	}
+	short := pairOf(t, 1024)
+	env := with(newGraph(t, graphsim.Config{}).env("AZURE_CLIENT_SECRET", "", "GODEBUG", "fips140=only"),
+		"AZURE_CLIENT_CERTIFICATE_PATH", write(t, "short.pem", short.cert+short.key))
+	for _, command := range []string{"run", "check"} {
+		if r := runFor(t, env, command); r.code != exitUsage || !strings.Contains(r.err, "its RSA key has 1024 bits, and FIPS 140 demands 2048") {
+			t.Errorf("%s with a short key: status %d\n%s", command, r.code, r.err)
+		}
+	}
 	for _, url := range []string{"ws://127.0.0.1:1", "wss://127.0.0.1:1"} {
 		for _, args := range append(everyTool, []string{"run"}, []string{"check"}) {
 			r := runFor(t, map[string]string{"NATS_URL": url, "GODEBUG": "fips140=only"}, args...)

@@ -29,7 +29,13 @@ type pair struct {
 
 func newPair(t *testing.T) pair {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	return pairOf(t, 2048)
+}
+
+// pairOf is newPair with a key of so many bits.
+func pairOf(t *testing.T, bits int) pair {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,6 +72,9 @@ func match(certs []*x509.Certificate, key any) (certificate, error) {
 	if !ok {
 		return certificate{}, fmt.Errorf("its key is %s key: Entra takes RSA keys only, so make the certificate anew with one", keyName(key))
 	}
+	if bits := private.N.BitLen(); fips140.Enforced() && bits < 2048 {
+		return certificate{}, fmt.Errorf("its RSA key has %d bits, and FIPS 140 demands 2048: make the certificate anew with a longer one", bits)
+	}
 	var leaf *x509.Certificate
 	var rest []*x509.Certificate
 	for _, c := range certs {

@@ -93,7 +93,7 @@ func TestThousandGarbledRecords(t *testing.T) {
 	r.publish(reset("GOOD", graphsim.GoodDevice(n)), nil)
 	r.awaitState("GOOD", record.Accepted)
 	// It has not waited for the end of the others, however slow the machine is.
-	if waiting := r.waiting(); waiting < garbledMost/2 {
+	if waiting := r.waiting(); waiting < parkedMost/2 {
 		t.Errorf("the good request was done when only %d still waited", waiting)
 	}
 	r.awaitEmpty()

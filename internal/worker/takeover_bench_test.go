@@ -22,7 +22,7 @@ func BenchmarkTakeover(b *testing.B) {
 				c.Cooldown, c.Tenants[0].Rate = time.Hour, pace.Rate{N: 100, W: window}
 			})
 			r.coolDown(devices)
-			time.Sleep(window + r.cfg.Policy.RequestTimeout) // they leave the window
+			<-time.After(window + r.cfg.Policy.RequestTimeout) // they leave the window
 			n := 0
 			for b.Loop() {
 				device := graphsim.GoodDevice(n)
@@ -46,7 +46,7 @@ func (r *rig) coolDown(n int) {
 	for i := range n {
 		id, device := fmt.Sprint("old", i), graphsim.GoodDevice(1_000_000+i)
 		values := map[string]any{
-			r.names.DeviceBucket() + ".default." + device: map[string]any{"request": "default." + id, "until": now.Add(time.Hour)},
+			r.names.DeviceBucket() + ".default." + device: map[string]any{"request": "default." + id, "message": i + 1, "until": now.Add(time.Hour)},
 			r.names.Bucket + ".default." + id: record.Record{ID: id, Tenant: "default", ManagedDeviceID: device, State: record.Accepted,
 				Attempts: 1, ReceivedAt: now, AttemptedAt: now.Add(-time.Hour), FinishedAt: now, Stream: r.names.Stream, Sequence: uint64(i + 1),
 				ClientRequestID: "00000000-0000-4000-8000-000000000000", Status: 204},
