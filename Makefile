@@ -65,6 +65,7 @@ tidy-check: ## check that go.mod and go.sum are tidy
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
 	cd tools/deploy && $(GO) mod tidy -diff
+	cd tools/nats && $(GO) mod tidy -diff
 
 # Static binaries with a version in them, for each a list of what is in it
 # (CycloneDX), and checksums.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -229,7 +230,7 @@ func TestContext(t *testing.T) {
 	t.Parallel()
 	o := newOperator(t, nil)
 	plain := startNATS(t, server.Options{Username: "jo", Password: "p@ss"})
-	home := t.TempDir()
+	config := t.TempDir()
 	save := func(dir, name, text string) {
 		t.Helper()
 		dir = filepath.Join(dir, "nats", "context")
@@ -240,7 +241,6 @@ func TestContext(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	config := filepath.Join(home, ".config")
 	// As `nats context save` writes it.
 	save(config, "jwt", fmt.Sprintf(`{"description":"","url":%q,"socks_proxy":"","token":"","user":"","password":"","creds":"","nkey":"","cert":"","key":"","ca":"","nsc":"",`+
 		`"jetstream_domain":"","jetstream_api_prefix":"","jetstream_event_prefix":"","inbox_prefix":"_INBOX_c","user_jwt":%q,"user_seed":%q,"color_scheme":"","tls_first":false}`, o.url, o.jwt, o.seed))
@@ -256,7 +256,7 @@ func TestContext(t *testing.T) {
 	}
 	elsewhere := t.TempDir()
 	save(elsewhere, "jo", fmt.Sprintf(`{"url":%q,"user":"jo","password":"p@ss"}`, plain.URL()))
-	env := map[string]string{"HOME": home}
+	env := map[string]string{"XDG_CONFIG_HOME": config}
 	for _, args := range everyTool {
 		for _, name := range []string{"jwt", "jo"} {
 			if r := runFor(t, with(env, "NATS_CONTEXT", name), args...); r.code != exitDone {
@@ -291,6 +291,30 @@ func TestContext(t *testing.T) {
 		r := runFor(t, c.env, "status")
 		if r.code != c.code || !strings.Contains(r.err, c.says) || strings.Contains(r.err, "hunter2") {
 			t.Errorf("%s: status %d\n%s", name, r.code, r.err)
+		}
+	}
+}
+
+// TestContextOfTheTool takes everything from a context that the nats tool itself has saved.
+func TestContextOfTheTool(t *testing.T) {
+	t.Parallel()
+	tool, err := exec.LookPath("nats")
+	switch {
+	case err == nil:
+	case os.Getenv("REQUIRE_NATS_TOOL") != "":
+		t.Fatal(err)
+	default:
+		t.Skip("the nats tool is not installed")
+	}
+	plain, config := startNATS(t, server.Options{Username: "jo", Password: "p@ss"}), t.TempDir()
+	save := exec.CommandContext(t.Context(), tool, "context", "save", "help desk", "--server", plain.URL(), "--user", "jo", "--password", "p@ss", "--inbox-prefix", "_INBOX_d")
+	save.Env = []string{"XDG_CONFIG_HOME=" + config}
+	if out, err := save.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, args := range everyTool {
+		if r := runFor(t, map[string]string{"XDG_CONFIG_HOME": config, "NATS_CONTEXT": "help desk"}, args...); r.code != exitDone {
+			t.Errorf("%q: status %d\n%s%s", args, r.code, r.out, r.err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -94,14 +95,16 @@ func (r *reader) savedContext(name string) savedContext {
 		r.fail(variable, "%q is not the name of a context", name)
 		return savedContext{}
 	}
-	home, homeErr := os.UserHomeDir()
+	// The home is the one of the system's list of users, as it is for the tool; HOME may
+	// name another.
+	home, homeErr := user.Current()
 	root := os.Getenv("XDG_CONFIG_HOME")
 	if root == "" {
 		if homeErr != nil {
-			r.fail(variable, "neither XDG_CONFIG_HOME nor HOME says where contexts are kept")
+			r.fail(variable, "neither XDG_CONFIG_HOME nor the system's list of users says where contexts are kept")
 			return savedContext{}
 		}
-		root = filepath.Join(home, ".config")
+		root = filepath.Join(home.HomeDir, ".config")
 	}
 	path := filepath.Join(root, "nats", "context", name+".json")
 	data, err := os.ReadFile(path)
@@ -133,7 +136,7 @@ func (r *reader) savedContext(name string) savedContext {
 			*file.value = ""
 		}
 		if rest, ok := strings.CutPrefix(*file.value, "~"); ok && homeErr == nil {
-			*file.value = home + rest
+			*file.value = home.HomeDir + rest
 		}
 		*file.value = os.ExpandEnv(*file.value)
 	}
