@@ -1,14 +1,14 @@
 package consume
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"passcode-worker/internal/natstest"
 
 	"github.com/nats-io/nats.go"
 )
@@ -45,22 +45,9 @@ var unreadable = []string{"NATS/1.0\r\nno colon\r\n\r\n", "NATS/1.0 4\r\n\r\n"}
 // sendRaw publishes a message whose headers no library would send.
 func (r *rig) sendRaw(subject, header, body string) {
 	r.t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(r.server.URL(), "nats://"))
-	if err != nil {
+	if err := natstest.PublishRaw(r.server.URL(), subject, header, body); err != nil {
 		r.t.Fatal(err)
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(testTime)); err != nil {
-		r.t.Fatal(err)
-	}
-	fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
-		subject, len(header), len(header)+len(body), header, body)
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
-		if lines.Text() == "PONG" {
-			return
-		}
-	}
-	r.t.Fatal("no PONG")
 }
 
 // TestForgedHeaders works on good requests, among them some that bear the

@@ -1,9 +1,7 @@
 package ops
 
 import (
-	"bufio"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/pace"
 )
 
@@ -45,7 +44,9 @@ func TestForgedLetters(t *testing.T) {
 	}
 	for i, h := range []string{"NATS/1.0\r\nno colon\r\n\r\n", "NATS/1.0 4\r\n\r\n", "NATS/1.0 503\r\n\r\n", "NATS/1.0 404 EOB\r\n\r\n"} {
 		for _, body := range []string{"", fmt.Sprint("raw", i)} {
-			sendRaw(t, tools.nc.ConnectedUrl(), names.Dead(), h, body)
+			if err := natstest.PublishRaw(tools.nc.ConnectedUrl(), names.Dead(), h, body); err != nil {
+				t.Fatal(err)
+			}
 			want = append(want, body)
 			letter(nil, "between")
 		}
@@ -88,25 +89,4 @@ func TestForgedLetters(t *testing.T) {
 	if err != nil || !q.Knows(PartOldest) || q.Oldest <= 0 || q.Oldest > time.Hour.Seconds() {
 		t.Errorf("%+v, %v", q, err)
 	}
-}
-
-// sendRaw publishes a message whose headers no library would send.
-func sendRaw(t *testing.T, url, subject, header, body string) {
-	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "nats://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
-		subject, len(header), len(header)+len(body), header, body)
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
-		if lines.Text() == "PONG" {
-			return
-		}
-	}
-	t.Fatal("no PONG")
 }

@@ -1,11 +1,7 @@
 package topology
 
 import (
-	"bufio"
 	"context"
-	"fmt"
-	"net"
-	"strings"
 	"testing"
 	"time"
 
@@ -144,22 +140,9 @@ func (r *rig) weaknesses() []string { return Weaknesses(r.ctx, r.js, spec, 0) }
 // sendRaw publishes a message whose headers no library would send.
 func (r *rig) sendRaw(subject, header, body string) {
 	r.t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(r.server.URL(), "nats://"))
-	if err != nil {
+	if err := natstest.PublishRaw(r.server.URL(), subject, header, body); err != nil {
 		r.t.Fatal(err)
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(testTime)); err != nil {
-		r.t.Fatal(err)
-	}
-	fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
-		subject, len(header), len(header)+len(body), header, body)
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
-		if lines.Text() == "PONG" {
-			return
-		}
-	}
-	r.t.Fatal("no PONG")
 }
 
 // info is that of the tenant's consumer.
