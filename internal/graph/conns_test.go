@@ -284,13 +284,15 @@ func TestSharedDial(t *testing.T) {
 		dials.Store(0)
 		const callers = 20
 		errs := make(chan error, callers)
+		var started atomic.Int32
 		for range callers {
 			go func() {
+				started.Add(1)
 				_, err := c.Reset(t.Context(), Target{Device: testDevice}, within(longEnough))
 				errs <- err
 			}()
 		}
-		eventually(t, "a dial", func() bool { return dials.Load() > 0 })
+		eventually(t, "a dial, and all callers", func() bool { return dials.Load() > 0 && started.Load() == callers })
 		for len(errs) < callers {
 			select {
 			case begin <- failure: // a late caller may dial once more
