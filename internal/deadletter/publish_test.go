@@ -1,13 +1,11 @@
 package deadletter
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -291,21 +289,11 @@ func TestPublishForeignHeaders(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.setup()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(r.server.URL(), "nats://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
 	header := "NATS/1.0\r\na/b: slash\r\nc d: space\r\nü: umlaut\r\nok: yes\r\nblank:  x \r\n\r\n"
 	body := "{}"
-	if _, err := fmt.Fprintf(conn, "CONNECT {\"headers\":true,\"verbose\":false,\"user\":\"admin\",\"pass\":\"admin\"}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
-		spec.Filter(), len(header), len(header)+len(body), header, body); err != nil {
+	admin := strings.Replace(r.server.URL(), "nats://", "nats://admin:admin@", 1)
+	if err := natstest.PublishRaw(admin, spec.Filter(), header, body); err != nil {
 		t.Fatal(err)
-	}
-	for s := bufio.NewScanner(conn); s.Scan() && s.Text() != "PONG"; {
-		if strings.HasPrefix(s.Text(), "-ERR") {
-			t.Fatal(s.Text())
-		}
 	}
 	m, got := r.bury()
 	if got.Header.Get("ok") != "yes" || got.Header.Get(HeaderDropped) != "3" || string(got.Data) != body {
