@@ -18,7 +18,6 @@ package bucket
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,10 +56,10 @@ type Bucket struct {
 	// ReplyTimeout bounds the wait for one reply; 5 s.
 	ReplyTimeout time.Duration
 
-	nc *nats.Conn
+	js jetstream.JetStream
 	// Subjects: keys are written below publish and read below direct, where any
-	// replica answers; empty: none does. On leader only the leader does.
-	publish, direct, leader string
+	// replica answers; empty: none does.
+	publish, direct string
 }
 
 // Open binds to an existing bucket.
@@ -77,11 +76,10 @@ func Open(ctx context.Context, js jetstream.JetStream, name string) (*Bucket, er
 	}
 	b := &Bucket{
 		Stream: "KV_" + name, Subject: "$KV." + name + ".", ReplyTimeout: replyTimeout,
-		nc: js.Conn(),
+		js: js,
 	}
 	o := js.Options()
 	b.publish = topology.KV(o, name, "")
-	b.leader = topology.API(o, "STREAM.MSG.GET."+b.Stream)
 	if stream.CachedInfo().Config.AllowDirect {
 		b.direct = topology.API(o, "DIRECT.GET."+b.Stream+"."+b.Subject)
 	}
@@ -130,7 +128,9 @@ func (b *Bucket) Get(ctx context.Context, key string) (Revision, error) {
 	if !valid(key) {
 		return Revision{}, jetstream.ErrInvalidKey
 	}
-	m, err := b.request(ctx, b.direct+key, nil)
+	ctx, cancel := context.WithTimeout(ctx, b.ReplyTimeout)
+	defer cancel()
+	m, err := b.js.Conn().RequestWithContext(ctx, b.direct+key, nil)
 	if err != nil {
 		return Revision{}, err
 	}
@@ -163,7 +163,7 @@ func (b *Bucket) Last(ctx context.Context, key string) (Revision, error) {
 	if !valid(key) {
 		return Revision{}, jetstream.ErrInvalidKey
 	}
-	return b.ask(ctx, map[string]any{"last_by_subj": b.Subject + key})
+	return b.ask(ctx, topology.Which{Last: b.Subject + key})
 }
 
 // Newest reads from the stream's leader the newest revision of a key that is of
@@ -176,7 +176,7 @@ func (b *Bucket) Newest(ctx context.Context, key string, formed func(Revision) b
 	}
 	// What is stored meanwhile is not read: a flood must not keep this going.
 	for seq := uint64(1); seq < last.Sequence; {
-		r, err := b.ask(ctx, map[string]any{"seq": seq, "next_by_subj": b.Subject + key})
+		r, err := b.ask(ctx, topology.Which{Sequence: seq, Next: b.Subject + key})
 		if err != nil {
 			return Revision{}, Revision{}, err
 		}
@@ -192,52 +192,18 @@ func (b *Bucket) Newest(ctx context.Context, key string, formed func(Revision) b
 }
 
 // ask reads one message from the stream's leader.
-// Source: nats-server, server/jetstream_api.go (jsMsgGetRequest).
-func (b *Bucket) ask(ctx context.Context, request map[string]any) (Revision, error) {
-	body, err := json.Marshal(request)
-	if err != nil {
-		return Revision{}, err
-	}
-	reply, err := b.request(ctx, b.leader, body)
-	if err != nil {
-		return Revision{}, err
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Sequence uint64    `json:"seq"`
-			Time     time.Time `json:"time"`
-			Header   []byte    `json:"hdrs"`
-			Value    []byte    `json:"data"`
-		} `json:"message"`
-	}
-	switch err := json.Unmarshal(reply.Data, &answer); {
-	case err != nil:
-		return Revision{}, jetstream.ErrInvalidJetStreamResponse
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return Revision{}, nil
-	case answer.Error != nil:
-		return Revision{}, fmt.Errorf("nats: %w", answer.Error)
-	case answer.Message == nil || answer.Message.Sequence == 0:
-		return Revision{}, jetstream.ErrInvalidJetStreamResponse
-	}
-	m := answer.Message
-	r := Revision{Sequence: m.Sequence, Time: m.Time, Value: m.Value}
-	if len(m.Header) > 0 {
-		// Headers that cannot be read are headers all the same, of no form of ours.
-		if r.Header, err = nats.DecodeHeadersMsg(m.Header); err != nil {
-			r.Header = nats.Header{"": nil}
-		}
-	}
-	return r, nil
-}
-
-// request asks a server, and waits no longer than for one reply: a reply that was
-// lost with its connection never comes.
-func (b *Bucket) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+func (b *Bucket) ask(ctx context.Context, which topology.Which) (Revision, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.ReplyTimeout)
 	defer cancel()
-	return b.nc.RequestWithContext(ctx, subject, body)
+	m, err := topology.Ask(ctx, b.js, b.Stream, which)
+	if err != nil || m == nil {
+		return Revision{}, err
+	}
+	r := Revision{Sequence: m.Sequence, Time: m.Time, Header: m.Header, Value: m.Data}
+	if m.Unreadable { // they are headers all the same, of no form of ours
+		r.Header = nats.Header{"": nil}
+	}
+	return r, nil
 }
 
 // Put writes a key whatever is there.
@@ -337,7 +303,7 @@ func (b *Bucket) write(ctx context.Context, key string, value []byte, header nat
 	if !valid(key) {
 		return 0, jetstream.ErrInvalidKey
 	}
-	reply, err := b.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: b.publish + key, Header: header, Data: value})
+	reply, err := b.js.Conn().RequestMsgWithContext(ctx, &nats.Msg{Subject: b.publish + key, Header: header, Data: value})
 	if err != nil {
 		return 0, err
 	}

@@ -142,7 +142,7 @@ func TestSetAsksTheLeader(t *testing.T) {
 	if _, err := b.Set(t.Context(), "k", []byte("good 3"), first, good); !errors.Is(err, ErrConflict) {
 		t.Errorf("%v, want ErrConflict", err)
 	}
-	b.leader = "nobody"
+	b.Stream = "KV_nobody"
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := b.Set(ctx, "k", []byte("good 3"), first, good); errors.Is(err, ErrConflict) || !errors.Is(err, context.DeadlineExceeded) {

@@ -27,9 +27,10 @@ type Stored struct {
 	Sequence uint64
 	Subject  string
 	Time     time.Time // when the stream stored it
-	// Header is empty where what the publisher has stored are no headers.
-	Header nats.Header
-	Data   []byte
+	Header   nats.Header
+	// Unreadable: what the publisher has stored as headers are none; Header is empty.
+	Unreadable bool
+	Data       []byte
 }
 
 // StoredAt reads the message of a sequence; nil: it is not there.
@@ -38,29 +39,41 @@ type Stored struct {
 // lags behind, and tells sequence, time and "not found" in headers, where a
 // publisher can have written something, too.
 func StoredAt(ctx context.Context, js jetstream.JetStream, stream string, sequence uint64) (*Stored, error) {
-	return stored(ctx, js, stream, fmt.Sprintf("message %d", sequence), struct {
-		Sequence uint64 `json:"seq"`
-	}{sequence})
+	s, err := Ask(ctx, js, stream, Which{Sequence: sequence})
+	if err != nil {
+		return nil, fmt.Errorf("message %d of stream %s: %w", sequence, stream, err)
+	}
+	return s, nil
 }
 
 // StoredNext reads, as [StoredAt] does, the first message of a subject from a
 // sequence on; nil: there is none.
 func StoredNext(ctx context.Context, js jetstream.JetStream, stream, subject string, from uint64) (*Stored, error) {
-	return stored(ctx, js, stream, "the next message of "+subject, struct {
-		Sequence uint64 `json:"seq"`
-		Subject  string `json:"next_by_subj"`
-	}{max(1, from), subject})
+	s, err := Ask(ctx, js, stream, Which{Sequence: max(1, from), Next: subject})
+	if err != nil {
+		return nil, fmt.Errorf("the next message of %s of stream %s: %w", subject, stream, err)
+	}
+	return s, nil
 }
 
-func stored(ctx context.Context, js jetstream.JetStream, stream, what string, request any) (*Stored, error) {
-	fail := func(err error) (*Stored, error) { return nil, fmt.Errorf("%s of stream %s: %w", what, stream, err) }
-	body, err := json.Marshal(request)
+// Which names a message: that of a sequence, the next of a subject from a sequence on,
+// or the last of a subject.
+// Source: nats-server, server/jetstream_api.go (JSApiMsgGetRequest).
+type Which struct {
+	Sequence uint64 `json:"seq,omitempty"`
+	Next     string `json:"next_by_subj,omitempty"`
+	Last     string `json:"last_by_subj,omitempty"`
+}
+
+// Ask reads a message from the leader of its stream; nil: it is not there.
+func Ask(ctx context.Context, js jetstream.JetStream, stream string, which Which) (*Stored, error) {
+	body, err := json.Marshal(which)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	reply, err := js.Conn().RequestWithContext(ctx, API(js.Options(), "STREAM.MSG.GET."+stream), body)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -74,18 +87,19 @@ func stored(ctx context.Context, js jetstream.JetStream, stream, what string, re
 	}
 	switch err := json.Unmarshal(reply.Data, &answer); {
 	case err != nil:
-		return fail(err)
+		return nil, jetstream.ErrInvalidJetStreamResponse
 	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
 		return nil, nil
 	case answer.Error != nil:
-		return fail(answer.Error)
-	case answer.Message == nil:
-		return fail(errors.New("the server answered nothing"))
+		return nil, fmt.Errorf("nats: %w", answer.Error)
+	case answer.Message == nil || answer.Message.Sequence == 0:
+		return nil, jetstream.ErrInvalidJetStreamResponse
 	}
 	m := answer.Message
 	s := &Stored{Sequence: m.Sequence, Subject: m.Subject, Time: m.Time, Data: m.Data}
 	if len(m.Header) > 0 {
-		s.Header, _ = nats.DecodeHeadersMsg(m.Header) // what are none are left out
+		s.Header, err = nats.DecodeHeadersMsg(m.Header)
+		s.Unreadable = err != nil
 	}
 	return s, nil
 }
