@@ -11,21 +11,6 @@ import (
 	"passcode-worker/internal/graph"
 )
 
-// readPermissions are those under which a device can be read.
-func readPermissions() []string {
-	return []string{"DeviceManagementManagedDevices.Read.All", "DeviceManagementManagedDevices.ReadWrite.All"}
-}
-
-// readPermission is the one that a token names; empty: none that can be seen.
-func readPermission(token graph.Token) string {
-	for _, p := range readPermissions() {
-		if token.Has(p) == graph.PermissionGranted {
-			return p
-		}
-	}
-	return ""
-}
-
 // callWait bounds one call to Graph or the token service.
 const callWait = 15 * time.Second
 
@@ -90,9 +75,9 @@ func (c *checker) permissions(token graph.Token) {
 	default:
 		c.say(Warning, what, "the token cannot be read, so it is not known", "see whether it is granted in the Entra admin center")
 	}
-	permissions := readPermissions()
+	permissions := graph.ReadPermissions()
 	what = "permission " + permissions[0]
-	if p := readPermission(token); p != "" {
+	if p := token.MayRead(); p != "" {
 		c.ok(what, p+" is granted")
 		return
 	}
@@ -124,9 +109,9 @@ func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.T
 		c.say(Warning, what, reached+"; without a token no more can be tried", "see the token above")
 	case e == nil:
 		c.ok(what, reached+", and lets devices be read")
-	case e.Kind == graph.Forbidden && readPermission(token) == "":
+	case e.Kind == graph.Forbidden && token.MayRead() == "":
 		c.say(Warning, what, reached+"; devices may not be read, so the worker cannot tell a refusal that is everybody's, such as that of a tenant "+
-			"without Intune: a refusal is then taken for the request's own", "grant "+readPermissions()[0]+", with admin consent")
+			"without Intune: a refusal is then taken for the request's own", "grant "+graph.ReadPermissions()[0]+", with admin consent")
 	case e.Kind == graph.Unauthorized, e.Kind == graph.Refused, e.Kind == graph.Forbidden:
 		says, do := fmt.Sprintf("%s refuses to list devices, and so it would every reset: %v", c.cfg.Endpoint, e),
 			"is GRAPH_CLOUD right, and has the tenant a licence of Intune?"

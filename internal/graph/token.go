@@ -60,6 +60,24 @@ const (
 // ResetPermission is the application permission that resetPasscode needs.
 const ResetPermission = "DeviceManagementManagedDevices.PrivilegedOperations.All"
 
+// ReadPermissions are the application permissions of which one is needed to list devices
+// and to look at one, the least first.
+// Source: Microsoft Graph reference, "List managedDevices".
+func ReadPermissions() []string {
+	return []string{"DeviceManagementManagedDevices.Read.All", "DeviceManagementManagedDevices.ReadWrite.All"}
+}
+
+// MayRead is the one of [ReadPermissions] that the token names; empty: none that can be
+// seen.
+func (t Token) MayRead() string {
+	for _, p := range ReadPermissions() {
+		if t.Has(p) == PermissionGranted {
+			return p
+		}
+	}
+	return ""
+}
+
 // Has reports whether the token's roles claim names a permission. It serves to
 // explain a refusal, never to decide anything.
 func (t Token) Has(permission string) Permission {

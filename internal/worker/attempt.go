@@ -282,7 +282,7 @@ func (d *delivery) observeLook(soft, hard context.Context, l leave, sent time.Ti
 	case graph.Forbidden:
 		// A token that says that it may read, or one that may not even reset,
 		// is refused for more than this reading, unless others get through.
-		everybody := l.pass.Cause == hold.Permission || mayRead(l.token)
+		everybody := l.pass.Cause == hold.Permission || l.token.MayRead() != ""
 		if everybody && !expired {
 			d.signal(&a, hold.Signal{Kind: hold.LookForbidden, Token: l.token.Generation, Detail: a.Detail})
 		}
@@ -357,19 +357,4 @@ func kindOf(e *graph.Error) graph.Kind {
 		return 0
 	}
 	return e.Kind
-}
-
-// readPermissions are those under which a device can be read.
-var readPermissions = [...]string{
-	"DeviceManagementManagedDevices.Read.All",
-	"DeviceManagementManagedDevices.ReadWrite.All",
-}
-
-func mayRead(t graph.Token) bool {
-	for _, p := range readPermissions {
-		if t.Has(p) == graph.PermissionGranted {
-			return true
-		}
-	}
-	return false
 }

@@ -86,7 +86,7 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 		return hold.NotKnown
 	}
 	e := failureOf(err)
-	s := hold.Signal{Kind: hold.Listed, Serves: verdict.OfList(kindOf(e), mayRead(token))}
+	s := hold.Signal{Kind: hold.Listed, Serves: verdict.OfList(kindOf(e), token.MayRead() != "")}
 	if e != nil {
 		s.Detail = e.Error()
 		d.t.pause(nil, sent, e)
@@ -109,7 +109,7 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 		d.t.log.Info("a request was refused, and the list of devices does not tell whether everything is; trying again", zap.String("error", s.Detail))
 	case hold.Unreadable:
 		d.t.log.Warn("a request was refused, and devices may not be listed, so it is not known whether everything is refused; "+
-			"a refusal is taken for the request's own: grant "+readPermissions[0], zap.String("error", s.Detail))
+			"a refusal is taken for the request's own: grant "+graph.ReadPermissions()[0], zap.String("error", s.Detail))
 	case hold.Served, hold.Unserved: // the hold tells
 	}
 	return s.Serves
