@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,21 +66,48 @@ func empty(w http.ResponseWriter, device string) {
 	_, _ = fmt.Fprintf(w, `{"id":%q,"deviceActionResults":[]}`, device)
 }
 
-// looks answers the looks at a device, counted from 1, by a handler that returns
-// true where it has answered; at are the times of all looks.
-func (r *rig) looks(device string, answer func(w http.ResponseWriter, n int) bool) (at func() []time.Time) {
+// answer answers the nth look or call, counted from 1, and returns true; or it
+// returns false, and Graph answers.
+type answer func(w http.ResponseWriter, n int) bool
+
+// statuses answers one after the other by a status, and then ever by the last; 0
+// leaves the answer to Graph.
+func statuses(codes ...int) answer {
+	return func(w http.ResponseWriter, n int) bool {
+		code := codes[min(n, len(codes))-1]
+		if code != 0 {
+			w.WriteHeader(code)
+		}
+		return code != 0
+	}
+}
+
+// meets answers the looks at a device and the calls for it; count is how many of
+// either there were.
+func (r *rig) meets(device string, look, call answer) (count func() (looks, calls int)) {
+	var looks, calls atomic.Int32
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
+		switch {
+		case !strings.Contains(q.URL.Path, device):
+			return false
+		case q.Method == http.MethodPost:
+			return call(w, int(calls.Add(1)))
+		}
+		return look(w, int(looks.Add(1)))
+	})
+	return func() (int, int) { return int(looks.Load()), int(calls.Load()) }
+}
+
+// looks answers the looks at a device; at are the times of all of them.
+func (r *rig) looks(device string, look answer) (at func() []time.Time) {
 	var mu sync.Mutex
 	var times []time.Time
-	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if q.Method != http.MethodGet || !strings.Contains(q.URL.Path, device) {
-			return false
-		}
+	r.meets(device, func(w http.ResponseWriter, n int) bool {
 		mu.Lock()
 		times = append(times, time.Now())
-		n := len(times)
 		mu.Unlock()
-		return answer(w, n)
-	})
+		return look(w, n)
+	}, statuses(0))
 	return func() []time.Time {
 		mu.Lock()
 		defer mu.Unlock()
@@ -184,34 +212,19 @@ func testDoubt(r *rig) {
 // further call, which Graph refuses because the first is pending.
 func testRefusedAfterUnknown(r *rig) {
 	dev := graphsim.FaultDevice(500, 1, 1, 0x3004) // executed
-	var mu sync.Mutex
-	posts, gets := 0, 0
-	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if !strings.Contains(q.URL.Path, dev) {
-			return false
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if q.Method == http.MethodPost {
-			posts++
-			if posts == 1 {
-				return false
-			}
-			w.WriteHeader(http.StatusConflict)
-			return true
-		}
-		if gets++; gets > 2 {
+	count := r.meets(dev, func(w http.ResponseWriter, n int) bool {
+		if n > 2 {
 			return false
 		}
 		empty(w, dev)
 		return true
-	})
+	}, statuses(0, http.StatusConflict))
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
 	rec := r.record("INC1")
-	if rec.State != record.Accepted || !rec.Verified || r.sim.Resets(dev) != 1 || posts != 2 || gets != 3 {
-		r.t.Errorf("%d resets, %d calls, %d looks, record %+v", r.sim.Resets(dev), posts, gets, rec)
+	if looks, calls := count(); rec.State != record.Accepted || !rec.Verified || r.sim.Resets(dev) != 1 || calls != 2 || looks != 3 {
+		r.t.Errorf("%d resets, %d calls, %d looks, record %+v", r.sim.Resets(dev), calls, looks, rec)
 	}
 	if n := len(r.letters()); n != 0 {
 		r.t.Errorf("%d dead letters", n)
@@ -221,74 +234,36 @@ func testRefusedAfterUnknown(r *rig) {
 // testRefusedAfterNone: where the look shows no reset, the refusal counts.
 func testRefusedAfterNone(r *rig) {
 	dev := graphsim.GoodDevice(0x3005)
-	var mu sync.Mutex
-	posts, gets := 0, 0
-	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if !strings.Contains(q.URL.Path, dev) {
-			return false
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if q.Method != http.MethodPost {
-			gets++
-			return false
-		}
-		if posts++; posts == 1 {
-			w.WriteHeader(http.StatusBadGateway)
-		} else {
-			w.WriteHeader(http.StatusConflict)
-		}
-		return true
-	})
+	count := r.meets(dev, statuses(0), statuses(http.StatusBadGateway, http.StatusConflict))
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
 	r.died("INC1", verdict.ReasonConflict, 2)
-	if rec := r.record("INC1"); gets != 3 || rec.Status != http.StatusConflict || rec.Refusal != "" || !strings.Contains(rec.Detail, "409") {
-		r.t.Errorf("%d looks, record %+v", gets, rec)
+	rec := r.record("INC1")
+	if looks, _ := count(); looks != 3 || rec.Status != http.StatusConflict || rec.Refusal != "" || !strings.Contains(rec.Detail, "409") {
+		r.t.Errorf("%d looks, record %+v", looks, rec)
 	}
 	// Another message of the id is looked up first, although the last call was
 	// answered.
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
 	r.died("INC1", verdict.ReasonConflict, 1)
-	if gets != 6 || posts != 3 {
-		r.t.Errorf("%d looks and %d calls in all", gets, posts)
+	if looks, calls := count(); looks != 6 || calls != 3 {
+		r.t.Errorf("%d looks and %d calls in all", looks, calls)
 	}
 }
 
 // testRefusedThenSilence: the refusal is kept until the device could be looked at.
 func testRefusedThenSilence(r *rig) {
 	dev := graphsim.GoodDevice(0x3006)
-	var mu sync.Mutex
-	posts, gets := 0, 0
-	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if !strings.Contains(q.URL.Path, dev) {
-			return false
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if q.Method != http.MethodPost {
-			gets++
-			if gets == 3 || gets == 4 {
-				w.WriteHeader(http.StatusInternalServerError)
-				return true
-			}
-			return false
-		}
-		if posts++; posts == 1 {
-			w.WriteHeader(http.StatusBadGateway)
-		} else {
-			w.WriteHeader(http.StatusUnprocessableEntity)
-		}
-		return true
-	})
+	count := r.meets(dev, statuses(0, 0, http.StatusInternalServerError, http.StatusInternalServerError, 0),
+		statuses(http.StatusBadGateway, http.StatusUnprocessableEntity))
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
 	r.died("INC1", verdict.ReasonRejected, 2)
-	if gets != 5 || posts != 2 {
-		r.t.Errorf("%d looks, %d calls", gets, posts)
+	if looks, calls := count(); looks != 5 || calls != 2 {
+		r.t.Errorf("%d looks, %d calls", looks, calls)
 	}
 }
 
@@ -296,40 +271,26 @@ func testRefusedThenSilence(r *rig) {
 // and has come again. That it began before the last call makes it no other's.
 func testFirstUnknown(r *rig) {
 	dev := graphsim.FaultDevice(500, 1, 1, 0x3007) // executed
-	var mu sync.Mutex
-	posts, hide := 0, true
-	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if !strings.Contains(q.URL.Path, dev) {
+	var shows atomic.Bool
+	count := r.meets(dev, func(w http.ResponseWriter, _ int) bool {
+		if shows.Load() {
 			return false
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		if q.Method != http.MethodPost {
-			if hide {
-				empty(w, dev)
-			}
-			return hide
-		}
-		if posts++; posts == 1 {
-			return false
-		}
-		w.WriteHeader(http.StatusConflict)
+		empty(w, dev)
 		return true
-	})
+	}, statuses(0, http.StatusConflict))
 	r.start()
 	r.publish(reset("INC1", dev), nil)
 	r.settled()
 	r.died("INC1", verdict.ReasonConflict, 2)
 	// The grace for clocks must not be what finds it.
 	<-time.After(clockGrace)
-	mu.Lock()
-	hide = false
-	mu.Unlock()
+	shows.Store(true)
 	last := r.publish(reset("INC1", dev), nil)
 	r.settled()
 	rec := r.record("INC1")
-	if rec.State != record.Accepted || !rec.Verified || r.sim.Resets(dev) != 1 || posts != 2 {
-		r.t.Errorf("%d resets, %d calls, record %+v", r.sim.Resets(dev), posts, rec)
+	if _, calls := count(); rec.State != record.Accepted || !rec.Verified || r.sim.Resets(dev) != 1 || calls != 2 {
+		r.t.Errorf("%d resets, %d calls, record %+v", r.sim.Resets(dev), calls, rec)
 	}
 	if rec.Sequence != last || rec.Redrives != 1 || len(rec.Ended) != 1 {
 		r.t.Errorf("it is about message %d, want %d; %d redrives, ended %v", rec.Sequence, last, rec.Redrives, rec.Ended)
