@@ -36,7 +36,8 @@ func (q *queue) check(ctx context.Context) {
 	q.stream(ctx, "stream "+n.DeadStream, n.DeadStream, Failed)
 	q.stream(ctx, "bucket "+n.Bucket, "KV_"+n.Bucket, Failed)
 	q.stream(ctx, "bucket "+n.StateBucket(), "KV_"+n.StateBucket(), Warning)
-	if q.cfg.Cools {
+	// Where anything is missing, the worker makes everything.
+	if q.cfg.Cools || q.cfg.Setup && len(q.lacking) > 0 {
 		q.stream(ctx, "bucket "+n.DeviceBucket(), "KV_"+n.DeviceBucket(), Failed)
 	}
 }

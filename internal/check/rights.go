@@ -92,12 +92,16 @@ func (q *queue) rights() []right {
 		store(q.kv(n.StateBucket(), n.Tenant+".worker"), q.kv(n.StateBucket(), n.Tenant+".worker"),
 			"to hand on holds, pauses and the fuse", Warning),
 	}
-	if q.cfg.Cools {
-		cooling, why := "KV_"+n.DeviceBucket(), "to tell which devices cool down, without which nothing is called"
+	cooling := "KV_" + n.DeviceBucket()
+	switch {
+	case q.cfg.Cools:
+		const why = "to tell which devices cool down, without which nothing is called"
 		rights = append(rights,
 			call(q.api("STREAM.INFO."+cooling), "", why, Failed),
 			call(q.api("STREAM.MSG.GET."+cooling), broken, why, Failed),
 			store(q.kv(n.DeviceBucket(), n.Tenant+"."+noKey), q.kv(n.DeviceBucket(), n.Tenant+".>"), why, Failed))
+	case q.cfg.Setup: // it is needed only where something is missing
+		rights = append(rights, call(q.api("STREAM.INFO."+cooling), "", look, Warning))
 	}
 	return rights
 }
