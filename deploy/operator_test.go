@@ -29,7 +29,14 @@ func (s *sandbox) thirdWorker(p *prom, addr string) {
 		}
 	}
 	w := start(s.t, env, program(s.t, "worker"), "run")
-	for i := range 6 { // two are left when the fuse is released
+	// A device that is gone, again and again, while nothing is accepted.
+	p.until("the first scrape", `up{job="third"} == 1`)
+	for range 30 {
+		s.publish("third", graphsim.FaultDevice(404, 0, 0, 806), "")
+	}
+	p.awaitAlerts(60*time.Second, "PasscodeResetRefusedInARow")
+
+	for i := range 6 { // some are left when the fuse is released
 		s.publish("third", graphsim.GoodDevice(800+i), "")
 	}
 	p.awaitAlerts(30*time.Second, "PasscodeResetHeldFuse")
