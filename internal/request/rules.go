@@ -7,8 +7,10 @@ import (
 	"unicode/utf8"
 )
 
+// MaxID is how many bytes an id has at most.
+const MaxID = 256
+
 const (
-	maxID   = 256
 	maxUser = 256
 	maxApp  = 128
 	maxNote = 256
@@ -74,7 +76,7 @@ func isAppID(s string) bool {
 
 // idProblem tells what is wrong with the id of a publisher; "" means nothing.
 func idProblem(s string) string {
-	if len(s) > maxID {
+	if len(s) > MaxID {
 		return problemIDLong
 	}
 	return textProblem(s)

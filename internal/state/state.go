@@ -187,6 +187,58 @@ func (s *Store) Pause(ctx context.Context, tenant string, until time.Time) error
 	}
 }
 
+// reads is the pause of looks that Graph has asked a replica for.
+type reads struct {
+	PausedUntil time.Time `json:"readsPausedUntil"`
+}
+
+func readsKey(tenant string) string { return tenant + ".reads" }
+
+// Reads is until when Graph wants no device of the tenant to be looked at, as far as
+// any replica was told; zero: it was told nothing. What no worker can have written
+// counts for nothing.
+func (s *Store) Reads(ctx context.Context, tenant string) (time.Time, error) {
+	newest, _, err := s.bucket.Newest(ctx, readsKey(tenant), isReads)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("pause of the looks of tenant %s: %w", tenant, err)
+	}
+	r, _ := decodeReads(newest)
+	return r.PausedUntil, nil
+}
+
+func isReads(v bucket.Revision) bool {
+	_, ok := decodeReads(v)
+	return ok
+}
+
+func decodeReads(v bucket.Revision) (r reads, ok bool) {
+	if !written(v) {
+		return reads{}, false
+	}
+	d := json.NewDecoder(bytes.NewReader(v.Value))
+	d.DisallowUnknownFields()
+	if d.Decode(&r) != nil || d.Decode(&struct{}{}) != io.EOF || r.PausedUntil.Sub(v.Time).Abs() > longestPause {
+		return reads{}, false
+	}
+	return r, true
+}
+
+// longestPause bounds what counts as a pause of looks.
+const longestPause = 24 * time.Hour
+
+// SetReads hands on until when Graph wants no looks. The last one to write wins: a
+// replica that was told otherwise is told again by its next look.
+func (s *Store) SetReads(ctx context.Context, tenant string, until time.Time) error {
+	value, err := json.Marshal(reads{until.UTC()})
+	if err == nil {
+		_, err = s.bucket.Put(ctx, readsKey(tenant), value)
+	}
+	if err != nil {
+		return fmt.Errorf("write the pause of the looks of tenant %s: %w", tenant, err)
+	}
+	return nil
+}
+
 // release is the whole value of an operator's release.
 const release = `{"release":true}`
 

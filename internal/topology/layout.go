@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,7 +30,7 @@ type Layout struct {
 }
 
 // Sizes are the limits of the streams and buckets, in bytes; 0 means none.
-type Sizes struct{ Requests, Dead, Records, State, Devices int64 }
+type Sizes struct{ Requests, Dead, Records, State, Devices, Outcomes, Follow int64 }
 
 const (
 	ackWait       = 30 * time.Second
@@ -38,6 +39,12 @@ const (
 	retention     = 90 * 24 * time.Hour
 	history       = 16
 	maxReplicas   = 3
+	// outcomeHistory is what the bucket of outcomes keeps of each key.
+	outcomeHistory = 8
+	// FollowSteps is how many queues the alarms wait in.
+	FollowSteps      = 10
+	followAckWait    = time.Minute
+	followAckPending = 256
 	// group is the consumer's priority group. The replica that is pinned in it
 	// is the one that works; the others' pulls wait.
 	group = "worker"
@@ -152,6 +159,52 @@ func (l Layout) State(n Names) jetstream.KeyValueConfig {
 		MaxBytes: limit(l.MaxBytes.State),
 		Storage:  l.storage(),
 		Replicas: l.replicas(),
+	}
+}
+
+// Outcomes is the configuration of the bucket of what the devices did.
+func (l Layout) Outcomes(n Names) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket:      n.OutcomeBucket(),
+		Description: "what became of each accepted passcode reset on its device",
+		History:     outcomeHistory,
+		TTL:         l.retention(),
+		MaxBytes:    limit(l.MaxBytes.Outcomes),
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+		RePublish:   &jetstream.RePublish{Source: "$KV." + n.OutcomeBucket() + ".>", Destination: outcomeSubject + ".>"},
+	}
+}
+
+// Follow is the configuration of the stream of alarms: a clock. Should an operator
+// limit its size, a full one takes no further alarm, and resets go on.
+func (l Layout) Follow(n Names) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        n.FollowStream,
+		Description: "when the devices of accepted passcode resets are looked at",
+		Subjects:    []string{n.FollowSubject + ".*.*"},
+		Retention:   jetstream.WorkQueuePolicy,
+		Discard:     jetstream.DiscardNew,
+		Storage:     l.storage(),
+		Replicas:    l.replicas(),
+		Duplicates:  dedupeWindow,
+		MaxBytes:    limit(l.MaxBytes.Follow),
+		AllowDirect: true,
+	}
+}
+
+// FollowStep is the configuration of the consumer of a step. In each step all alarms
+// wait equally long, so that the one at the head is due first; those that are not due
+// are sent back until they are, so that their number bounds what the server watches.
+func (l Layout) FollowStep(n Names, step int) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       FollowConsumer(step),
+		Description:   "looks at devices, step " + strconv.Itoa(step),
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       followAckWait,
+		MaxDeliver:    -1,
+		MaxAckPending: followAckPending,
+		FilterSubject: n.FollowSubject + "." + strconv.Itoa(step) + ".*",
 	}
 }
 

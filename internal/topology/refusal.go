@@ -37,7 +37,7 @@ func cures() map[jetstream.ErrorCode]string {
 		// replica would be one for ever, so that nothing falls to it by itself.
 		10005: "if the cluster has fewer servers with JetStream than replicas, or too little storage on them: worker setup --replicas N with fewer, or SIZE N with less",
 		// Numbers.
-		10027: "the account takes no further stream, and a bucket is one: raise its limit (max_streams; worker setup makes 5), or remove what is not needed",
+		10027: "the account takes no further stream, and a bucket is one: raise its limit (max_streams; worker setup makes 7), or remove what is not needed",
 		10026: "no further consumer is taken, and each tenant needs one: raise max_consumers of the account, or of the stream, or remove what is not needed",
 		10121: "the account or the stream takes no consumer with so many acks pending: worker setup --max-ack-pending N with no more than that",
 		// Names.
@@ -71,7 +71,7 @@ func BeyondStreams(a *jetstream.AccountInfo, more int) *Weakness {
 		return &Weakness{what, "the account demands a size for each stream, and the worker gives none by itself", "run worker setup --max-bytes N"}
 	}
 	if everyTier(a, func(t jetstream.Tier) bool { return t.Limits.MaxStreams > 0 && t.Streams+more > t.Limits.MaxStreams }) {
-		return &Weakness{what, "the account takes no further stream, and a bucket is one", "raise its limit (max_streams; worker setup makes 5), or remove what is not needed"}
+		return &Weakness{what, "the account takes no further stream, and a bucket is one", "raise its limit (max_streams; worker setup makes 7), or remove what is not needed"}
 	}
 	return nil
 }

@@ -25,7 +25,26 @@ func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Do
 	if err != nil {
 		return done, err
 	}
-	return append(done, own), nil
+	following, err := SetupFollow(ctx, js, n, l)
+	return append(append(done, own), following...), err
+}
+
+// SetupFollow does what [Setup] does for following accepted requests. Resets need
+// none of it.
+func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
+	outcomes, alarms := l.Outcomes(n), l.Follow(n)
+	done, err := ensureAll([]step{
+		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func() (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
+		{"stream " + alarms.Name, "--max-bytes-follow", func() (string, error) { return ensureStream(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l) }},
+	})
+	for s := 0; s < FollowSteps && err == nil; s++ {
+		what, action := "consumer "+FollowConsumer(s), ""
+		if action, err = ensureConsumer(ctx, js, n.FollowStream, l.FollowStep(n, s), l); err != nil {
+			return done, fmt.Errorf("%s: %w", what, explain(err, ""))
+		}
+		done = append(done, Done{what, action})
+	}
+	return done, err
 }
 
 // SetupConsumer does what [Setup] does for the tenant's consumer.
@@ -39,21 +58,28 @@ func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layou
 }
 
 // SetupShared does what [Setup] does for what all tenants share: everything but
-// the consumer. What the server refuses does not keep it from the rest, so that its
-// error names all that is missing.
-func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (done []Done, err error) {
+// the consumer, and what following needs.
+func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	requests, letters, records, states, cooling := l.Requests(n), l.Letters(n), l.Records(n), l.State(n), l.Devices(n)
-	var missing error
-	for _, step := range []struct {
-		what, size string
-		ensure     func() (string, error)
-	}{
+	return ensureAll([]step{
 		{"stream " + requests.Name, "--max-bytes-requests", func() (string, error) { return ensureStream(ctx, js, requests, n.Filter(), l) }},
 		{"stream " + letters.Name, "--max-bytes-dead", func() (string, error) { return ensureStream(ctx, js, letters, n.Dead(), l) }},
 		{"key-value bucket " + records.Bucket, "--max-bytes-records", func() (string, error) { return ensureBucket(ctx, js, records, l) }},
 		{"key-value bucket " + states.Bucket, "--max-bytes-state", func() (string, error) { return ensureBucket(ctx, js, states, l) }},
 		{"key-value bucket " + cooling.Bucket, "--max-bytes-devices", func() (string, error) { return ensureBucket(ctx, js, cooling, l) }},
-	} {
+	})
+}
+
+// step makes one thing where it is missing; size is the flag of its size.
+type step struct {
+	what, size string
+	ensure     func() (action string, err error)
+}
+
+// ensureAll takes all steps. What the server refuses does not keep it from the rest,
+// so that its error names all that is missing.
+func ensureAll(steps []step) (done []Done, missing error) {
+	for _, step := range steps {
 		action, err := step.ensure()
 		if err == nil {
 			done = append(done, Done{step.what, action})

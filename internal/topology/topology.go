@@ -5,6 +5,7 @@ package topology
 
 import (
 	"maps"
+	"strconv"
 	"time"
 )
 
@@ -19,6 +20,10 @@ type Names struct {
 	DeadStream  string
 	DeadSubject string // without the tenant
 	Bucket      string
+	// FollowStream and FollowSubject are of the alarms of accepted requests; the subject
+	// is without step and tenant.
+	FollowStream  string
+	FollowSubject string
 }
 
 // DefaultNames are the names where no others are given.
@@ -30,6 +35,9 @@ func DefaultNames() Names {
 		DeadStream:  "PASSCODE_RESETS_DEAD",
 		DeadSubject: "passcode.reset.dead",
 		Bucket:      "passcode-resets",
+
+		FollowStream:  "PASSCODE_RESETS_FOLLOW",
+		FollowSubject: "passcode.reset.follow",
 	}
 }
 
@@ -48,11 +56,27 @@ func (n Names) StateBucket() string { return n.Bucket + "-state" }
 // DeviceBucket is the key-value bucket of the devices that cool down.
 func (n Names) DeviceBucket() string { return n.Bucket + "-devices" }
 
+// OutcomeBucket is the key-value bucket of what the devices did.
+func (n Names) OutcomeBucket() string { return n.Bucket + "-outcomes" }
+
+// Outcome is the subject on which each change of a request's outcome is published
+// again; escapedID is the id as in its key, or a wildcard.
+func (n Names) Outcome(escapedID string) string {
+	return outcomeSubject + "." + n.Tenant + "." + escapedID
+}
+
+// FollowConsumer is the durable consumer of the alarms of a step; all tenants and
+// replicas share it.
+func FollowConsumer(step int) string { return "follow-" + strconv.Itoa(step) }
+
 // Status is the subject on which each change of a request's record is published
 // again; escapedID is the id as in its key, or a wildcard.
 func (n Names) Status(escapedID string) string {
 	return statusSubject + "." + n.Tenant + "." + escapedID
 }
+
+// outcomeSubject is where each change of an outcome is published again.
+const outcomeSubject = "passcode.reset.outcome"
 
 // statusSubject is where each change of a record is published again.
 const statusSubject = "passcode.reset.status"

@@ -1,0 +1,119 @@
+package follow
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/outcome"
+)
+
+// Publish stores an alarm. The same one counts once.
+func Publish(ctx context.Context, js jetstream.JetStream, subject, stream string, a outcome.Alarm) error {
+	value, err := outcome.MarshalAlarm(a)
+	if err == nil {
+		_, err = js.PublishMsg(ctx, &nats.Msg{Subject: subject + "." + a.Tokens(), Data: value},
+			jetstream.WithMsgID(a.MessageID()), jetstream.WithExpectStream(stream), jetstream.WithRetryAttempts(0))
+	}
+	if err != nil {
+		return fmt.Errorf("publish the alarm of %s: %w", a.Key(), err)
+	}
+	return nil
+}
+
+const (
+	// firstTry and secondTry bound what a request waits for its alarm.
+	firstTry, secondTry = 400 * time.Millisecond, 600 * time.Millisecond
+	// troubleFor is how long no request waits after one has waited in vain.
+	troubleFor = 30 * time.Second
+	// lateTry bounds the publishing that nobody waits for, and lateMost how many of
+	// these there are at a time.
+	lateTry  = 10 * time.Second
+	lateMost = 1000
+)
+
+// Announcer publishes the first alarms of accepted requests. A request waits for it
+// for a second at most, and not at all while NATS does not take alarms.
+type Announcer struct {
+	js              jetstream.JetStream
+	stream, subject string
+	plan            outcome.Plan
+	// lost is told of each request that is not followed.
+	lost func(tenant string, err error)
+
+	mu      sync.Mutex
+	trouble time.Time // until when nobody waits
+	late    int
+	all     sync.WaitGroup
+}
+
+// NewAnnouncer makes an announcer.
+func NewAnnouncer(js jetstream.JetStream, stream, subject string, plan outcome.Plan, lost func(tenant string, err error)) *Announcer {
+	return &Announcer{js: js, stream: stream, subject: subject, plan: plan, lost: lost}
+}
+
+// Announce publishes the first alarm of an accepted request. ctx ends with the process.
+func (n *Announcer) Announce(ctx context.Context, a outcome.Alarm) {
+	a = n.plan.First(a)
+	if n.inTrouble() {
+		n.publishLate(ctx, a)
+		return
+	}
+	var err error
+	for _, wait := range []time.Duration{firstTry, secondTry} {
+		if err = n.publish(ctx, a, wait); err == nil {
+			return
+		}
+	}
+	n.mu.Lock()
+	n.trouble = time.Now().Add(troubleFor)
+	n.mu.Unlock()
+	n.lost(a.Tenant, err)
+}
+
+func (n *Announcer) inTrouble() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return time.Now().Before(n.trouble)
+}
+
+func (n *Announcer) publish(ctx context.Context, a outcome.Alarm, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return Publish(ctx, n.js, n.subject, n.stream, a)
+}
+
+// publishLate publishes an alarm while nobody waits for it.
+func (n *Announcer) publishLate(ctx context.Context, a outcome.Alarm) {
+	n.mu.Lock()
+	full := n.late >= lateMost
+	if !full {
+		n.late++
+		n.all.Add(1)
+	}
+	n.mu.Unlock()
+	if full {
+		n.lost(a.Tenant, context.DeadlineExceeded)
+		return
+	}
+	go func() {
+		defer n.all.Done()
+		err := n.publish(ctx, a, lateTry)
+		n.mu.Lock()
+		n.late--
+		if err == nil {
+			n.trouble = time.Time{}
+		}
+		n.mu.Unlock()
+		if err != nil {
+			n.lost(a.Tenant, err)
+		}
+	}()
+}
+
+// Wait waits for what is published late.
+func (n *Announcer) Wait() { n.all.Wait() }

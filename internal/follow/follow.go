@@ -1,0 +1,187 @@
+// Package follow looks at the devices of accepted requests until each has come to an
+// end, and writes down what became of it. It shares nothing with the requests: no
+// slot, no consumer, no quota. Where it cannot work, resets go on.
+//
+// Its clock are alarms, messages of a few shared queues, one for each wait. Nothing
+// about a request is kept in memory. What it decides is in package outcome.
+package follow
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/graph"
+	"passcode-worker/internal/outcome"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/state"
+	"passcode-worker/internal/topology"
+)
+
+// Config is what a [Follower] works with.
+type Config struct {
+	JS    jetstream.JetStream
+	Names topology.Names // their Tenant is not looked at
+	// Setup makes what is missing, as Layout says.
+	Setup  bool
+	Layout topology.Layout
+	Policy outcome.Policy
+	// Timeout bounds a look.
+	Timeout time.Duration
+
+	// Records and State are the buckets as they were found last; nil: not found.
+	Records func() *record.Store
+	State   func() *state.Store
+	// Tenant is a tenant that this process serves; nil: it does not.
+	Tenant func(name string) *Tenant
+
+	// Observe is told what happens; all of it is called from many goroutines.
+	Observe Observer
+	Log     *zap.Logger
+}
+
+// Observer is told what happens. Each function is set.
+type Observer struct {
+	// Look is told what a look came to.
+	Look func(result Result)
+	// Outcome is told of a final outcome, how long after the acceptance it was found.
+	Outcome func(d outcome.Document)
+	// Lost is told of a request that is not followed, or no more.
+	Lost func(tenant string)
+	// Stray is told of an alarm that is none, or of a tenant that is not served.
+	Stray func()
+	// Depth is told from time to time how much is open.
+	Depth func(d Depth)
+}
+
+// Depth is how much is open.
+type Depth struct {
+	Open int
+	// Oldest is the age of the oldest of those requests that are next in their queues.
+	Oldest time.Duration
+	// Lag is by how much the look that is latest is late.
+	Lag time.Duration
+}
+
+// Result is what a look came to.
+type Result string
+
+const (
+	ResultPending      Result = "pending"
+	ResultFinal        Result = "final"
+	ResultNotFound     Result = "not_found"
+	ResultThrottled    Result = "throttled"
+	ResultNotPermitted Result = "not_permitted"
+	ResultFailed       Result = "failed"
+	ResultDoubt        Result = "doubt"
+)
+
+// Results are all of them.
+func Results() []Result {
+	return []Result{ResultPending, ResultFinal, ResultNotFound, ResultThrottled, ResultNotPermitted, ResultFailed, ResultDoubt}
+}
+
+// Tenant is what a look needs of a tenant. Its functions are safe for concurrent use.
+type Tenant struct {
+	Name   string
+	Graph  *graph.Client
+	Tokens *graph.Tokens
+	// Ahead is how far the NATS server's clock is ahead of this machine's.
+	Ahead func() time.Duration
+	// Paused is until when Graph has asked this replica's resets to wait; zero: it has not.
+	Paused func() time.Time
+	// Waiting reports whether requests wait for the tenant, so that somebody probes a hold.
+	Waiting func() bool
+	// Reads paces the looks; see [NewReads].
+	Reads *pace.Pacer
+	// MaxPause caps what a service asks for; 0 means no cap.
+	MaxPause time.Duration
+
+	lane     lane
+	standing standing
+}
+
+// Quota of looks: a fifth of what Graph grants an application to read in a tenant.
+// Source: Microsoft Graph throttling limits, Intune service limits.
+const (
+	looks       = 400
+	looksWindow = 20 * time.Second
+)
+
+// NewReads makes the pacer of a tenant's looks.
+func NewReads(maxPause time.Duration) *pace.Pacer {
+	return pace.New(pace.Rate{N: looks, W: looksWindow}, maxPause)
+}
+
+// Now is the present instant by the NATS server's clock.
+func (t *Tenant) now() time.Time { return time.Now().Add(t.Ahead()) }
+
+// Times of the work with NATS.
+const (
+	// writeWait bounds one write. Nothing that a look has seen waits for it: the alarm
+	// comes again.
+	writeWait = 10 * time.Second
+	// againWait is how long an alarm stays away that could not be dealt with.
+	againWait = 15 * time.Second
+	// bindWait is the wait between two tries to bind to the stream.
+	bindWait = 5 * time.Second
+	// depthEach is how often the depth is read.
+	depthEach = 10 * time.Second
+)
+
+// Follower looks at devices.
+type Follower struct {
+	cfg  Config
+	said said
+}
+
+// New makes a follower.
+func New(cfg Config) *Follower { return &Follower{cfg: cfg, said: said{seen: map[string]struct{}{}}} }
+
+// Run works until ctx ends. A look under way is cut short then: its alarm comes again.
+func (f *Follower) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		store, err := f.bind(ctx)
+		if err == nil {
+			f.work(ctx, store)
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		f.said.once(err.Error(), func() {
+			f.cfg.Log.Warn("accepted requests are not followed for now, so that nobody learns what their devices did; resets go on; "+
+				"worker setup makes what is missing, and worker outcome follow --since makes up for the gap", zap.Error(err))
+		})
+		select {
+		case <-ctx.Done():
+		case <-time.After(bindWait):
+		}
+	}
+}
+
+// bind looks up what following needs, and makes it where that is allowed.
+func (f *Follower) bind(ctx context.Context) (*outcome.Store, error) {
+	c := f.cfg
+	store, err := outcome.Open(ctx, c.JS, c.Names.OutcomeBucket())
+	if err == nil {
+		err = f.bound(ctx)
+	}
+	if err == nil || !c.Setup || ctx.Err() != nil {
+		return store, err
+	}
+	if _, err := topology.SetupFollow(ctx, c.JS, c.Names, c.Layout); err != nil {
+		return nil, err
+	}
+	return outcome.Open(ctx, c.JS, c.Names.OutcomeBucket())
+}
+
+// bound fails where the last of the consumers, which are made in their order, is
+// missing.
+func (f *Follower) bound(ctx context.Context) error {
+	_, err := f.cfg.JS.Consumer(ctx, f.cfg.Names.FollowStream, topology.FollowConsumer(topology.FollowSteps-1))
+	return err
+}

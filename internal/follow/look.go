@@ -1,0 +1,264 @@
+package follow
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/graph"
+	"passcode-worker/internal/outcome"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+)
+
+// turns is how often a look is decided on, where another replica has written the
+// document meanwhile.
+const turns = 3
+
+// ring deals with an alarm that is due: look, document, next alarm, acknowledgement.
+// What fails leaves the alarm in its queue, and whoever gets it next looks again.
+func (f *Follower) ring(ctx context.Context, m jetstream.Msg, a outcome.Alarm, store *outcome.Store) {
+	t := f.cfg.Tenant(a.Tenant)
+	if t == nil {
+		back(m, againWait) // it is about to be begun anew
+		return
+	}
+	var look *outcome.Look // once it is made it stands
+	for range turns {
+		err := f.turn(ctx, m, t, a, store, &look)
+		switch {
+		case err == nil:
+			return
+		case !errors.Is(err, outcome.ErrConflict):
+			if ctx.Err() == nil {
+				f.cfg.Log.Debug("an alarm could not be dealt with; it comes again", zap.String("key", a.Key()), zap.Error(err))
+			}
+			back(m, againWait)
+			return
+		}
+	}
+	back(m, againWait)
+}
+
+func (f *Follower) turn(ctx context.Context, m jetstream.Msg, t *Tenant, a outcome.Alarm, store *outcome.Store, look **outcome.Look) error {
+	c, revision, err := f.gather(ctx, t, a, store)
+	if err != nil {
+		return err
+	}
+	switch f.cfg.Policy.Next(c) {
+	case outcome.DoDrop:
+		return m.Ack()
+	case outcome.DoLose:
+		f.cfg.Observe.Lost(a.Tenant)
+		f.cfg.Log.Warn("an accepted request is followed no more: it has no record", zap.String("key", a.Key()))
+		return m.Ack()
+	case outcome.DoPutBack:
+		return f.next(ctx, m, f.cfg.Policy.PutBack(a, c.Now))
+	case outcome.DoLook:
+	}
+	if *look == nil {
+		l := f.lookIfOpen(ctx, t, c.Record.ManagedDeviceID)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		*look, c.Now = &l, t.now()
+	}
+	return f.carryOut(ctx, m, store, c, revision, **look)
+}
+
+// gather reads what the decisions depend on.
+func (f *Follower) gather(ctx context.Context, t *Tenant, a outcome.Alarm, store *outcome.Store) (c outcome.Case, revision uint64, err error) {
+	c = outcome.Case{Alarm: a, Now: t.now()}
+	records := f.cfg.Records()
+	if records == nil {
+		return c, 0, errors.New("the records are not there")
+	}
+	c.Record, _, err = records.Get(ctx, a.Key())
+	if err != nil && !errors.Is(err, record.ErrGarbled) { // of what is no record nothing is known
+		return c, 0, err
+	}
+	c.Document, revision, err = store.Get(ctx, a.Key())
+	return c, revision, err
+}
+
+// carryOut does what a look means: the document, then the next alarm, then the
+// acknowledgement. A step that fails is done again by whoever gets the alarm next.
+func (f *Follower) carryOut(ctx context.Context, m jetstream.Msg, store *outcome.Store, c outcome.Case, revision uint64, l outcome.Look) error {
+	// What was seen is written down although the process is told to stop.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeWait)
+	defer cancel()
+	d := f.cfg.Policy.OfLook(c, l)
+	if d.Write {
+		if err := f.putDocument(ctx, store, d.Document, revision); err != nil {
+			return err
+		}
+	}
+	f.observe(l, d)
+	if d.Alarm != nil {
+		return f.next(ctx, m, *d.Alarm)
+	}
+	return m.Ack()
+}
+
+func (f *Follower) observe(l outcome.Look, d outcome.Decision) {
+	switch {
+	case l.Failed: // it was counted for what it was
+	case l.Missing:
+		f.cfg.Observe.Look(ResultNotFound)
+	case d.Document.Final:
+		f.cfg.Observe.Look(ResultFinal)
+	case d.Doubt != "":
+		f.cfg.Observe.Look(ResultDoubt)
+	default:
+		f.cfg.Observe.Look(ResultPending)
+	}
+}
+
+// next stores the next alarm, and only then acknowledges this one.
+func (f *Follower) next(ctx context.Context, m jetstream.Msg, a outcome.Alarm) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeWait)
+	defer cancel()
+	if err := Publish(ctx, f.cfg.JS, f.cfg.Names.FollowSubject, f.cfg.Names.FollowStream, a); err != nil {
+		return err
+	}
+	return m.Ack()
+}
+
+// lookIfOpen looks at the device, unless nobody may now.
+func (f *Follower) lookIfOpen(ctx context.Context, t *Tenant, device string) outcome.Look {
+	failed := outcome.Look{Failed: true}
+	places, open := f.open(ctx, t)
+	if !open || !t.lane.enter(places) {
+		return failed
+	}
+	defer t.lane.leave()
+	slot, err := t.Reads.Reserve(ctx)
+	if err != nil {
+		return failed // by then others are due, too
+	}
+	defer slot.Release()
+	token, err := t.Tokens.Get(ctx)
+	if err != nil {
+		return f.failed(ResultFailed)
+	}
+	l, result := f.look(ctx, t, device, token, slot)
+	if l.Failed && result != "" {
+		f.cfg.Observe.Look(result)
+	}
+	return l
+}
+
+func (f *Follower) failed(r Result) outcome.Look {
+	f.cfg.Observe.Look(r)
+	return outcome.Look{Failed: true}
+}
+
+// look looks at the device. result is what a look that failed came to; empty: it was
+// not made.
+func (f *Follower) look(ctx context.Context, t *Tenant, device string, token graph.Token, slot *pace.Slot) (l outcome.Look, result Result) {
+	sent := time.Now()
+	dev, err := t.Graph.Device(ctx, device, f.call(t, token, sent))
+	if errors.Is(err, graph.ErrHeldBack) {
+		return outcome.Look{Failed: true}, ""
+	}
+	var e *graph.Error
+	if err != nil && !errors.As(err, &e) {
+		e = &graph.Error{Kind: graph.Unknown, Err: err}
+	}
+	f.account(t, slot, sent, e)
+	switch {
+	case e == nil:
+		t.served(time.Now())
+		return outcome.Look{Device: dev, Ahead: dev.Ahead - t.Ahead()}, ""
+	case e.Kind == graph.Refused && e.Status == 404 && f.serves(ctx, t, token):
+		return outcome.Look{Missing: true}, ""
+	}
+	switch e.Kind {
+	case graph.Throttled:
+		result = ResultThrottled
+	case graph.Forbidden:
+		result = ResultNotPermitted
+	case graph.Unauthorized:
+		result = ResultNotPermitted
+		// A rejected token concerns the resets, too, which replace it by the same rules.
+		if _, err := t.Tokens.Renew(ctx, token, e.Claims); err != nil && ctx.Err() == nil {
+			f.cfg.Log.Debug("a token that was rejected could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
+		}
+	default:
+		result = ResultFailed
+	}
+	return outcome.Look{Failed: true}, result
+}
+
+// call is a call that is sent only where no pause has begun meanwhile.
+func (f *Follower) call(t *Tenant, token graph.Token, sent time.Time) graph.Call {
+	return graph.Call{
+		Token: token, ClientRequestID: uuid.NewString(), Deadline: sent.Add(f.cfg.Timeout),
+		May: func() bool { return t.Paused().IsZero() && t.Reads.Paused().IsZero() },
+	}
+}
+
+// account tells the pacer of the looks what a call came to, and the other replicas
+// what Graph has asked for.
+func (f *Follower) account(t *Tenant, slot *pace.Slot, sent time.Time, e *graph.Error) {
+	switch {
+	case e == nil || e.Kind == graph.Refused || e.Kind == graph.Forbidden:
+		slot.Accepted()
+	case e.Kind == graph.Throttled:
+		until, _, _ := slot.Throttled(sent, e.RetryAfter)
+		f.handOn(t, until)
+	case e.RetryAfter > 0:
+		slot.Done()
+		until, _, _ := t.Reads.Throttled(sent, e.RetryAfter)
+		f.handOn(t, until)
+	default:
+		slot.Done()
+	}
+}
+
+// serves reports whether Graph serves the tenant, and asks for the list of its devices
+// where that is not known: a tenant that is refused everything looks like one whose
+// device is gone.
+func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) bool {
+	if t.isServed(time.Now()) {
+		return true
+	}
+	slot, err := t.Reads.Reserve(ctx)
+	if err != nil {
+		return false
+	}
+	defer slot.Release()
+	sent := time.Now()
+	_, err = t.Graph.List(ctx, f.call(t, token, sent))
+	var e *graph.Error
+	switch {
+	case errors.Is(err, graph.ErrHeldBack):
+		return false
+	case err != nil && !errors.As(err, &e):
+		e = &graph.Error{Kind: graph.Unknown, Err: err}
+	}
+	f.account(t, slot, sent, e)
+	if e == nil {
+		t.served(time.Now())
+	}
+	return e == nil
+}
+
+// putDocument writes the document, and tells of one that is final: the write that makes
+// it so happens once.
+func (f *Follower) putDocument(ctx context.Context, store *outcome.Store, d outcome.Document, revision uint64) error {
+	if err := store.Put(ctx, d, revision); err != nil {
+		return err
+	}
+	if d.Final {
+		f.cfg.Observe.Outcome(d)
+		f.cfg.Log.Info("outcome: "+string(d.Outcome), zap.String("tenant", d.Tenant), zap.String("request_id", d.ID), zap.String("device", d.ManagedDeviceID),
+			zap.String("next_step", string(d.NextStep)), zap.String("error_code", d.ErrorCodeHex), zap.String("reason", string(d.Reason)),
+			zap.String("client_request_id", d.ClientRequestID), zap.Duration("duration", d.DecidedAt.Sub(d.AcceptedAt)))
+	}
+	return nil
+}

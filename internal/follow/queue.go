@@ -1,0 +1,165 @@
+package follow
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/outcome"
+	"passcode-worker/internal/topology"
+)
+
+const (
+	// ahead is how many alarms of a step are fetched ahead. Each is looked at as soon as
+	// it arrives, and sent back where it is not due.
+	ahead = 32
+	// pullExpiry is how long a pull waits on the server.
+	pullExpiry = 30 * time.Second
+)
+
+// work takes alarms until ctx ends, or a consumer is gone.
+func (f *Follower) work(ctx context.Context, store *outcome.Store) {
+	ctx, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	for step := range topology.FollowSteps {
+		all.Go(func() {
+			defer stop() // the others end with it, and all is bound anew
+			err := f.take(ctx, step, store)
+			if err != nil && ctx.Err() == nil {
+				f.cfg.Log.Warn("the alarms of a step can no longer be taken; binding again", zap.Int("step", step), zap.Error(err))
+			}
+		})
+	}
+	all.Go(func() { f.watch(ctx) })
+	all.Wait()
+	select {
+	case <-ctx.Done():
+	default:
+	}
+}
+
+// take takes the alarms of a step until ctx ends, or the consumer is gone.
+func (f *Follower) take(ctx context.Context, step int, store *outcome.Store) error {
+	bind, cancel := context.WithTimeout(ctx, bindWait)
+	defer cancel()
+	consumer, err := f.cfg.JS.Consumer(bind, f.cfg.Names.FollowStream, topology.FollowConsumer(step))
+	if err != nil {
+		return err
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(ahead), jetstream.PullExpiry(pullExpiry))
+	if err != nil {
+		return err
+	}
+	stopped := context.AfterFunc(ctx, messages.Stop)
+	defer stopped()
+	defer messages.Stop()
+	var under sync.WaitGroup
+	defer under.Wait()
+	for {
+		m, err := messages.Next()
+		switch {
+		case errors.Is(err, jetstream.ErrNoHeartbeat):
+			continue // the library pulls again
+		case err != nil:
+			return err
+		}
+		alarm, due, ok := f.read(m)
+		if !ok {
+			continue
+		}
+		if due > 0 {
+			back(m, due)
+			continue
+		}
+		under.Go(func() { f.ring(ctx, m, alarm, store) })
+	}
+}
+
+// read reads an alarm and says how long it is until it is due. What is no alarm, or
+// one of a tenant that is not served, is acknowledged.
+func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok bool) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return a, 0, false // it is no message of the stream's: nobody waits for an answer
+	}
+	tokens := strings.TrimPrefix(m.Subject(), f.cfg.Names.FollowSubject+".")
+	a, err = outcome.ParseAlarm(tokens, m.Data(), meta.Timestamp)
+	if err != nil {
+		f.cfg.Observe.Stray()
+		f.said.once("stray", func() {
+			f.cfg.Log.Warn("a message on the follow stream is no alarm, and is dropped; further ones are only counted",
+				zap.Uint64("sequence", meta.Sequence.Stream), zap.Error(err))
+		})
+		_ = m.Ack() // lost, it comes again
+		return a, 0, false
+	}
+	t := f.cfg.Tenant(a.Tenant)
+	if t == nil {
+		f.cfg.Observe.Stray()
+		f.said.once("tenant "+a.Tenant, func() {
+			f.cfg.Log.Warn("an accepted request is of a tenant that this worker does not serve, and is not followed; "+
+				"workers of different tenants on one NATS account take a follow stream of their own: WORKER_FOLLOW_STREAM, WORKER_FOLLOW_SUBJECT",
+				zap.String("tenant", a.Tenant))
+		})
+		_ = m.Ack() // lost, it comes again
+		return a, 0, false
+	}
+	return a, f.cfg.Policy.Due(a, meta.Timestamp).Sub(t.now()), true
+}
+
+// back sends an alarm back for a while. Where that is lost, it comes again after the
+// ack wait.
+func back(m jetstream.Msg, wait time.Duration) { _ = m.NakWithDelay(max(0, wait)) }
+
+// watch tells how much is open, until ctx ends.
+func (f *Follower) watch(ctx context.Context) {
+	ticker := time.NewTicker(depthEach)
+	defer ticker.Stop()
+	for {
+		if d, err := f.depth(ctx); err == nil {
+			f.cfg.Observe.Depth(d)
+		} else if ctx.Err() == nil {
+			f.cfg.Log.Debug("how many requests are followed could not be read", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (f *Follower) depth(ctx context.Context) (d Depth, err error) {
+	ctx, cancel := context.WithTimeout(ctx, depthEach)
+	defer cancel()
+	s, err := f.cfg.JS.Stream(ctx, f.cfg.Names.FollowStream)
+	if err != nil {
+		return d, err
+	}
+	d.Open = int(s.CachedInfo().State.Msgs)
+	for step := range topology.FollowSteps {
+		subject := outcome.Alarm{Step: step, Tenant: "*"}.Tokens()
+		head, err := topology.StoredNext(ctx, f.cfg.JS, f.cfg.Names.FollowStream, f.cfg.Names.FollowSubject+"."+subject, 0)
+		if err != nil {
+			return d, err
+		}
+		if head == nil {
+			continue
+		}
+		tokens := strings.TrimPrefix(head.Subject, f.cfg.Names.FollowSubject+".")
+		a, err := outcome.ParseAlarm(tokens, head.Data, head.Time)
+		t := f.cfg.Tenant(a.Tenant)
+		if err != nil || t == nil {
+			continue
+		}
+		now := t.now()
+		d.Oldest = max(d.Oldest, now.Sub(a.AcceptedAt))
+		d.Lag = max(d.Lag, now.Sub(f.cfg.Policy.Due(a, head.Time)))
+	}
+	return d, nil
+}

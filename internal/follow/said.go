@@ -1,0 +1,53 @@
+package follow
+
+import "sync"
+
+// said are the things that were said, so that each is said once in the life of the
+// process.
+type said struct {
+	mu   sync.Mutex
+	seen map[string]struct{}
+}
+
+// mostSaid bounds what is remembered. What comes after that is not said.
+const mostSaid = 100
+
+func (s *said) once(what string, say func()) {
+	s.mu.Lock()
+	_, again := s.seen[what]
+	again = again || len(s.seen) >= mostSaid
+	if !again {
+		s.seen[what] = struct{}{}
+	}
+	s.mu.Unlock()
+	if !again {
+		say()
+	}
+}
+
+// lane bounds how many looks of a tenant wait or are under way, so that a tenant
+// whose quota is used up, or whose calls hang, takes no place from another.
+type lane struct {
+	mu   sync.Mutex
+	busy int
+}
+
+// lanes is how many looks of a tenant may be under way.
+const lanes = 32
+
+// enter reports whether there is a place among the first so many.
+func (l *lane) enter(places int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy >= places {
+		return false
+	}
+	l.busy++
+	return true
+}
+
+func (l *lane) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy--
+}

@@ -1,0 +1,123 @@
+package outcome
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/request"
+)
+
+// Alarm says: look at this request's device now. It is a clock and no more: one that
+// is lost loses a look, and a second one does no harm. All instants are by the clock
+// of the NATS server.
+type Alarm struct {
+	Tenant string `json:"tenant"`
+	ID     string `json:"id"`
+	Device string `json:"managedDeviceId"`
+	// ClientRequestID names the call that Graph accepted, which began at AttemptedAt
+	// and was known to be accepted at AcceptedAt.
+	ClientRequestID string    `json:"clientRequestId"`
+	AttemptedAt     time.Time `json:"attemptedAt"`
+	AcceptedAt      time.Time `json:"acceptedAt"`
+	// Number is that of the look in the plan; a request's own first one is 0.
+	Number int `json:"number"`
+	// Again counts how often the alarm was put back.
+	Again int `json:"again,omitzero"`
+	// DueAt is when the look is to be made.
+	DueAt time.Time `json:"dueAt"`
+	// LookedAt is when the device was last looked at; absent before.
+	LookedAt time.Time `json:"lookedAt,omitzero"`
+	// MissingSince is since when the device was not found; absent while it is there.
+	MissingSince time.Time `json:"missingSince,omitzero"`
+	// Until is the end of following, where an operator has asked for it; absent: the
+	// worker's own.
+	Until time.Time `json:"until,omitzero"`
+
+	// Step is the queue that it waits in. It is in the subject.
+	Step int `json:"-"`
+	// Order names the order of an operator; empty where there is none. It is in the
+	// message id alone, so that an order is not taken for the plan's own alarm.
+	Order string `json:"-"`
+}
+
+// Of is the alarm of an accepted request, without a number.
+func Of(r record.Record) Alarm {
+	return Alarm{
+		Tenant: r.Tenant, ID: r.ID, Device: r.ManagedDeviceID, ClientRequestID: r.ClientRequestID,
+		AttemptedAt: r.AttemptedAt.UTC(), AcceptedAt: r.FinishedAt.UTC(),
+	}
+}
+
+// Key is the key of the request's record, and of its outcome.
+func (a Alarm) Key() string { return record.Key(a.Tenant, request.EscapeID(a.ID)) }
+
+// MessageID names the alarm, so that the same one counts once.
+func (a Alarm) MessageID() string {
+	id := fmt.Sprintf("%s/%s/%d", a.Key(), a.ClientRequestID, a.Number)
+	if a.Again > 0 {
+		id += "/again-" + strconv.Itoa(a.Again)
+	}
+	if a.Order != "" {
+		id += "/" + a.Order
+	}
+	return id
+}
+
+// Tokens are the two tokens of the subject that are the alarm's own: step and tenant.
+func (a Alarm) Tokens() string { return strconv.Itoa(a.Step) + "." + a.Tenant }
+
+// MarshalAlarm writes an alarm.
+func MarshalAlarm(a Alarm) ([]byte, error) { return json.Marshal(a) }
+
+// ParseAlarm reads an alarm; tokens are the last two of its subject, and stored is
+// when the server stored it. What no worker can have written is none.
+func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
+	var a Alarm
+	if len(value) > maxAlarm {
+		return a, errors.New("it is too long")
+	}
+	if err := json.Unmarshal(value, &a); err != nil {
+		return Alarm{}, errors.New("it is not JSON of the form of an alarm") // the error may quote it
+	}
+	step, tenant, ok := strings.Cut(tokens, ".")
+	n, err := strconv.Atoi(step)
+	a.Step = n
+	switch {
+	case !ok || err != nil || n < 0 || n >= Steps || strconv.Itoa(n) != step:
+		return Alarm{}, errors.New("its subject names no step")
+	case a.Tenant != tenant:
+		return Alarm{}, errors.New("it is of another tenant than its subject")
+	case a.ID == "" || len(a.ID) > request.MaxID:
+		return Alarm{}, errors.New("its id is none")
+	case !guid(a.Device), !guid(a.ClientRequestID):
+		return Alarm{}, errors.New("it names no device, or no call")
+	case a.Number < 0 || a.Number > MaxNumber || a.Again < 0 || a.Again > MaxNumber:
+		return Alarm{}, errors.New("its number is out of range")
+	case a.AttemptedAt.IsZero() || a.AcceptedAt.Before(a.AttemptedAt) || a.AcceptedAt.After(stored.Add(ahead)):
+		return Alarm{}, errors.New("it was accepted at no time that can be")
+	case a.LookedAt.After(stored.Add(ahead)) || a.MissingSince.After(stored.Add(ahead)):
+		return Alarm{}, errors.New("it was looked at at no time that can be")
+	case a.Until.After(stored.Add(longest)):
+		return Alarm{}, errors.New("it has no end that can be")
+	}
+	return a, nil
+}
+
+const (
+	maxAlarm = 4096
+	// ahead is how far the clock of a worker, as it reckons that of the server, may
+	// be ahead of it.
+	ahead = time.Minute
+	// longest is how far away the end of an operator's order may be: outcomes are
+	// kept no longer.
+	longest = 90*24*time.Hour + ahead
+)
+
+func guid(s string) bool { return len(s) == 36 && uuid.Validate(s) == nil }

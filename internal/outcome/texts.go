@@ -1,0 +1,222 @@
+package outcome
+
+import (
+	"strings"
+	"time"
+)
+
+// NextStep is what a help desk does next.
+type NextStep string
+
+const (
+	Wake         NextStep = "wake"
+	Sync         NextStep = "sync"
+	Network      NextStep = "network"
+	Away         NextStep = "away"
+	ReadPasscode NextStep = "read_passcode"
+	Unlocked     NextStep = "unlocked"
+	CheckPolicy  NextStep = "check_policy"
+	CheckToken   NextStep = "check_token"
+	// StepNotSupported is the step of the outcome of this name.
+	StepNotSupported NextStep = "not_supported"
+	Gone             NextStep = "gone"
+	Newer            NextStep = "newer"
+	StepCanceled     NextStep = "canceled"
+	GaveUp           NextStep = "gave_up"
+	LookItUp         NextStep = "look_it_up"
+)
+
+// NextSteps are all of them, in the order in which a request may come to them.
+func NextSteps() []NextStep {
+	return []NextStep{Wake, Sync, Network, Away, ReadPasscode, Unlocked, CheckPolicy, CheckToken, StepNotSupported, Gone, Newer, StepCanceled, GaveUp, LookItUp}
+}
+
+// Text is what a help desk reads at a step. In braces stand {date}, the last day on
+// which Intune shows the passcode, {sync}, when the device last checked in, {code},
+// the error code in brackets, and {reason}, what else is done to the device.
+func (s NextStep) Text() string {
+	switch s {
+	case Wake:
+		return "Intune has the order, and a device usually follows within a minute or two. Is it switched on, and on a network?"
+	case Sync:
+		return "The device has not followed yet. Ask the user to open Company Portal or the Intune app and to sync, and to switch the work profile on if it is off."
+	case Network:
+		return "The device has not followed yet. An iPhone or iPad that was restarted joins no known Wi-Fi before it is unlocked: it needs cellular data, " +
+			"or a USB cable to a Mac that shares its network."
+	case Away:
+		return "The device has not followed yet. It last checked in {sync}. It will follow when it checks in again. Do not order a second reset."
+	case ReadPasscode:
+		return "The device has reset its passcode. The temporary passcode is in the Intune admin centre until {date}; read it out only to the verified user."
+	case Unlocked:
+		return "The device has removed its passcode. It opens without one, and asks for a new one if a policy wants it."
+	case CheckPolicy:
+		return "The device could not reset its passcode{code}. Is a passcode policy assigned to it, and was the reset activated on it by unlocking it once? " +
+			"Then send a new request."
+	case CheckToken:
+		return "The device could not remove its passcode{code}. Send one new request. If that fails too, Intune does not hold the right unlock token, and only a wipe helps."
+	case StepNotSupported:
+		return "This kind of device cannot reset its passcode from Intune{code}. Another request will not help."
+	case Gone:
+		return "The device is no longer in Intune{reason}, so the reset is void. If the device was enrolled again, send a new request with its new id."
+	case Newer:
+		return "This reset is void: {newer}."
+	case StepCanceled:
+		return "Somebody has canceled the reset in Intune. If it is still wanted, send a new request."
+	case GaveUp:
+		return "The device has not followed in the time that it is watched. It last checked in {sync}. It may still follow when it comes back; " +
+			"only the Intune admin centre can withdraw the order."
+	case LookItUp:
+		return "Look the device up in the Intune admin centre, under its device actions status{code}."
+	}
+	return ""
+}
+
+// tell is the next step for a document, and what it says in words.
+func (p Policy) tell(d Document, now time.Time) (NextStep, string) {
+	step := p.step(d, now)
+	shown := d.StartedAt
+	if shown.IsZero() {
+		shown = d.AcceptedAt
+	}
+	return step, strings.NewReplacer(
+		"{date}", shown.Add(passcodeShown).UTC().Format("2 January 2006"),
+		"{sync}", lastSync(d.LastSyncAt),
+		"{code}", errorCode(d.ErrorCodeHex),
+		"{reason}", removedBy(d.Reason),
+		"{newer}", newer(d.Reason),
+	).Replace(step.Text())
+}
+
+// step is the next step for a document.
+func (p Policy) step(d Document, now time.Time) NextStep {
+	apple, android := d.Platform.apple(), d.Platform == Android
+	switch d.Outcome {
+	case Done:
+		return choose(android, ReadPasscode, choose(apple, Unlocked, LookItUp))
+	case Failed:
+		return choose(android, CheckPolicy, choose(apple, CheckToken, LookItUp))
+	case NotSupported:
+		return StepNotSupported
+	case Canceled:
+		return StepCanceled
+	case Superseded:
+		return Newer
+	case Removed:
+		return Gone
+	case TimedOut:
+		return GaveUp
+	case Undetermined:
+		return LookItUp
+	case Pending, Active:
+	}
+	switch age := now.Sub(d.AcceptedAt); {
+	case d.Reason != "":
+		return Newer
+	case age >= p.scaled(awayAfter):
+		return Away
+	case age >= p.scaled(syncAfter) && android:
+		return Sync
+	case age >= p.scaled(syncAfter) && apple:
+		return Network
+	}
+	return Wake
+}
+
+func choose(is bool, yes, no NextStep) NextStep {
+	if is {
+		return yes
+	}
+	return no
+}
+
+func lastSync(at time.Time) string {
+	if at.IsZero() {
+		return "at a time that Intune does not tell"
+	}
+	return "on " + at.UTC().Format("2 January 2006 at 15:04 UTC")
+}
+
+func errorCode(hex string) string {
+	if hex == "" {
+		return ""
+	}
+	return " (error " + hex + ")"
+}
+
+func removedBy(r Reason) string {
+	switch r {
+	case Wiped, WipePending:
+		return ": it was wiped"
+	case Retired, RetirePending:
+		return ": it was retired"
+	case Deleted, DeletePending:
+		return ": it was deleted there"
+	}
+	return ""
+}
+
+func newer(r Reason) string {
+	switch r {
+	case WipePending, Wiped:
+		return "the device is being wiped"
+	case RetirePending, Retired:
+		return "the device is being retired"
+	case DeletePending, Deleted:
+		return "the device is being deleted from Intune"
+	}
+	return "another reset followed, and only the newest passcode is valid"
+}
+
+// Platform is a kind of device, as Graph spells its operating system.
+type Platform string
+
+const (
+	Android  Platform = "Android"
+	IOS      Platform = "iOS"
+	IPadOS   Platform = "iPadOS"
+	VisionOS Platform = "visionOS"
+	Windows  Platform = "Windows"
+	MacOS    Platform = "macOS"
+	Linux    Platform = "Linux"
+	ChromeOS Platform = "ChromeOS"
+	TvOS     Platform = "tvOS"
+)
+
+func (p Platform) apple() bool { return p == IOS || p == IPadOS || p == VisionOS }
+
+// PlatformOf tells a platform by the free text in which Graph names an operating
+// system, by its beginning and without regard to case; empty where it is not known.
+func PlatformOf(os string) Platform {
+	os = fold(os)
+	for _, p := range []Platform{Android, IOS, IPadOS, VisionOS, Windows, MacOS, Linux, ChromeOS, TvOS} {
+		if strings.HasPrefix(os, strings.ToLower(string(p))) {
+			return p
+		}
+	}
+	return ""
+}
+
+func fold(s string) string { return strings.ToLower(strings.TrimSpace(s)) }
+
+// Explain says what about a device explains that Graph has refused to reset it; empty
+// where nothing does. Nothing is refused beforehand by it.
+// Sources: Microsoft Intune, "Reset or remove a device passcode"; Apple, ClearPasscode.
+func Explain(os, enrollment, management string) string {
+	switch p := PlatformOf(os); p {
+	case Windows, MacOS, Linux, ChromeOS, TvOS:
+		return "it is a " + string(p) + " device, whose passcode Intune cannot reset"
+	}
+	switch fold(enrollment) {
+	case "appleuserenrollment", "appleuserenrollmentwithserviceaccount":
+		return "it is enrolled by Apple User Enrollment, which allows no reset"
+	}
+	switch underWay(management) {
+	case WipePending:
+		return "it is being wiped"
+	case RetirePending:
+		return "it is being retired"
+	case DeletePending:
+		return "it is being deleted from Intune"
+	}
+	return ""
+}
