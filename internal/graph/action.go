@@ -38,92 +38,6 @@ const (
 	ActionOther
 )
 
-// Sight is what a list of actions tells of a reset. The zero value is the one
-// on which nothing can be built.
-type Sight int
-
-const (
-	// SightDoubt means that a reset may or may not have begun.
-	SightDoubt Sight = iota
-	// SightNone means that none has begun.
-	SightNone
-	// SightReset means that one has begun.
-	SightReset
-)
-
-// Finding is the answer of [ResetSince].
-type Finding struct {
-	Sight Sight
-	// Reset is the earliest reset found; zero where there is none.
-	Reset Action
-	// Doubt says why nothing is certain; empty without a doubt.
-	Doubt string
-}
-
-// ResetSince reports whether a reset began at or after an instant of Graph's
-// clock. A caller who is not sure of that instant, or of the clocks, gives an
-// earlier one. list is nil where Graph's answer had none or null.
-//
-// An entry that began before the instant is of no account, whatever is odd
-// about it; where it does not say when it began, it did so before its last
-// update. A reset that is certain counts more than any doubt.
-func ResetSince(list []Action, since time.Time) Finding {
-	if list == nil {
-		return Finding{Doubt: "the device's list of actions is missing"}
-	}
-	var found Action
-	doubt := ""
-	for _, a := range list {
-		last := a.Started
-		if last.IsZero() {
-			last = a.Updated
-		}
-		before := !last.IsZero() && last.Before(since)
-		switch {
-		case before || a.What == ActionOther:
-		case a.What == ActionUnclear && a.Name != "":
-			doubt = "an action has the type of a reset, but not its name"
-		case a.What == ActionUnclear:
-			doubt = "an action does not say what it is"
-		case a.Started.IsZero():
-			doubt = "a reset does not say when it began"
-		case found.Started.IsZero() || a.Started.Before(found.Started):
-			found = a
-		}
-	}
-	switch {
-	case !found.Started.IsZero():
-		return Finding{Sight: SightReset, Reset: found}
-	case doubt != "":
-		return Finding{Doubt: doubt}
-	}
-	return Finding{Sight: SightNone}
-}
-
-// actions reads a device's list of actions; nil where it is missing or null.
-// names are further names of a reset. The decoder's errors may quote the
-// answer: they are not passed on.
-func actions(body []byte, id string, names []string) ([]Action, error) {
-	var device struct {
-		ID      string            `json:"id"`
-		Results []json.RawMessage `json:"deviceActionResults"`
-	}
-	if json.Unmarshal(body, &device) != nil || device.ID != "" && !strings.EqualFold(device.ID, id) {
-		return nil, errNoDevice
-	}
-	if device.Results == nil {
-		if device.ID == "" {
-			return nil, errNoDevice // nothing in it is of a device
-		}
-		return nil, nil
-	}
-	out := make([]Action, 0, len(device.Results))
-	for _, entry := range device.Results {
-		out = append(out, action(entry, names))
-	}
-	return out, nil
-}
-
 // action reads an entry, each of its members by itself: what is odd about one
 // of them says nothing of the others.
 func action(entry json.RawMessage, names []string) Action {
@@ -146,8 +60,7 @@ func action(entry json.RawMessage, names []string) Action {
 	if !nameOK && a.What == ActionReset || !kindOK && a.What == ActionOther && !known(a.Name) {
 		a.What = ActionUnclear // what cannot be read might have said otherwise
 	}
-	state, _ := text(raw.State) // what is no text is no state
-	a.State = clean(state, maxCode)
+	a.State = word(raw.State)
 	a.Started, a.Updated = instant(raw.Started), instant(raw.Updated)
 	if json.Unmarshal(raw.Code, &a.ErrorCode) != nil {
 		a.ErrorCode = 0

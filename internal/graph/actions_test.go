@@ -112,47 +112,6 @@ func TestAction(t *testing.T) {
 	}
 }
 
-func TestResetSince(t *testing.T) {
-	t.Parallel()
-	since := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-	at := func(d time.Duration) time.Time { return since.Add(d) }
-	const early, tick, year = -time.Hour, time.Nanosecond, 365 * 24 * time.Hour
-	reset := func(started time.Time) Action { return Action{What: ActionReset, Started: started} }
-	odd := func(updated time.Time) Action { return Action{What: ActionReset, Updated: updated} }
-	unclear := Action{Name: "odd", Started: at(0)}
-	for name, tc := range map[string]struct {
-		list  []Action
-		sight Sight
-		began time.Time
-	}{
-		"no list":            {nil, SightDoubt, time.Time{}},
-		"empty list":         {[]Action{}, SightNone, time.Time{}},
-		"others only":        {[]Action{{What: ActionOther, Started: at(time.Second)}, {What: ActionOther}}, SightNone, time.Time{}},
-		"at the instant":     {[]Action{reset(at(0))}, SightReset, at(0)},
-		"just before":        {[]Action{reset(at(-tick))}, SightNone, time.Time{}},
-		"in another zone":    {[]Action{reset(at(0).In(time.FixedZone("", 3600)))}, SightReset, at(0)},
-		"updated before":     {[]Action{{What: ActionReset, Started: at(tick), Updated: at(early)}}, SightReset, at(tick)},
-		"updated since":      {[]Action{{What: ActionReset, Started: at(early), Updated: at(time.Hour)}}, SightNone, time.Time{}},
-		"several, unsorted":  {[]Action{reset(at(3)), reset(at(-year)), reset(at(1)), reset(at(early)), reset(at(2))}, SightReset, at(1)},
-		"old ones only":      {[]Action{reset(at(-year)), reset(at(early))}, SightNone, time.Time{}},
-		"no date":            {[]Action{odd(time.Time{})}, SightDoubt, time.Time{}},
-		"no start, old":      {[]Action{odd(at(-tick))}, SightNone, time.Time{}},
-		"no start, new":      {[]Action{odd(at(0))}, SightDoubt, time.Time{}},
-		"unclear":            {[]Action{unclear}, SightDoubt, time.Time{}},
-		"unclear, no name":   {[]Action{{Started: at(0)}}, SightDoubt, time.Time{}},
-		"unclear, no date":   {[]Action{{}}, SightDoubt, time.Time{}},
-		"unclear, old":       {[]Action{{Name: "odd", Started: at(-tick)}, {Updated: at(-tick)}}, SightNone, time.Time{}},
-		"a doubt after one":  {[]Action{reset(at(1)), unclear, odd(time.Time{}), {}}, SightReset, at(1)},
-		"a doubt before one": {[]Action{{}, odd(time.Time{}), unclear, reset(at(1))}, SightReset, at(1)},
-		"a doubt and others": {[]Action{{}, {What: ActionOther}, reset(at(early))}, SightDoubt, time.Time{}},
-	} {
-		got := ResetSince(tc.list, since)
-		if got.Sight != tc.sight || !got.Reset.Started.Equal(tc.began) || (got.Doubt != "") != (tc.sight == SightDoubt) {
-			t.Errorf("%s: %+v", name, got)
-		}
-	}
-}
-
 // TestActions reads whole answers: by hand, and through a call.
 func TestActions(t *testing.T) {
 	t.Parallel()
@@ -181,7 +140,8 @@ func TestActions(t *testing.T) {
 		"broken":            {device(`[{"passcode":"` + testPasscode + `"x}]`), -1, errNoDevice},
 		"more after it":     {device(`[]`) + testPasscode, -1, errNoDevice},
 	} {
-		list, err := actions([]byte(tc.body), testDevice, nil)
+		read, err := readDevice([]byte(tc.body), testDevice, nil)
+		list := read.List
 		if n := len(list); (list == nil) != (tc.list < 0) || n != max(0, tc.list) || !errors.Is(err, tc.err) {
 			t.Errorf("%s: %v, %v; want %d, %v", name, list, err, tc.list, tc.err)
 		}

@@ -158,30 +158,10 @@ type Actions struct {
 	Ahead time.Duration
 }
 
-// Actions reads the actions of a device. Graph's answer may hold the new
-// passcode: no part of it but what [Action] has room for leaves this function.
-//
-// Only the read of a single device fills deviceActionResults; a list does not.
-// Least permission: DeviceManagementManagedDevices.Read.All.
+// Actions reads the actions of a device, and no more of it: see [Client.Device].
 func (c *Client) Actions(ctx context.Context, device string, call Call) (Actions, error) {
-	u := c.root + "/deviceManagement/managedDevices/" + url.PathEscape(device) + "?$select=id,deviceActionResults"
-	r, err := c.do(ctx, http.MethodGet, u, call, http.StatusOK, maxDeviceBody)
-	if err != nil {
-		if e := (*Error)(nil); errors.As(err, &e) {
-			e.Message = "" // the one part that could repeat what the device holds
-		}
-		return Actions{}, err
-	}
-	out := Actions{Answer: r.Answer, Ahead: r.ahead}
-	if out.List, err = actions(r.body, device, c.actionNames); err != nil {
-		return Actions{}, &Error{Kind: Unknown, Status: r.Status, RequestID: r.RequestID, Err: err}
-	}
-	for _, a := range out.List {
-		if a.What == ActionUnclear && a.Name != "" {
-			c.unknownAction(a.Name)
-		}
-	}
-	return out, nil
+	d, err := c.look(ctx, device, "id,deviceActionResults", call)
+	return Actions{Answer: d.Answer, List: d.List, Ahead: d.Ahead}, err
 }
 
 // List asks for the list of the tenant's devices, no more than one id of it. A nil

@@ -39,43 +39,77 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-// FuzzActions puts a secret wherever Graph may write one, and other members
+// FuzzDevice puts a secret wherever Graph may write one, and other members
 // around it, and looks for it in all that comes out.
-func FuzzActions(f *testing.F) {
+func FuzzDevice(f *testing.F) {
 	const reset = "#microsoft.graph.resetPasscodeActionResult"
-	f.Add(reset, "resetPasscode", "done", "2026-11-22T10:00:00Z", "2026-11-22T10:00:00Z", `"errorCode":0`, `[]`)
-	f.Add(reset, "setDeviceName", "", "0001-01-01T00:00:00Z", "", `"errorCode":-2147023728,"actionName":7`, `null`)
-	f.Add("", "locateDevice", "pending", "yesterday", "9999-12-31T23:59:59Z", `"deviceName":"SimCanary"`, `7`)
-	f.Add("#microsoft.graph.remoteLockActionResult", "", "none", "", "", `"startDateTime":null,"ACTIONNAME":"x"`, `{"a":1}`)
+	f.Add(reset, "resetPasscode", "done", "2026-11-22T10:00:00Z", "2026-11-22T10:00:00Z", `"errorCode":0`, `[]`, "iOS")
+	f.Add(reset, "setDeviceName", "", "0001-01-01T00:00:00Z", "", `"errorCode":-2147023728,"actionName":7`, `null`, "")
+	f.Add("", "locateDevice", "pending", "yesterday", "9999-12-31T23:59:59Z", `"deviceName":"SimCanary"`, `7`, "Android\r\n")
+	f.Add("#microsoft.graph.remoteLockActionResult", "", "none", "", "", `"startDateTime":null,"ACTIONNAME":"x"`, `{"a":1}`, "windows")
 	const canary = "CANARY-PASSCODE-48291357"
-	f.Fuzz(func(t *testing.T, kind, name, state, started, updated, member, other string) {
+	f.Fuzz(func(t *testing.T, kind, name, state, started, updated, member, other, facts string) {
 		quote := func(s string) string { b, _ := json.Marshal(s); return string(b) }
 		entry := `{"@odata.type":` + quote(kind) + `,"passcode":"` + canary + `","unlockPin":"` + canary + `","deviceLocation":{"latitude":"` + canary +
 			`","actionName":"` + canary + `"},"deviceName":["` + canary + `"],"actionName":` + quote(name) + `,"actionState":` + quote(state) +
 			`,"startDateTime":` + quote(started) + `,"lastUpdatedDateTime":` + quote(updated)
+		about := `{"deviceName":"` + canary + `","managedDeviceName":{"operatingSystem":"` + canary + `"},"operatingSystem":` + quote(facts) +
+			`,"managedDeviceOwnerType":` + other + `,"deviceEnrollmentType":` + quote(kind) + `,"managementState":` + quote(state) + `,"lastSyncDateTime":` + quote(started)
 		for _, body := range []string{
 			device(`[` + entry + `},` + other + `]`),
 			device(`[` + entry + `,` + member + `}]`),
 			device(entry + `}`),
 			`{"deviceName":"` + canary + `","deviceActionResults":[` + entry + `}],` + member + `}`,
 			device(`[` + entry),
+			about + `,"id":"` + testDevice + `","deviceActionResults":[` + entry + `}]}`,
+			about + `,"id":"` + testDevice + `",` + member + `}`,
+			about + `,"deviceActionResults":` + other + `}`,
 		} {
-			list, err := actions([]byte(body), testDevice, []string{"mine"})
-			if text := fmt.Sprintf("%+v %v", list, err); strings.Contains(text, canary) {
+			got, err := readDevice([]byte(body), testDevice, []string{"mine"})
+			if text := fmt.Sprintf("%+v %v", got, err); strings.Contains(text, canary) {
 				t.Errorf("%s\nfrom %s", text, body)
 			}
-			for _, a := range list {
-				if len(a.Name) > maxCode || len(a.State) > maxCode || a.Name != oneLine(a.Name) || a.State != oneLine(a.State) {
-					t.Errorf("%+v", a)
-				}
+			checkWords(t, got.OS, got.Owner, got.Enrollment, got.Management)
+			for _, a := range got.List {
+				checkWords(t, a.Name, a.State)
 			}
-			since := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-			f := ResetSince(list, since)
-			if (f.Sight == SightReset) != !f.Reset.Started.IsZero() || f.Reset.Started.Before(since) && f.Sight == SightReset || (f.Doubt != "") != (f.Sight == SightDoubt) {
-				t.Errorf("%+v of %+v", f, list)
-			}
+			checkFindings(t, got.List)
 		}
 	})
+}
+
+// checkWords checks what comes of a text of Graph's.
+func checkWords(t *testing.T, words ...string) {
+	t.Helper()
+	for _, w := range words {
+		if len(w) > maxCode || w != oneLine(w) {
+			t.Errorf("%q", w)
+		}
+	}
+}
+
+// checkFindings checks that what is found in a list agrees with itself.
+func checkFindings(t *testing.T, list []Action) {
+	t.Helper()
+	since := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	f := ResetSince(list, since)
+	if (f.Sight == SightReset) != !f.Reset.Started.IsZero() || f.Reset.Started.Before(since) && f.Sight == SightReset || (f.Doubt != "") != (f.Sight == SightDoubt) {
+		t.Errorf("%+v of %+v", f, list)
+	}
+	w := Window{From: since, To: since.Add(time.Minute)}
+	o := OwnReset(list, w)
+	if (o.Own == OwnFound) != !o.Reset.Started.IsZero() || o.Own == OwnFound && !w.holds(o.Reset.Started) || o.Doubt != "" && o.Own != OwnPending {
+		t.Errorf("%+v of %+v", o, list)
+	}
+	if o.Own != OwnPending && f.Sight != SightReset {
+		t.Errorf("%+v, but %+v, of %+v", o, f, list)
+	}
+	if o.Own == OwnFound {
+		w.Start = o.Reset.Started
+		if again := OwnReset(list, w); again.Own != OwnFound || !again.Reset.Started.Equal(w.Start) {
+			t.Errorf("%+v, then %+v, of %+v", o, again, list)
+		}
+	}
 }
 
 func FuzzClaimsChallenge(f *testing.F) {
