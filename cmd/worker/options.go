@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
@@ -39,6 +40,7 @@ func defaults() kong.Vars {
 	return kong.Vars{
 		"tenant": n.Tenant, "stream": n.Stream, "subject": n.Subject,
 		"dead_stream": n.DeadStream, "dead_subject": n.DeadSubject, "bucket": n.Bucket,
+		"follow_stream": n.FollowStream, "follow_subject": n.FollowSubject,
 
 		"request_timeout": brief(p.RequestTimeout),
 		"max_attempts":    strconv.Itoa(p.MaxAttempts),
@@ -48,6 +50,7 @@ func defaults() kong.Vars {
 		"verify_after":    brief(p.VerifyAfter),
 		"on_unknown":      string(p.OnUnknown),
 		"rate":            "200/20s",
+		"follow_for":      brief(outcome.DefaultFor),
 
 		"retention":       brief(layout.Letters(n).MaxAge),
 		"max_ack_pending": strconv.Itoa(layout.Worker(n).MaxAckPending),
@@ -99,12 +102,14 @@ type natsOptions struct {
 }
 
 type nameOptions struct {
-	Tenant      string `group:"names" env:"WORKER_TENANT" default:"${tenant}" placeholder:"NAME" help:"Tenant: the last token of the subjects."`
-	Stream      string `group:"names" env:"WORKER_STREAM" default:"${stream}" placeholder:"NAME" help:"Request stream."`
-	Subject     string `group:"names" env:"WORKER_SUBJECT" default:"${subject}" placeholder:"SUBJECT" help:"Subject of requests, without the tenant."`
-	DeadStream  string `group:"names" env:"WORKER_DEAD_STREAM" default:"${dead_stream}" placeholder:"NAME" help:"Dead-letter stream."`
-	DeadSubject string `group:"names" env:"WORKER_DEAD_SUBJECT" default:"${dead_subject}" placeholder:"SUBJECT" help:"Subject of dead letters, without the tenant."`
-	Bucket      string `group:"names" env:"WORKER_BUCKET" default:"${bucket}" placeholder:"NAME" help:"Key-value bucket of the records."`
+	Tenant        string `group:"names" env:"WORKER_TENANT" default:"${tenant}" placeholder:"NAME" help:"Tenant: the last token of the subjects."`
+	Stream        string `group:"names" env:"WORKER_STREAM" default:"${stream}" placeholder:"NAME" help:"Request stream."`
+	Subject       string `group:"names" env:"WORKER_SUBJECT" default:"${subject}" placeholder:"SUBJECT" help:"Subject of requests, without the tenant."`
+	DeadStream    string `group:"names" env:"WORKER_DEAD_STREAM" default:"${dead_stream}" placeholder:"NAME" help:"Dead-letter stream."`
+	DeadSubject   string `group:"names" env:"WORKER_DEAD_SUBJECT" default:"${dead_subject}" placeholder:"SUBJECT" help:"Subject of dead letters, without the tenant."`
+	Bucket        string `group:"names" env:"WORKER_BUCKET" default:"${bucket}" placeholder:"NAME" help:"Key-value bucket of the records."`
+	FollowStream  string `group:"names" env:"WORKER_FOLLOW_STREAM" default:"${follow_stream}" placeholder:"NAME" help:"Stream of the alarms of accepted requests."`
+	FollowSubject string `group:"names" env:"WORKER_FOLLOW_SUBJECT" default:"${follow_subject}" placeholder:"SUBJECT" help:"Subject of these alarms, without step and tenant."`
 }
 
 type azureOptions struct {
@@ -140,6 +145,8 @@ type policyOptions struct {
 	MaxPause    string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
 	VerifyAfter string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up, at least 1s."`
 	ActionNames string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Further names, separated by commas, that a reset may have in a device's list of actions."`
+	Follow      string `group:"policy" env:"WORKER_FOLLOW" default:"auto" placeholder:"WHEN" help:"Follow each accepted request until the device has done it: on, off, or auto (on, but off while the token lacks the right to read devices)."`
+	FollowFor   string `group:"policy" env:"WORKER_FOLLOW_FOR" default:"${follow_for}" placeholder:"TIME" help:"How long an accepted request is followed."`
 	OnUnknown   string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
 }
 
@@ -230,13 +237,14 @@ func (o nameOptions) read(r *reader) topology.Names {
 		DeadStream:  r.match("WORKER_DEAD_STREAM", o.DeadStream, token, what),
 		DeadSubject: r.match("WORKER_DEAD_SUBJECT", o.DeadSubject, subject, "a subject without wildcards"),
 		Bucket:      r.match("WORKER_BUCKET", o.Bucket, token, what),
+
+		FollowStream:  r.match("WORKER_FOLLOW_STREAM", o.FollowStream, token, what),
+		FollowSubject: r.match("WORKER_FOLLOW_SUBJECT", o.FollowSubject, subject, "a subject without wildcards"),
 	}
-	if n.Stream == n.DeadStream {
-		r.fail("WORKER_STREAM, WORKER_DEAD_STREAM", "they must differ")
-	}
-	if n.Subject == n.DeadSubject {
-		r.fail("WORKER_SUBJECT, WORKER_DEAD_SUBJECT", "they must differ")
-	}
+	r.differ(
+		named{"WORKER_STREAM", n.Stream}, named{"WORKER_DEAD_STREAM", n.DeadStream}, named{"WORKER_FOLLOW_STREAM", n.FollowStream})
+	r.differ(
+		named{"WORKER_SUBJECT", n.Subject}, named{"WORKER_DEAD_SUBJECT", n.DeadSubject}, named{"WORKER_FOLLOW_SUBJECT", n.FollowSubject})
 	return n
 }
 
@@ -385,6 +393,11 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	c.Layout.Cooldown = o.keepOptions.deviceTTL(r)
 	if c.ActionNames, err = graph.ActionNames(o.ActionNames); err != nil {
 		r.fail("WORKER_ACTION_NAMES", "%v", err)
+	}
+	c.Follow = map[string]worker.Follow{"on": worker.FollowOn, "auto": worker.FollowAuto}[r.oneOf("WORKER_FOLLOW", o.Follow, "auto", "on", "off")]
+	c.FollowPlan.For = r.duration("WORKER_FOLLOW_FOR", o.FollowFor, outcome.AgeOfFirstLook)
+	if c.FollowPlan.For > outcome.LongestFor {
+		r.fail("WORKER_FOLLOW_FOR", "%q is longer than %s, for which records are kept", o.FollowFor, brief(outcome.LongestFor))
 	}
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)

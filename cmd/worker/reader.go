@@ -263,3 +263,17 @@ func isPort(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 16)
 	return err == nil
 }
+
+// named is the value of an option.
+type named struct{ option, value string }
+
+// differ fails for each two options that have the same value.
+func (r *reader) differ(values ...named) {
+	for i, a := range values {
+		for _, b := range values[i+1:] {
+			if a.value == b.value {
+				r.fail(a.option+", "+b.option, "they must differ")
+			}
+		}
+	}
+}

@@ -34,6 +34,8 @@ type setupCmd struct {
 	MaxBytesRecords  string `placeholder:"N" help:"Size limit of the bucket of records alone."`
 	MaxBytesState    string `placeholder:"N" help:"Size limit alone of the bucket in which replicas hand things on."`
 	MaxBytesDevices  string `placeholder:"N" help:"Size limit alone of the bucket of devices that cool down."`
+	MaxBytesOutcomes string `placeholder:"N" help:"Size limit alone of the bucket of what the devices did."`
+	MaxBytesFollow   string `placeholder:"N" help:"Size limit alone of the stream of alarms of accepted requests."`
 	MaxAckPending    string `default:"1000" placeholder:"N" help:"Requests of a tenant that may be delivered and not settled at a time. Fewer than wait for a retry hold up those behind them."`
 	Update           bool   `help:"Change what exists to these settings."`
 }
@@ -55,6 +57,8 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 			Records:  c.size(r, "--max-bytes-records", c.MaxBytesRecords),
 			State:    c.size(r, "--max-bytes-state", c.MaxBytesState),
 			Devices:  c.size(r, "--max-bytes-devices", c.MaxBytesDevices),
+			Outcomes: c.size(r, "--max-bytes-outcomes", c.MaxBytesOutcomes),
+			Follow:   c.size(r, "--max-bytes-follow", c.MaxBytesFollow),
 		},
 		MaxAckPending: r.number("--max-ack-pending", c.MaxAckPending, 1, math.MaxInt32),
 		Cooldown:      c.keepOptions.deviceTTL(r),
@@ -101,6 +105,11 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 				done = append(done, own)
 			}
 		}
+	}
+	if err == nil {
+		var following []topology.Done
+		following, err = topology.SetupFollow(ctx, js, names, layout)
+		done = append(done, following...)
 	}
 	for _, d := range done {
 		fmt.Fprintf(s.out, "%-8s %s\n", d.Action, d.What)

@@ -46,7 +46,7 @@ type Config struct {
 // Observer is told what happens. Each function is set.
 type Observer struct {
 	// Look is told what a look came to.
-	Look func(result Result)
+	Look func(result outcome.Result)
 	// Outcome is told of a final outcome, how long after the acceptance it was found.
 	Outcome func(d outcome.Document)
 	// Lost is told of a request that is not followed, or no more.
@@ -64,24 +64,6 @@ type Depth struct {
 	Oldest time.Duration
 	// Lag is by how much the look that is latest is late.
 	Lag time.Duration
-}
-
-// Result is what a look came to.
-type Result string
-
-const (
-	ResultPending      Result = "pending"
-	ResultFinal        Result = "final"
-	ResultNotFound     Result = "not_found"
-	ResultThrottled    Result = "throttled"
-	ResultNotPermitted Result = "not_permitted"
-	ResultFailed       Result = "failed"
-	ResultDoubt        Result = "doubt"
-)
-
-// Results are all of them.
-func Results() []Result {
-	return []Result{ResultPending, ResultFinal, ResultNotFound, ResultThrottled, ResultNotPermitted, ResultFailed, ResultDoubt}
 }
 
 // Tenant is what a look needs of a tenant. Its functions are safe for concurrent use.

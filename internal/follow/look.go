@@ -49,7 +49,7 @@ func (f *Follower) turn(ctx context.Context, m jetstream.Msg, t *Tenant, a outco
 	if err != nil {
 		return err
 	}
-	switch f.cfg.Policy.Next(c) {
+	switch f.cfg.Policy.OfAlarm(c) {
 	case outcome.DoDrop:
 		return m.Ack()
 	case outcome.DoLose:
@@ -108,13 +108,13 @@ func (f *Follower) observe(l outcome.Look, d outcome.Decision) {
 	switch {
 	case l.Failed: // it was counted for what it was
 	case l.Missing:
-		f.cfg.Observe.Look(ResultNotFound)
+		f.cfg.Observe.Look(outcome.ResultNotFound)
 	case d.Document.Final:
-		f.cfg.Observe.Look(ResultFinal)
+		f.cfg.Observe.Look(outcome.ResultFinal)
 	case d.Doubt != "":
-		f.cfg.Observe.Look(ResultDoubt)
+		f.cfg.Observe.Look(outcome.ResultDoubt)
 	default:
-		f.cfg.Observe.Look(ResultPending)
+		f.cfg.Observe.Look(outcome.ResultPending)
 	}
 }
 
@@ -143,7 +143,7 @@ func (f *Follower) lookIfOpen(ctx context.Context, t *Tenant, device string) out
 	defer slot.Release()
 	token, err := t.Tokens.Get(ctx)
 	if err != nil {
-		return f.failed(ResultFailed)
+		return f.failed(outcome.ResultFailed)
 	}
 	l, result := f.look(ctx, t, device, token, slot)
 	if l.Failed && result != "" {
@@ -152,16 +152,16 @@ func (f *Follower) lookIfOpen(ctx context.Context, t *Tenant, device string) out
 	return l
 }
 
-func (f *Follower) failed(r Result) outcome.Look {
+func (f *Follower) failed(r outcome.Result) outcome.Look {
 	f.cfg.Observe.Look(r)
 	return outcome.Look{Failed: true}
 }
 
 // look looks at the device. result is what a look that failed came to; empty: it was
 // not made.
-func (f *Follower) look(ctx context.Context, t *Tenant, device string, token graph.Token, slot *pace.Slot) (l outcome.Look, result Result) {
+func (f *Follower) look(ctx context.Context, t *Tenant, device string, token graph.Token, slot *pace.Slot) (l outcome.Look, result outcome.Result) {
 	sent := time.Now()
-	dev, err := t.Graph.Device(ctx, device, f.call(t, token, sent))
+	dev, err := t.Graph.Device(ctx, device, t.Call(token, f.cfg.Timeout))
 	if errors.Is(err, graph.ErrHeldBack) {
 		return outcome.Look{Failed: true}, ""
 	}
@@ -179,25 +179,25 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 	}
 	switch e.Kind {
 	case graph.Throttled:
-		result = ResultThrottled
+		result = outcome.ResultThrottled
 	case graph.Forbidden:
-		result = ResultNotPermitted
+		result = outcome.ResultNotPermitted
 	case graph.Unauthorized:
-		result = ResultNotPermitted
+		result = outcome.ResultNotPermitted
 		// A rejected token concerns the resets, too, which replace it by the same rules.
 		if _, err := t.Tokens.Renew(ctx, token, e.Claims); err != nil && ctx.Err() == nil {
 			f.cfg.Log.Debug("a token that was rejected could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
 		}
 	default:
-		result = ResultFailed
+		result = outcome.ResultFailed
 	}
 	return outcome.Look{Failed: true}, result
 }
 
-// call is a call that is sent only where no pause has begun meanwhile.
-func (f *Follower) call(t *Tenant, token graph.Token, sent time.Time) graph.Call {
+// Call is a look that is sent only where no pause has begun meanwhile.
+func (t *Tenant) Call(token graph.Token, timeout time.Duration) graph.Call {
 	return graph.Call{
-		Token: token, ClientRequestID: uuid.NewString(), Deadline: sent.Add(f.cfg.Timeout),
+		Token: token, ClientRequestID: uuid.NewString(), Deadline: time.Now().Add(timeout),
 		May: func() bool { return t.Paused().IsZero() && t.Reads.Paused().IsZero() },
 	}
 }
@@ -233,7 +233,7 @@ func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) boo
 	}
 	defer slot.Release()
 	sent := time.Now()
-	_, err = t.Graph.List(ctx, f.call(t, token, sent))
+	_, err = t.Graph.List(ctx, t.Call(token, f.cfg.Timeout))
 	var e *graph.Error
 	switch {
 	case errors.Is(err, graph.ErrHeldBack):

@@ -37,10 +37,7 @@ func (f *Follower) work(ctx context.Context, store *outcome.Store) {
 	}
 	all.Go(func() { f.watch(ctx) })
 	all.Wait()
-	select {
-	case <-ctx.Done():
-	default:
-	}
+	stop()
 }
 
 // take takes the alarms of a step until ctx ends, or the consumer is gone.

@@ -78,6 +78,16 @@ func (t Token) MayRead() string {
 	return ""
 }
 
+// LacksRead reports whether the token can be read and names none of [ReadPermissions].
+func (t Token) LacksRead() bool {
+	for _, p := range ReadPermissions() {
+		if t.Has(p) != PermissionMissing {
+			return false
+		}
+	}
+	return true
+}
+
 // Has reports whether the token's roles claim names a permission. It serves to
 // explain a refusal, never to decide anything.
 func (t Token) Has(permission string) Permission {

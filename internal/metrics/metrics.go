@@ -38,6 +38,7 @@ type Metrics struct {
 	natsConnected    prometheus.Gauge
 	natsReconnects   prometheus.Counter
 	unknownActions   prometheus.Counter
+	follow           followSeries
 	tenantCollectors tenantCollectors
 
 	mu      sync.Mutex // guards tenants, and keeps creation and removal of their series apart
@@ -69,6 +70,7 @@ func New(b Build) *Metrics {
 			Help: "Connections to NATS that were made again after a loss."}),
 		unknownActions: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "unknown_action_names_total",
 			Help: "Actions read of a device that have the type of a reset and a name that is not known; the log has each name once."}),
+		follow:           newFollowSeries(f),
 		tenantCollectors: newTenantCollectors(f),
 		tenants:          make(map[string]*Tenant),
 	}

@@ -2,12 +2,14 @@ package metrics
 
 import (
 	"math"
-	"passcode-worker/internal/hold"
-	"passcode-worker/internal/verdict"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"passcode-worker/internal/hold"
+	"passcode-worker/internal/outcome"
+	"passcode-worker/internal/verdict"
 )
 
 // Tenant is the series of one tenant. Its methods are safe for concurrent use
@@ -21,6 +23,8 @@ type Tenant struct {
 	verifications map[verdict.Verification]prometheus.Counter
 	tokens        map[TokenResult]prometheus.Counter
 	holds         map[hold.Cause]prometheus.Gauge
+	outcomes      map[outcome.Outcome]prometheus.Counter
+	lost          prometheus.Counter
 
 	rate, rateConfigured, pausedUntil prometheus.Gauge
 	pause                             prometheus.Counter
@@ -140,6 +144,7 @@ func (t *Tenant) SetActive(active bool) { t.active.Set(oneIf(active)) }
 // their first.
 type tenantCollectors struct {
 	requests, deadLetters, attempts, verifications, tokens, pause *prometheus.CounterVec
+	outcomes, lost                                                *prometheus.CounterVec
 	durations                                                     *prometheus.HistogramVec
 	rate, rateConfigured, pausedUntil                             *prometheus.GaugeVec
 	hold, inFlight, waitingRetry, active                          *prometheus.GaugeVec
@@ -163,6 +168,10 @@ func newTenantCollectors(f promauto.Factory) tenantCollectors {
 			"Looks at a device to settle an unknown outcome; executed: the reset had taken effect.", "tenant", "result"),
 		tokens: newCounterVec(f, "token_requests_total",
 			"Requests to the token endpoint, by what came of them.", "tenant", "result"),
+		outcomes: newCounterVec(f, "outcomes_total",
+			"Accepted resets whose end on the device is known, or whose time is over, by that outcome.", "tenant", "outcome"),
+		lost: newCounterVec(f, "follow_lost_total",
+			"Accepted resets that are not followed, or no more: the alarm could not be stored, or the record is gone.", "tenant"),
 		rate: newGaugeVec(f, "rate_limit",
 			"Calls per second that the pacer allows now; 0: no limit.", "tenant"),
 		rateConfigured: newGaugeVec(f, "rate_limit_configured",
@@ -202,6 +211,8 @@ func (c *tenantCollectors) tenant(name string) *Tenant {
 		verifications:  children(c.verifications.WithLabelValues, name, verdict.Verifications()),
 		tokens:         children(c.tokens.WithLabelValues, name, TokenResults()),
 		holds:          children(c.hold.WithLabelValues, name, hold.Causes()),
+		outcomes:       children(c.outcomes.WithLabelValues, name, outcome.Finals()),
+		lost:           c.lost.WithLabelValues(name),
 		rate:           c.rate.WithLabelValues(name),
 		rateConfigured: c.rateConfigured.WithLabelValues(name),
 		pausedUntil:    c.pausedUntil.WithLabelValues(name),
@@ -224,7 +235,7 @@ func (c *tenantCollectors) remove(name string) {
 	}{
 		c.requests, c.durations, c.deadLetters, c.attempts, c.verifications, c.tokens, c.pause,
 		c.rate, c.rateConfigured, c.pausedUntil, c.hold, c.inFlight, c.waitingRetry, c.active,
-		c.messages, c.ackPending, c.redelivered, c.oldest, c.drain,
+		c.messages, c.ackPending, c.redelivered, c.oldest, c.drain, c.outcomes, c.lost,
 	} {
 		v.DeletePartialMatch(prometheus.Labels{"tenant": name})
 	}

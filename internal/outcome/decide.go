@@ -60,8 +60,8 @@ const (
 	DoPutBack
 )
 
-// Next decides what is to be done about an alarm that is due.
-func (p Policy) Next(c Case) Do {
+// OfAlarm decides what is to be done about an alarm that is due.
+func (p Policy) OfAlarm(c Case) Do {
 	d, r := c.standing(), c.Record
 	over := !c.Now.Before(p.End(c.Alarm))
 	switch {

@@ -154,3 +154,26 @@ func hex(code int32) string {
 	}
 	return fmt.Sprintf("0x%08X", uint32(code))
 }
+
+// Result is what a look came to.
+type Result string
+
+const (
+	ResultPending  Result = "pending"
+	ResultFinal    Result = "final"
+	ResultNotFound Result = "not_found"
+	// The next three are looks that failed for everybody's sake.
+	ResultThrottled    Result = "throttled"
+	ResultNotPermitted Result = "not_permitted"
+	ResultFailed       Result = "failed"
+	// ResultDoubt is a look that shows something of which it is not clear what it is.
+	ResultDoubt Result = "doubt"
+)
+
+// Results are all of them.
+func Results() []Result {
+	return []Result{ResultPending, ResultFinal, ResultNotFound, ResultThrottled, ResultNotPermitted, ResultFailed, ResultDoubt}
+}
+
+// Finals are the outcomes that are an end.
+func Finals() []Outcome { return All()[2:] }

@@ -24,6 +24,8 @@ const (
 	// DefaultFor is how long a request is followed where nothing else is said: as
 	// long as Intune shows the temporary passcode.
 	DefaultFor = 168 * time.Hour
+	// LongestFor is how long a request can be followed: records are kept for 90 days.
+	LongestFor = 89 * 24 * time.Hour
 	// AgeOfFirstLook is the age of a request at its first look.
 	AgeOfFirstLook = 15 * time.Second
 	// MaxNumber bounds the number of an alarm: hourly looks for more than a year.

@@ -116,6 +116,9 @@ type Record struct {
 	Detail string `json:"detail"`
 	// Verified tells that Accepted was found out by reading the device's actions.
 	Verified bool `json:"verified"`
+	// Followed tells of an accepted request that its device is followed; its outcome then
+	// stands under the same key in the bucket of outcomes.
+	Followed bool `json:"followed,omitzero"`
 	// RequestedBy and RequestReason are the requester's own words.
 	RequestedBy   string `json:"requestedBy"`
 	RequestReason string `json:"requestReason,omitzero"`

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,6 +62,7 @@ func (d *delivery) leave(soft, hard context.Context, mayCall bool) (l leave, bec
 		return l, d.nak(back, false), false
 	}
 	l.token = token
+	d.t.following.saw(token)
 	if p.Cause == hold.Refused {
 		// The list is the probe, since it has no effect. Served, the hold is over.
 		serves := d.serves(soft, hard, token)
@@ -197,6 +199,11 @@ func (d *delivery) observeCall(soft, hard context.Context, l leave, sent time.Ti
 		d.signal(&a, hold.Signal{Kind: hold.Answered})
 	case graph.Refused:
 		d.turned(soft, hard, &a, l, hold.Turned)
+		if explainable(a) {
+			if what := d.explain(hard, l.token); what != "" {
+				a.Detail = what + "; " + a.Detail
+			}
+		}
 	case graph.Forbidden:
 		if l.token.Has(graph.ResetPermission) == graph.PermissionMissing {
 			e.Message = "the token lacks the permission " + graph.ResetPermission +
@@ -210,6 +217,12 @@ func (d *delivery) observeCall(soft, hard context.Context, l leave, sent time.Ti
 		d.failing(&a, e)
 	}
 	return a
+}
+
+// explainable reports whether a refusal is about to become a dead letter that the kind
+// of device may explain.
+func explainable(a verdict.Answer) bool {
+	return !a.Everybody && !a.NotKnown && slices.Contains([]int{400, 405, 409, 422}, a.Status)
 }
 
 // look reads from Graph what became of the last call. The attempt that may follow
@@ -230,12 +243,15 @@ func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition
 		Token:           l.token,
 		ClientRequestID: uuid.NewString(),
 		Deadline:        sent.Add(d.t.policy.RequestTimeout),
-		May:             func() bool { _, closed := d.closed(soft); return !closed },
+		May: func() bool {
+			_, closed := d.closed(soft)
+			return !closed && d.t.following.looks.Reads.Paused().IsZero()
+		},
 	}
 	actions, err := d.t.graph.Actions(hard, r.ManagedDeviceID, call)
 	if errors.Is(err, graph.ErrHeldBack) {
 		until, _ := d.closed(soft)
-		return d.nak(until, true), nil
+		return d.nak(later(until, d.t.following.looks.Reads.Paused()), true), nil
 	}
 	failure := failureOf(err)
 	if d.trace != nil {

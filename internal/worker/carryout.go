@@ -15,8 +15,8 @@ import (
 )
 
 // A verdict is carried out in one order: the record says what becomes of the
-// request; a dead letter is published and confirmed, and the record says so; the
-// message is acknowledged or given back. A step that fails leaves the message in
+// request; a dead letter is published and confirmed, and the record says so, or the
+// alarm of an accepted request is; the message is acknowledged or given back. A step that fails leaves the message in
 // the queue, and whoever gets it next goes on from the record.
 
 // carryOut writes down what became of the attempt that this delivery has made,
@@ -29,6 +29,7 @@ func (d *delivery) carryOut(ctx context.Context, before record.Record, a verdict
 		if v = d.t.policy.OfCall(before, r, a); v.Do == verdict.DoAck {
 			o := d.origin() // another message may have adopted the record
 			v.Record.Stream, v.Record.Sequence, v.Record.ReceivedAt = o.Stream, o.Sequence, o.ReceivedAt
+			v.Record.Followed = d.t.following.on()
 		}
 		return v.Record
 	})
@@ -49,6 +50,7 @@ func (d *delivery) vetoed(ctx context.Context, before record.Record) error {
 // that it went on from.
 func (d *delivery) carryOutLook(ctx context.Context, r record.Record, v verdict.Verdict) (becomes consume.Disposition, err error) {
 	if v.Record.State != record.None {
+		v.Record.Followed = v.Do == verdict.DoAck && d.t.following.on()
 		if err := d.put(ctx, r.State, v.Record); err != nil {
 			return becomes, err
 		}
@@ -62,6 +64,7 @@ func (d *delivery) finish(ctx context.Context, v verdict.Verdict) (becomes consu
 	case verdict.DoAck:
 		d.t.metrics.Request(metrics.OutcomeAccepted, time.Since(d.published()))
 		d.report("accepted", d.rec)
+		d.follow(ctx)
 		return consume.Ack(), nil
 	case verdict.DoNak:
 		if v.Say != "" {

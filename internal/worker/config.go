@@ -10,6 +10,7 @@ import (
 
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/trace"
@@ -63,6 +64,10 @@ type Config struct {
 	ActionNames []string
 
 	Policy verdict.Policy
+	// Follow says whether accepted requests are followed until the device has done it,
+	// and FollowPlan when the device is looked at.
+	Follow     Follow
+	FollowPlan outcome.Plan
 	// Fuse holds a tenant when more distinct devices than that would be reset
 	// in the window, until an operator releases it; zero: off.
 	Fuse pace.Rate
@@ -87,6 +92,17 @@ type Config struct {
 	Build metrics.Build
 	Log   *zap.Logger
 }
+
+// Follow says whether accepted requests are followed. The zero value is off.
+type Follow int
+
+const (
+	FollowOff Follow = iota
+	FollowOn
+	// FollowAuto is on, but off while the token can be read and lacks the right to look
+	// at devices.
+	FollowAuto
+)
 
 // Tenant is whose devices are reset, and as whom. It is comparable: a tenant
 // whose value changes is stopped and started anew.

@@ -112,6 +112,9 @@ func (d *delivery) turn(soft, hard context.Context) (consume.Disposition, error)
 		IDGiven: d.req.IDGiven, Expires: d.expires(), Now: now})
 	switch plan.Step {
 	case verdict.StepAck:
+		if d.rec.State == record.Accepted && d.rec.Same(d.origin()) {
+			d.follow(hard) // the worker may have ended before it did
+		}
 		return consume.Ack(), nil
 	case verdict.StepDuplicate:
 		return d.duplicate(), nil

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/follow"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/topology"
 )
@@ -34,7 +35,9 @@ type fleet struct {
 	log     *zap.Logger
 	host    string // this worker's name in the records
 	buckets *buckets
-	count   atomic.Int32 // of tenants
+	// announcer publishes the first alarms of accepted requests; nil: nobody is followed.
+	announcer *follow.Announcer
+	count     atomic.Int32 // of tenants
 
 	// left brings run the services that have ended because their tenants are no
 	// longer listed.
@@ -55,6 +58,7 @@ func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
 	f := &fleet{cfg: cfg, js: js, metrics: m, log: cfg.Log, host: host,
 		left: make(chan *service), served: map[string]*service{}, said: map[string]struct{}{}}
 	f.buckets = newBuckets(f)
+	f.announcer = newAnnouncer(f)
 	return f
 }
 
@@ -65,6 +69,9 @@ func (f *fleet) run(ctx, work context.Context) {
 	var others sync.WaitGroup
 	others.Go(func() { f.buckets.watch(ctx) })
 	others.Go(func() { f.watchUnserved(ctx) })
+	if follower := newFollower(f); follower != nil {
+		others.Go(func() { follower.Run(ctx) })
+	}
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -77,6 +84,9 @@ func (f *fleet) run(ctx, work context.Context) {
 	others.Wait()
 	for _, s := range f.all() {
 		<-s.done
+	}
+	if f.announcer != nil {
+		f.announcer.Wait()
 	}
 }
 

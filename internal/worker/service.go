@@ -10,6 +10,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/deadletter"
+	"passcode-worker/internal/follow"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/guard"
 	"passcode-worker/internal/hold"
@@ -76,6 +77,13 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		underWay: map[string]struct{}{},
 		waiting:  map[uint64]time.Time{},
 		parked:   map[uint64]time.Time{},
+	}
+	t.queued.Store(-1)
+	t.following.mode, t.following.announcer, t.following.once = f.cfg.Follow, f.announcer, f.once
+	t.following.looks = &follow.Tenant{
+		Name: spec.Name, Graph: client, Tokens: t.tokens, Ahead: t.clock.ahead,
+		Paused: t.pacer.Paused, Waiting: func() bool { return t.queued.Load() != 0 },
+		Reads: follow.NewReads(f.cfg.MaxPause),
 	}
 	s := &service{
 		fleet: f, spec: spec, names: names, tenant: t, log: log,
@@ -171,6 +179,7 @@ func (s *service) watch(ctx context.Context) {
 			}
 			continue
 		}
+		s.tenant.queued.Store(int64(depth.Messages))
 		s.tenant.setPaused(depth.Paused, depth.PausedUntil)
 		s.tenant.elsewhere.Store(depth.Pinned && !s.tenant.active.Load())
 		if depth.Messages == 0 {

@@ -45,6 +45,10 @@ type tenant struct {
 	hold     *hold.Hold
 	lists    lister
 	fuse     *guard.Fuse
+	// following says which accepted requests are followed.
+	following following
+	// queued is how many requests wait, as far as the server told last; below 0: it has not.
+	queued atomic.Int64
 	// cooldown is how long after a device was reset another request for it is
 	// refused; 0: off.
 	cooldown time.Duration
