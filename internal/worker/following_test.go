@@ -2,12 +2,12 @@ package worker
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/topology"
 )
 
 // faster is how much faster than in life devices are looked at in these tests: the
@@ -47,6 +47,12 @@ func (r *rig) awaitOutcome(id string, want outcome.Outcome) outcome.Document {
 	r.t.Helper()
 	defer func() {
 		if r.t.Failed() {
+			_, m := r.get("/metrics")
+			for line := range strings.Lines(m) {
+				if strings.Contains(line, "passcode_reset_follow") {
+					r.t.Log(line)
+				}
+			}
 			r.t.Logf("outcome of %s: %+v, %d alarms", id, r.outcome(id), r.alarms())
 		}
 	}()
@@ -71,7 +77,7 @@ func TestFollow(t *testing.T) {
 	r.publish(reset("a", device), nil)
 	r.awaitState("a", record.Accepted)
 	d := r.awaitOutcome("a", outcome.Done)
-	rec := r.record("default.a")
+	rec := r.record("a")
 	if !d.Final || !d.AcceptedAt.Equal(rec.FinishedAt) || d.ClientRequestID != rec.ClientRequestID || !rec.Followed || d.ManagedDeviceID != device {
 		t.Errorf("%+v\nof %+v", d, rec)
 	}
@@ -79,5 +85,4 @@ func TestFollow(t *testing.T) {
 	if got := r.metric(`outcomes_total{outcome="done",tenant="default"}`); got != 1 {
 		t.Errorf("%v outcomes are counted", got)
 	}
-	_ = topology.FollowSteps
 }
