@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // testTime bounds every test that waits for something.
-const testTime = 10 * time.Second
+const testTime = 60 * time.Second
 
 // rig is a real NATS server, a simulated Graph and the worker between them.
 type rig struct {
