@@ -37,7 +37,8 @@ func TestPlan(t *testing.T) {
 			t.Fatalf("look %d waits %s in the queue of %s", next.Number, wait, p.Wait(next.Step))
 		}
 		// Two clocks meet there, wherever between the two looks each of them is.
-		if late := p.Next(a, next.DueAt.Add(-time.Millisecond)); late.DueAt != next.DueAt || late.MessageID() != next.MessageID() {
+		other := a
+		if late := p.Next(other, next.DueAt.Add(-time.Millisecond)); late.DueAt != next.DueAt || late.MessageID() != next.MessageID() {
 			t.Fatalf("a late clock goes on at %v, not at %v", late, next)
 		}
 		a = next
@@ -68,9 +69,10 @@ func TestPlan(t *testing.T) {
 func TestPlanEnd(t *testing.T) {
 	t.Parallel()
 	p := Plan{For: 100 * time.Minute}
-	a := p.Next(alarm(), accepted().Add(95*time.Minute))
-	if want := accepted().Add(p.For); a.DueAt != want || p.Wait(a.Step) > 5*time.Minute {
-		t.Errorf("the last look is at %s in step %d, want %s in a queue of at most 5m", a.DueAt, a.Step, want)
+	now := accepted().Add(95 * time.Minute)
+	a := p.Next(alarm(), now)
+	if want := accepted().Add(p.For); a.DueAt != want || p.Wait(a.Step) != 7*time.Minute || p.Due(a, now) != want {
+		t.Errorf("the last look is at %s in step %d, want %s in the queue of 7m", a.DueAt, a.Step, want)
 	}
 	b := alarm()
 	b.Until = accepted().Add(400 * time.Hour)
@@ -79,6 +81,25 @@ func TestPlanEnd(t *testing.T) {
 	}
 	if got := (Plan{For: 20 * time.Second}).First(alarm()); got.DueAt != accepted().Add(15*time.Second) {
 		t.Errorf("first at %s", got.DueAt)
+	}
+}
+
+// TestNextIsAnother looks a little too early, as clocks that differ may make it: what
+// comes next must not be taken for a copy.
+func TestNextIsAnother(t *testing.T) {
+	t.Parallel()
+	for _, p := range []Plan{{For: DefaultFor}, {For: 100 * time.Minute}} {
+		for number := range 30 {
+			a := alarm()
+			a.Number = number
+			early := accepted().Add(p.Age(number) - 50*time.Millisecond)
+			if next := p.Next(a, early); next.MessageID() == a.MessageID() || next.Number <= a.Number {
+				t.Errorf("after look %d comes %d", number, next.Number)
+			}
+			if back := p.PutBack(a, early); back.MessageID() == a.MessageID() {
+				t.Errorf("look %d is put back as %s", number, back.MessageID())
+			}
+		}
 	}
 }
 

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // testTime bounds every test that waits for something.
-const testTime = 10 * time.Second
+const testTime = 60 * time.Second
 
 // rig is a real NATS server, a simulated Graph and the worker between them.
 type rig struct {
@@ -311,7 +311,8 @@ func (r *rig) branch(t *testing.T, n int) *rig {
 	b := *r
 	b.t, b.log, b.addr = t, &lines{}, lowAddr(t)
 	b.names = topology.Names{Tenant: "default", Stream: fmt.Sprint("R", n), Subject: fmt.Sprint("requests", n),
-		DeadStream: fmt.Sprint("D", n), DeadSubject: fmt.Sprint("dead", n), Bucket: fmt.Sprint("records", n)}
+		DeadStream: fmt.Sprint("D", n), DeadSubject: fmt.Sprint("dead", n), Bucket: fmt.Sprint("records", n),
+		FollowStream: fmt.Sprint("F", n), FollowSubject: fmt.Sprint("follow", n)}
 	b.cfg.Names, b.cfg.HTTPAddr, b.cfg.Tenants = b.names, b.addr, slices.Clone(r.cfg.Tenants)
 	b.cfg.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(b.log), zap.DebugLevel))
 	t.Cleanup(func() {
