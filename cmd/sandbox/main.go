@@ -42,6 +42,7 @@ type dayCmd struct {
 	Quota     string        `default:"" help:"What the simulated Graph grants, such as 200/20s (default with --serve; 0: no limit)."`
 	Latency   time.Duration `default:"20ms" help:"How long the simulated Graph takes."`
 	Outage    string        `default:"none" help:"With --serve: a fault of the whole system from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle, no-licence, wrong-path."`
+	Faster    int           `default:"10" placeholder:"N" help:"With --serve: look at devices N times as fast as in life; 1: after 15 s, 30 s, a minute …"`
 }
 
 // Run plays the day, or serves.

@@ -36,6 +36,7 @@ type Options struct {
 	Quota     string // such as 200/20s; empty: that with Serve
 	Latency   time.Duration
 	Outage    string
+	Faster    int // with Serve: how many times as fast as in life devices are looked at
 }
 
 // The day.
