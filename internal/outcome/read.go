@@ -39,3 +39,11 @@ func Told(key string, m *nats.Msg) (d Document, revision uint64, ok bool) {
 	d, ok = decodeRevision(key, v)
 	return d, v.Sequence, ok
 }
+
+// ErrorCode is an error code of Intune's as people look it up: signed, and in hex.
+func ErrorCode(code int32) string {
+	if code == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d (%s)", code, hex(code))
+}

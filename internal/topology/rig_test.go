@@ -135,7 +135,7 @@ func (r *rig) left(stream string) uint64 {
 }
 
 // weaknesses of what the rig has.
-func (r *rig) weaknesses() []string { return Weaknesses(r.ctx, r.js, spec, 0) }
+func (r *rig) weaknesses() []string { return Weaknesses(r.ctx, r.js, spec, 0, true) }
 
 // sendRaw publishes a message whose headers no library would send.
 func (r *rig) sendRaw(subject, header, body string) {
