@@ -112,6 +112,7 @@ func Names() topology.Names {
 	return topology.Names{
 		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
 		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
+		FollowStream: "PASSCODE_RESETS_FOLLOW", FollowSubject: "passcode.reset.follow",
 	}
 }
 

@@ -29,7 +29,8 @@ var spec = Names{
 	Tenant: "default",
 	Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
 	DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead",
-	Bucket: "passcode-resets",
+	Bucket:       "passcode-resets",
+	FollowStream: "PASSCODE_RESETS_FOLLOW", FollowSubject: "passcode.reset.follow",
 }
 
 // rig is a server with a worker's connection to it and an administrator's.
