@@ -3,6 +3,7 @@ package graphsim
 import (
 	"encoding/hex"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -63,7 +64,7 @@ func (s *Sim) listOf(g guid) ActionList {
 	if f, ok := parseFault(g); ok && (f.code == faultList || f.code == faultListDone) {
 		return ActionList(f.variant)
 	}
-	return ListPlain
+	return s.storyOf(g, s.devices[g]).list
 }
 
 // result is an entry of deviceActionResults. A nil date is null.
@@ -96,21 +97,51 @@ func entry(kind, name, state string, started time.Time) result {
 	return result{Type: kind, Name: name, State: state, Started: &from, Updated: &last}
 }
 
-// deviceBody is the answer to the GET. It always holds an action of another
-// kind that began just now, which a client must not take for a reset.
-func (s *Sim) deviceBody(host string, g guid, list ActionList, actions []action, now time.Time) []byte {
-	doc := map[string]any{
-		"@odata.context": "https://" + host + "/v1.0/$metadata#deviceManagement/managedDevices(id,deviceActionResults)/$entity",
-		"id":             g.String(),
+// deviceBody is the answer to the GET.
+func (s *Sim) deviceBody(host string, l look, m members, now time.Time) []byte {
+	var selected []string
+	doc := map[string]any{}
+	for i, name := range memberNames() {
+		if m&(1<<i) == 0 {
+			continue
+		}
+		selected = append(selected, name)
+		if v, ok := s.member(l, 1<<i, now); ok {
+			doc[name] = v
+		}
 	}
-	switch list {
-	case ListMissing:
-	case ListNull:
-		doc["deviceActionResults"] = nil
-	default:
-		doc["deviceActionResults"] = s.results(list, actions, now)
-	}
+	doc["@odata.context"] = "https://" + host + "/v1.0/$metadata#deviceManagement/managedDevices(" + strings.Join(selected, ",") + ")/$entity"
 	return marshal(doc)
+}
+
+// member is the value of a member; ok is false where it is left out.
+func (s *Sim) member(l look, m members, now time.Time) (v any, ok bool) {
+	switch m {
+	case memberID:
+		return l.device.String(), true
+	case memberOS:
+		return l.story.os(), true
+	case memberOwner:
+		return l.story.ownedBy(), true
+	case memberEnrollment:
+		return l.story.enrolled(), true
+	case memberManagement:
+		if !l.begun() {
+			return "managed", true
+		}
+		return l.story.management(l.age), true
+	case memberLastSync:
+		return l.lastSync(s.born).UTC().Format(time.RFC3339), true
+	case memberName:
+		return s.canary("Name", l.device), true
+	}
+	switch l.list {
+	case ListMissing:
+		return nil, false
+	case ListNull:
+		return nil, true
+	}
+	return s.results(l, now), true
 }
 
 // listBody is the answer to the GET of all devices: one of them, and where to find
@@ -124,39 +155,82 @@ func listBody(host string) []byte {
 	})
 }
 
-func (s *Sim) results(list ActionList, actions []action, now time.Time) []result {
+// results is the list. It always holds an action of another kind that began just
+// now, which a client must not take for a reset, and at the end a few that began
+// before any reset, with what nobody may see.
+func (s *Sim) results(l look, now time.Time) []result {
 	out := []result{entry(typeAction, "syncDevice", "done", now)}
-	for _, a := range actions {
-		if list == ListLate && now.Sub(a.started) < lateness {
-			continue
+	for _, p := range l.resets() {
+		if l.shows(p, now) {
+			out = append(out, s.resetEntry(l, p))
 		}
-		r := entry(typeReset, segAction, "pending", a.started)
-		r.Passcode, r.Code = s.passcode(a.number), new(int)
-		out = append(out, r)
 	}
+	if l.story.renamed {
+		for _, a := range l.actions {
+			out = append(out, s.renameEntry(l.device, a.started))
+		}
+	}
+	return append(s.oddities(l, out, now), s.olderEntries(l.device)...)
+}
+
+func (s *Sim) resetEntry(l look, p played) result {
+	r := entry(typeReset, segAction, p.word, p.started)
+	*r.Updated = p.updated.UTC().Format(time.RFC3339)
+	r.Code = &p.code
+	if r.Passcode = s.canary("Passcode", l.device); !p.foreign {
+		r.Passcode = s.passcode(p.number)
+	}
+	return r
+}
+
+// renameEntry is a rename as it was seen: with the type of a reset, and the new
+// name where the passcode would be.
+func (s *Sim) renameEntry(g guid, started time.Time) result {
+	code := FailureCode
+	r := entry(typeReset, "setDeviceName", "done", started)
+	r.Passcode, r.Code = s.canary("Name", g), &code
+	return r
+}
+
+func (s *Sim) lockEntry(g guid, state string, started time.Time) result {
+	r := entry("#microsoft.graph.remoteLockActionResult", "remoteLock", state, started)
+	r.Pin = s.canary("Pin", g)
+	return r
+}
+
+func (s *Sim) locateEntry(g guid, started time.Time) result {
+	r := entry("#microsoft.graph.locateDeviceActionResult", "locateDevice", "done", started)
+	r.Location = &location{Latitude: 52.5, Altitude: s.canary("Place", g)}
+	return r
+}
+
+// olderEntries began before the simulator did, and so before any reset.
+func (s *Sim) olderEntries(g guid) []result {
+	before := func(d time.Duration) time.Time { return s.born.Add(-d) }
+	return []result{s.renameEntry(g, before(72*time.Hour)), s.lockEntry(g, "done", before(48*time.Hour)), s.locateEntry(g, before(24*time.Hour))}
+}
+
+// oddities gives a list the look that it shall have.
+func (s *Sim) oddities(l look, out []result, now time.Time) []result {
+	list, g := l.list, l.device
 	odd := list == ListUnknownName || list == ListStartNull || list == ListStartZero || list == ListStartOdd
-	if odd && len(actions) == 0 {
+	if odd && !l.begun() {
 		r := entry(typeReset, segAction, "pending", now)
-		r.Passcode, r.Code = s.canary("Passcode"), new(int)
+		r.Passcode, r.Code = s.canary("Passcode", g), new(int)
 		out = append(out, r)
 	}
-	code := -2147023728 // 0x80070490, as it was seen
 	switch list {
 	case ListRenamed:
-		r := entry(typeReset, "setDeviceName", "done", now)
-		r.Passcode, r.Code = s.canary("Name"), &code
-		out = append(out, r)
+		out = append(out, s.renameEntry(g, now))
 	case ListOthers:
-		lock := entry("#microsoft.graph.remoteLockActionResult", "remoteLock", "pending", now)
-		lock.Pin = s.canary("Pin")
-		locate := entry("#microsoft.graph.locateDeviceActionResult", "locateDevice", "done", now)
-		locate.Location = &location{Latitude: 52.5, Altitude: s.canary("Place")}
-		out = append(out, lock, locate, entry("", "windowsDefenderUpdateSignatures", "done", now), entry("", "rebootNow", "active", now),
+		out = append(out, s.lockEntry(g, "pending", now), s.locateEntry(g, now),
+			entry("", "windowsDefenderUpdateSignatures", "done", now), entry("", "rebootNow", "active", now),
 			entry("#microsoft.graph.windowsDefenderScanActionResult", "windowsDefenderScan", "failed", now))
 	case ListSeveral:
+		code := FailureCode
 		for i, ago := range []time.Duration{time.Hour, 365 * 24 * time.Hour, 24 * time.Hour} {
 			r := entry(typeReset, segAction, []string{"failed", "done", "canceled"}[i], now.Add(-ago))
-			r.Updated, r.Passcode, r.Code = out[0].Updated, s.canary("Passcode"), &code
+			r.Updated, r.Passcode, r.Code = out[0].Updated, s.canary("Passcode", g), &code
 			out = slices.Insert(out, i, r)
 		}
 	case ListUnknownName:
@@ -180,13 +254,17 @@ func spoil(list []result, change func(*result)) {
 	}
 }
 
-// canary is what must not be found anywhere: what a member of an entry holds
-// beside the passcodes of executed resets.
-func (s *Sim) canary(what string) string {
+// canary is what must not be found anywhere: what a device holds beside the
+// passcodes of executed resets. It begins alike for all devices.
+func (s *Sim) canary(what string, g guid) string {
+	return s.canaryStem(what) + "-" + hex.EncodeToString(g[10:])
+}
+
+func (s *Sim) canaryStem(what string) string {
 	return "Sim" + what + "-" + hex.EncodeToString(s.seed[8:16])
 }
 
-// canaries are all of them.
+// canaries are the beginnings of all of them.
 func (s *Sim) canaries() []string {
-	return []string{s.canary("Passcode"), s.canary("Name"), s.canary("Pin"), s.canary("Place")}
+	return []string{s.canaryStem("Passcode"), s.canaryStem("Name"), s.canaryStem("Pin"), s.canaryStem("Place")}
 }

@@ -73,7 +73,7 @@ func (s *Sim) answer(w http.ResponseWriter, r *http.Request, rt route, a reply, 
 	case a.status == http.StatusOK && !rt.reset:
 		h["Content-Type"] = []string{"application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"}
 		if body = listBody(r.Host); !rt.list {
-			body = s.deviceBody(r.Host, m.device, a.list, a.results, now)
+			body = s.deviceBody(r.Host, *a.look, rt.members, now)
 		}
 	case a.form == formHTML:
 		h["Content-Type"] = []string{"text/html"}

@@ -24,8 +24,9 @@ type Call struct {
 	Protocol        string // HTTP/2.0 or HTTP/1.1
 	Remote          string // the client's address; differs per connection
 	// SentDuringRetryAfter tells that the call came while a Retry-After that
-	// its tenant was told with a 429 or 503 had not passed; calls within 50 ms
-	// of the announcement may have been under way and do not count.
+	// its tenant was told with a 429 or 503 had not passed: to a POST, or where
+	// this is a GET, to either; calls within 50 ms of the announcement may have
+	// been under way and do not count.
 	SentDuringRetryAfter bool
 }
 

@@ -66,7 +66,7 @@
 //	0010  a reset under a name that nobody knows
 //
 // With 0004 to 0006 and 0010 there is an entry of a reset even where none was
-// executed. Any other CODE is no fault.
+// executed. CODE 0800 to 0899 is a story, see below; any other CODE is no fault.
 //
 // For example dead0429-0002-0001-0000-000000000007 answers its first two POSTs
 // with 429 and Retry-After: 1, and dead0602-0001-0000-0000-000000000007
@@ -75,12 +75,68 @@
 // GET /deviceManagement/managedDevices?$top=1&$select=id lists one device to
 // whoever may read.
 //
+// # What a device does
+//
+// Each device plays a [Story] from the first reset that is executed. The default
+// is an Android device of the company's that is online: it takes each order at
+// once and has done it a second later. [Sim.SetStory] gives a device another one;
+// so does an id of the form
+//
+//	dead08<SS>-<TTTT>-<PPOE>-xxxx-xxxxxxxxxxxx
+//
+// with SS for the story, TTTT for its time in seconds, and PP, O and E for the
+// platform, the owner and the enrolment. A POST for it is answered with 204.
+// [StoryDevice] and [StoryVariant] build such an id, and [Told] tells what its
+// reset must come to.
+//
+//	SS  story, with its time T                                    told
+//	00  done, T after it was ordered                              done
+//	01  failed after T, errorCode -2147023728                     failed
+//	02  notSupported after T                                      not_supported
+//	03  canceled after T                                          canceled
+//	04  pending for ever                                          timed_out
+//	05  offline until T, done 1 s later                           done
+//	06  offline for ever                                          timed_out
+//	07  wiped: wipePending at T, 404 at twice T                   removed
+//	08  retired likewise                                          removed
+//	09  removed at T: 404                                         removed
+//	10  done after T, but 404 to the first read after the order   done
+//	11  enrolled anew at T, as 600d0000-0000-4000-8000-…: 404     removed
+//	12  done after T, but never shown                             timed_out
+//	13  done after 1 s, and reset by somebody else at T           done
+//	14  reset by somebody else at T, whose entry replaces ours    superseded
+//	    and says that it began 10 min later than it did
+//	15  pending, and its entry vanishes at T                      timed_out
+//	16  awaitingAdminAction, a new word, then done after T        done
+//	17  retryPending, a new word, after T and for ever            timed_out
+//	18  none, then done after T                                   done
+//	19  active, then done after T                                 done
+//	20  done after T, with a rename at the time of each order     done
+//	40… done after T, with the list of 0701's variant 00 to 10    done, or
+//	    timed_out where that list leaves a doubt
+//
+//	PP  00 Android, 01 iOS, 02 iPadOS, 03 visionOS, 04 Windows, 05 macOS,
+//	    06 Linux, 07 ChromeOS, 08 tvOS
+//	O   0 company, 1 personal, 2 unknown
+//	E   0 the usual one, 1 appleUserEnrollment, 2 appleUserEnrollmentWithServiceAccount
+//
+// A POST for PP 04 to 08 and for E 1 and 2 is refused with 400, and nothing is
+// told. What is not in these lists counts as 0. For example
+// dead0805-0030-0110-0000-000000000007 is somebody's own iPhone that is offline
+// for half a minute.
+//
+// The GET of a device answers the members that are in $select. Its list always
+// holds a rename, a lock and a location that began before the simulator did,
+// with a name, a PIN and a place for which [Sim.Secrets] has the beginning.
+// [Sim.Device] tells what a device really did.
+//
 // # Faults of the whole system
 //
 // [Sim.SetOutage] puts an [Outage] in force for everybody,
 // [Sim.SetTenantOutage] for one tenant; with [OutageNoLicence] (no-licence) and
 // [OutageWrongPath] (wrong-path) it refuses every call, whatever the device; [Sim.RevokeTokens] makes every token
-// issued so far worthless; [Sim.SetQuota] changes what is granted.
+// issued so far worthless; [Sim.SetQuota] changes what is granted; [Sim.Advance] moves the devices
+// forward in their stories.
 //
 // # By hand
 //

@@ -43,19 +43,27 @@ const (
 // slow is how long faultSlow takes.
 const slow = 2 * time.Second
 
-// parseFault reads the fault in a device id; ok is false where there is none.
-func parseFault(g guid) (f fault, ok bool) {
+// parseNumbers reads the three numbers of a device id that asks for something.
+func parseNumbers(g guid) (v [3]int, ok bool) {
 	if g[0] != 0xde || g[1] != 0xad {
-		return fault{}, false
+		return v, false
 	}
-	var v [3]int
 	for i := range v {
 		for _, b := range g[2+2*i : 4+2*i] {
 			if b>>4 > 9 || b&15 > 9 {
-				return fault{}, false
+				return v, false
 			}
 			v[i] = v[i]*100 + int(b>>4)*10 + int(b&15)
 		}
+	}
+	return v, true
+}
+
+// parseFault reads the fault in a device id; ok is false where there is none.
+func parseFault(g guid) (f fault, ok bool) {
+	v, ok := parseNumbers(g)
+	if !ok {
+		return fault{}, false
 	}
 	f = fault{v[0], v[1], v[2]}
 	return f, f.code >= 200 && f.code <= 599 || f.code >= faultCut && f.code <= faultSlow ||

@@ -2,7 +2,6 @@ package graphsim
 
 import (
 	"net/http"
-	"slices"
 	"time"
 )
 
@@ -29,8 +28,7 @@ type reply struct {
 	code       string // of the error; empty: the usual one of the status
 	message    string // of the error; empty: the usual one of the status
 	nested     bool   // Intune's JSON document inside the message
-	results    []action
-	list       ActionList
+	look       *look  // of a device that is found
 }
 
 // refusal is a reply that says why.
@@ -49,7 +47,7 @@ func (s *Sim) serveGraph(w http.ResponseWriter, r *http.Request) {
 	if tk != nil {
 		tn = tk.tenant
 	}
-	early := tn.graph.covers(now)
+	early := tn.early(r.Method, now)
 	a := s.settle(rt, tk, tn, now)
 	if a.execute {
 		s.execute(rt.device, now)
@@ -81,7 +79,7 @@ func (s *Sim) serveGraph(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		now = time.Now()
 		text, wait := a.retry.header(now.Add(s.cfg.ClockOffset))
-		tn.graph.add(now, wait)
+		tn.announce(r.Method, now, wait)
 		s.mu.Unlock()
 		w.Header()["Retry-After"] = []string{text}
 	}
@@ -131,7 +129,7 @@ func (s *Sim) settle(rt route, tk *token, tn *tenant, now time.Time) reply {
 		return refusal(http.StatusBadRequest, "BadRequest", "Request not applicable to target tenant.")
 	}
 	if !rt.reset {
-		return s.settleGet(rt, tk)
+		return s.settleGet(rt, tk, tn, now)
 	}
 	if !tk.reset || outage == OutagePermission {
 		return forbidden(RoleReset)
@@ -145,10 +143,8 @@ func (s *Sim) settlePost(rt route, tn *tenant, now time.Time) reply {
 		if n := tn.arrive(now); q.n > 0 && n > q.n && !s.cfg.QuotaUnknown {
 			s.log.violate("quota: more than the quota's POSTs in its window")
 		}
-		if ok, wait := tn.take(now, s.cfg.CountThrottled); !ok {
-			// The latency passes before the answer is written.
-			wait = max(0, wait-s.cfg.Latency)
-			return reply{status: http.StatusTooManyRequests, retry: retryAfter{s.cfg.RetryAfter, wait}}
+		if ok, wait := q.take(&tn.throttle, now, s.cfg.CountThrottled); !ok {
+			return s.throttled(wait)
 		}
 	}
 	if f, ok := parseFault(rt.device); ok {
@@ -157,28 +153,61 @@ func (s *Sim) settlePost(rt route, tn *tenant, now time.Time) reply {
 			return f.reply()
 		}
 	}
+	d := s.devices[rt.device]
+	story := s.storyOf(rt.device, d)
+	if story.refused() {
+		return reply{status: http.StatusBadRequest, nested: true}
+	}
+	if d != nil && len(d.actions) > 0 && story.gone.passed(now.Add(s.shift).Sub(d.actions[0].at)) {
+		return notFound()
+	}
 	return reply{status: http.StatusNoContent, execute: true}
 }
 
+// throttled is the answer to a call above a quota.
+func (s *Sim) throttled(wait time.Duration) reply {
+	// The latency passes before the answer is written.
+	return reply{status: http.StatusTooManyRequests, retry: retryAfter{s.cfg.RetryAfter, max(0, wait-s.cfg.Latency)}}
+}
+
+// notFound is the answer where there is no such device.
+func notFound() reply { return reply{status: http.StatusNotFound, nested: true} }
+
 // settleGet decides on a read of a device, or of the list of them.
-func (s *Sim) settleGet(rt route, tk *token) reply {
+func (s *Sim) settleGet(rt route, tk *token, tn *tenant, now time.Time) reply {
 	if !tk.read {
 		return forbidden(RoleRead + ", " + RoleReadWrite)
+	}
+	if rt.named {
+		s.device(rt.device).gets++
+	}
+	if q := tn.readable; q.n != 0 {
+		if ok, wait := q.take(&tn.reads, now, s.cfg.CountThrottled); !ok {
+			return s.throttled(wait)
+		}
 	}
 	if rt.list {
 		return reply{status: http.StatusOK}
 	}
-	d := s.devices[rt.device]
-	if f, ok := parseFault(rt.device); ok && f.code == http.StatusNotFound {
-		if d == nil || f.due(d) {
-			return f.reply()
+	return s.settleLook(rt.device, now)
+}
+
+// settleLook decides on the read of a device. Call with mu held.
+func (s *Sim) settleLook(g guid, now time.Time) reply {
+	d := s.device(g)
+	if f, ok := parseFault(g); ok && f.code == http.StatusNotFound && f.due(d) {
+		return f.reply()
+	}
+	l := s.look(g, d, now)
+	if l.gone() {
+		return notFound()
+	}
+	if l.begun() {
+		if d.found++; d.found == l.story.absent {
+			return notFound()
 		}
 	}
-	a := reply{status: http.StatusOK, list: s.listOf(rt.device)}
-	if d != nil {
-		a.results = slices.Clone(d.actions)
-	}
-	return a
+	return reply{status: http.StatusOK, look: &l}
 }
 
 // forbidden is the answer to a token without a role.
@@ -212,5 +241,5 @@ func (s *Sim) execute(g guid, now time.Time) {
 	s.passcodes++
 	s.log.executed++
 	d := s.device(g)
-	d.actions = append(d.actions, action{number: s.passcodes, started: now.Add(s.cfg.ClockOffset)})
+	d.actions = append(d.actions, action{number: s.passcodes, started: now.Add(s.cfg.ClockOffset), at: now.Add(s.shift)})
 }

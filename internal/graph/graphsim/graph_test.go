@@ -55,7 +55,7 @@ func TestResetAndRead(t *testing.T) {
 		if err := json.Unmarshal([]byte(g.body), &doc); err != nil {
 			t.Fatal(err)
 		}
-		if doc.ID != device || len(doc.Results) != 2 {
+		if doc.ID != device || len(doc.Results) != 2+older {
 			t.Fatalf("GET: %s", g.body)
 		}
 		r := doc.Results[1]

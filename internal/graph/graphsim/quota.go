@@ -46,10 +46,9 @@ func (q *quota) set(n int, window time.Duration) {
 	q.n, q.window = n, window
 }
 
-// take counts a call against the quota. A refused one is told how long it
-// would have to wait.
-func (t *tenant) take(now time.Time, countThrottled bool) (ok bool, wait time.Duration) {
-	q, line := t.limit, &t.throttle
+// take counts a call against the quota, on its line. A refused one is told how
+// long it would have to wait.
+func (q quota) take(line *timeline, now time.Time, countThrottled bool) (ok bool, wait time.Duration) {
 	if q.n < 0 {
 		return false, q.window
 	}
@@ -89,6 +88,21 @@ func (a *announced) add(now time.Time, wait time.Duration) {
 		a.from, a.until = now.Add(underWay), until
 	case until.After(a.until):
 		a.until = until
+	}
+}
+
+// early reports whether a call comes while a Retry-After forbids it: that of a
+// POST forbids all calls, that of a GET further GETs.
+func (t *tenant) early(method string, now time.Time) bool {
+	return t.graph.covers(now) || method == http.MethodGet && t.reading.covers(now)
+}
+
+// announce notes a Retry-After.
+func (t *tenant) announce(method string, now time.Time, wait time.Duration) {
+	if method == http.MethodGet {
+		t.reading.add(now, wait)
+	} else {
+		t.graph.add(now, wait)
 	}
 }
 

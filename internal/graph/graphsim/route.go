@@ -61,6 +61,8 @@ type route struct {
 	list   bool // the GET of all devices, else of one
 	named  bool // the path names a device
 	device guid
+	// members are those of the device that are read.
+	members members
 	// status is that of the refusal where the request is none of the six
 	// routes, and problem says why; else 0.
 	status  int
@@ -97,10 +99,53 @@ func parseRoute(r *http.Request) route {
 		return route{status: http.StatusBadRequest, problem: "path: the device id is not a GUID"}
 	case r.Method != http.MethodGet:
 		return route{named: true, device: d, status: http.StatusMethodNotAllowed, problem: "method: " + r.Method + " where GET belongs"}
-	case !selectsResults(r.URL.RawQuery):
-		return route{named: true, device: d, status: http.StatusBadRequest, problem: "path: the query is not $select=id,deviceActionResults"}
 	}
-	return route{named: true, device: d}
+	return parseSelect(r, route{named: true, device: d})
+}
+
+// members is a set of members of a device.
+type members uint
+
+// The members that can be read. Nobody needs the name, and no other is known.
+const (
+	memberID members = 1 << iota
+	memberOS
+	memberOwner
+	memberEnrollment
+	memberManagement
+	memberLastSync
+	memberResults
+	memberName
+)
+
+// memberNames are the names in the order of their bits.
+func memberNames() []string {
+	return []string{"id", "operatingSystem", "managedDeviceOwnerType", "deviceEnrollmentType", "managementState", "lastSyncDateTime", "deviceActionResults", "deviceName"}
+}
+
+// parseSelect reads which members of the device are asked for. Its id and its
+// list of actions are always among them; its name is given, but is a violation.
+func parseSelect(r *http.Request, out route) route {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || len(q) != 1 || len(q["$select"]) != 1 {
+		out.status, out.problem = http.StatusBadRequest, "path: the query is not a single $select"
+		return out
+	}
+	for name := range strings.SplitSeq(q["$select"][0], ",") {
+		i := slices.Index(memberNames(), name)
+		if i < 0 {
+			out.status, out.problem = http.StatusBadRequest, "path: a member that is not known is selected"
+			return out
+		}
+		out.members |= 1 << i
+	}
+	switch {
+	case out.members&memberID == 0 || out.members&memberResults == 0:
+		out.status, out.problem = http.StatusBadRequest, "path: the query does not select id and deviceActionResults"
+	case out.members&memberName != 0:
+		out.problem = "path: the device's name is selected"
+	}
+	return out
 }
 
 // parseList reads the request for all devices, of which one is enough.
@@ -179,14 +224,6 @@ func segments(u *url.URL, seg []string) ([]string, bool) {
 		seg = append(seg, s)
 	}
 	return seg, ok
-}
-
-func selectsResults(query string) bool {
-	if query == "$select=id,deviceActionResults" {
-		return true
-	}
-	q, err := url.ParseQuery(query)
-	return err == nil && len(q) == 1 && len(q["$select"]) == 1 && q["$select"][0] == "id,deviceActionResults"
 }
 
 func isAlnum(c byte) bool {

@@ -78,7 +78,10 @@ type Config struct {
 	// QuotaUnknown says that the client was not told the quota, so that going
 	// over it is no violation.
 	QuotaUnknown bool
-	// RetryAfter is how 429s for the quota announce the next chance.
+	// ReadQuota is the greatest number of GETs granted to a tenant in any sliding
+	// Window; zero means no limit.
+	ReadQuota int
+	// RetryAfter is how 429s for a quota announce the next chance.
 	RetryAfter RetryAfterStyle
 
 	// Latency of every Graph answer, after the call was settled.
@@ -99,8 +102,9 @@ type Config struct {
 type Sim struct {
 	cfg    Config
 	roles  []string
-	seed   [16]byte // of request ids and passcodes
-	server server   // empty without Start
+	seed   [16]byte  // of request ids and passcodes
+	born   time.Time // by Graph's clock
+	server server    // empty without Start
 
 	closing   chan struct{} // closed when Close begins
 	closeOnce sync.Once
@@ -114,6 +118,7 @@ type Sim struct {
 	tokens     map[string]*token
 	secrets    []string // tokens issued and assertions accepted
 	devices    map[guid]*device
+	shift      time.Duration     // of the devices' clock
 	seen       map[guid]struct{} // client-request-ids
 	passcodes  uint64            // generated so far, never reset
 	requests   uint64            // request ids given, never reset
@@ -126,9 +131,12 @@ type tenant struct {
 	id       string
 	outage   Outage
 	limit    quota
-	graph    announced // Retry-After of Graph
+	readable quota     // what may be read
+	graph    announced // Retry-After of Graph to a POST: no call may come
+	reading  announced // Retry-After of Graph to a GET: no GET may come
 	entra    announced // Retry-After of the token endpoint
 	throttle timeline  // what counts against the quota
+	reads    timeline  // what counts against the quota of reads
 	arrivals timeline  // all authorized POSTs, for the violation
 }
 
@@ -137,7 +145,10 @@ type device struct {
 	faulted int      // POSTs that got the fault of the device's id
 	actions []action // one for each executed reset
 	one     [1]action
-	list    *ActionList // nil: as the id says
+	list    *ActionList // nil: as the id or the story says
+	story   *Story      // nil: as the id says
+	gets    int         // authorized reads
+	found   int         // reads that were answered since the first reset
 }
 
 // action is one executed reset. The passcode is derived from its number when
@@ -145,6 +156,7 @@ type device struct {
 type action struct {
 	number  uint64
 	started time.Time // by Graph's clock
+	at      time.Time // the same instant by the devices' clock
 }
 
 // New makes a simulator without a listener: an [http.Handler] for a test that
@@ -175,6 +187,7 @@ func New(cfg Config) (*Sim, error) {
 	s := &Sim{
 		cfg:     cfg,
 		roles:   slices.Clone(cfg.Roles),
+		born:    time.Now().Add(cfg.ClockOffset),
 		closing: make(chan struct{}),
 		tenants: make(map[string]*tenant),
 		tokens:  make(map[string]*token),
@@ -189,6 +202,7 @@ func New(cfg Config) (*Sim, error) {
 		}
 		t := &tenant{id: id}
 		t.limit.set(cfg.Quota, cfg.Window)
+		t.readable.set(cfg.ReadQuota, cfg.Window)
 		s.tenants[id] = t
 		if s.first == nil {
 			s.first = t
@@ -273,7 +287,8 @@ func (s *Sim) Forget() {
 	for _, t := range s.tenants {
 		t.throttle.reset()
 		t.arrivals.reset()
-		t.graph, t.entra = announced{}, announced{}
+		t.reads.reset()
+		t.graph, t.reading, t.entra = announced{}, announced{}, announced{}
 	}
 }
 

@@ -77,8 +77,10 @@ func (s *Sim) Ledger() map[string]int {
 
 // Secrets is every secret that the simulator accepts, issued, was sent or
 // generated: the client secret, the federated token, accepted assertions,
-// access tokens and passcodes, and what else a device's list may hold that
-// nobody may see: a PIN, a place, a name. A test looks for them where none may be.
+// access tokens and passcodes, and what else a device may hold that nobody may
+// see: a PIN, a place, a name. Of these, and of passcodes that no POST has
+// generated, it is the beginning, which is the same for all devices. A test looks
+// for them where none may be.
 func (s *Sim) Secrets() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
