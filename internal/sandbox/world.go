@@ -109,10 +109,7 @@ func (w *World) build(o Options) (err error) {
 
 // Names are the default names.
 func Names() topology.Names {
-	return topology.Names{
-		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-	}
+	return topology.DefaultNames()
 }
 
 // Close ends everything that New has started.
