@@ -170,6 +170,9 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
 	f.account(t, slot, sent, e)
+	if e != nil {
+		f.cfg.Log.Debug("a look at a device failed", zap.String("tenant", t.Name), zap.String("device", device), zap.Error(e))
+	}
 	switch {
 	case e == nil:
 		t.served(time.Now())

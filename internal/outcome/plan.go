@@ -100,20 +100,26 @@ func (p Plan) First(a Alarm) Alarm {
 }
 
 // Next is the alarm of the next planned look after now, so that two clocks of one
-// request meet there.
+// request meet there. It is never the same once more, should clocks differ a little: the
+// server would take that for a copy and drop it.
 func (p Plan) Next(a Alarm, now time.Time) Alarm {
-	a.Number = p.number(now.Sub(a.AcceptedAt))
+	a.Number = max(a.Number+1, p.number(now.Sub(a.AcceptedAt)))
 	a.Again, a.Step, a.DueAt = 0, StepOf(a.Number), a.AcceptedAt.Add(p.Age(a.Number))
 	if end := p.End(a); a.DueAt.After(end) {
-		// The last look is at the end. It waits in the longest queue that is not too long.
-		a.DueAt, a.Step = end, 0
-		for s := range waits {
-			if p.Wait(s) <= end.Sub(now) {
-				a.Step = s
-			}
-		}
+		// The last look is at the end.
+		a.DueAt, a.Step = end, p.queueFor(end.Sub(now))
 	}
 	return a
+}
+
+// queueFor is the first step in which alarms wait that long.
+func (p Plan) queueFor(wait time.Duration) int {
+	for s := range waits {
+		if p.Wait(s) >= wait {
+			return s
+		}
+	}
+	return hours
 }
 
 // PutBack is the alarm of a look that cannot be made now, for a reason that passes:

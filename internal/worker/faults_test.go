@@ -22,6 +22,7 @@ import (
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
@@ -217,6 +218,7 @@ type point struct {
 	entra        bool
 	ends         map[fault]end // of each fault that the step can meet
 	noDuplicates bool          // a new message for a dead id is a new attempt
+	follow       bool          // until its device has done it, once
 }
 
 // each gives the ends in the order of the faults.
@@ -283,6 +285,32 @@ var points = []point{
 		ends: each(dead, dead, dead, dead)},
 	{step: "ack of a dead letter", device: faulty(409, 0), at: say("+ACK"), noDuplicates: true,
 		ends: each(dead, dead, dead, dead)},
+
+	{step: "first alarm", device: slowDevice, follow: true, at: alarmOf(`"number":0,`), ends: each(once, once, once, once)},
+	{step: "look at the device", device: slowDevice, follow: true, graph: http.MethodGet, ends: each(once, once, once, once)},
+	{step: "outcome that is not final", device: slowDevice, follow: true, at: writeOutcome(`"final":false`), ends: each(once, once, once, once)},
+	{step: "next alarm", device: slowDevice, follow: true, at: alarmOf(`"number":1,`), ends: each(once, once, once, once)},
+	{step: "final outcome", device: slowDevice, follow: true, at: writeOutcome(`"final":true`), ends: each(once, once, once, once)},
+	{step: "ack of an alarm", device: slowDevice, follow: true, at: func(n topology.Names, m said) bool {
+		return strings.HasPrefix(m.subject, "$JS.ACK."+n.FollowStream+".") && bytes.HasPrefix(m.data, []byte("+ACK"))
+	}, ends: map[fault]end{before: once, goneBefore: once}},
+}
+
+// slowDevice has done it after its first look.
+func slowDevice(n int) string { return graphsim.StoryDevice(graphsim.StoryDone, 2, 0, n) }
+
+// alarmOf matches the publishing of an alarm that holds a text.
+func alarmOf(text string) func(topology.Names, said) bool {
+	return func(n topology.Names, m said) bool {
+		return strings.HasPrefix(m.subject, n.FollowSubject+".") && bytes.Contains(m.data, []byte(text))
+	}
+}
+
+// writeOutcome matches the writing of an outcome that holds a text.
+func writeOutcome(text string) func(topology.Names, said) bool {
+	return func(n topology.Names, m said) bool {
+		return strings.HasPrefix(m.subject, "$KV."+n.OutcomeBucket()+".") && bytes.Contains(m.data, []byte(text))
+	}
 }
 
 // TestFaultPoints makes each fault at each step. Another worker takes over from
@@ -305,6 +333,9 @@ func (p point) test(r *rig, f fault, want end, n int) {
 	device := p.device(0x8000 + n)
 	r.cfg.Policy.RequestTimeout = 4 * time.Second
 	shortAckWait(r)
+	if p.follow {
+		r.cfg.Follow, r.cfg.FollowPlan = FollowOn, outcome.Plan{For: time.Hour, Faster: faster}
+	}
 	direct := r.cfg
 	w := newWire(r)
 	hit := p.lay(r, w, f)
@@ -326,13 +357,43 @@ func (p point) test(r *rig, f fault, want end, n int) {
 	if f.gone() {
 		r.another(direct)
 	}
-	r.settled()
-	r.check(id, device, want)
+	check := func() {
+		r.settled()
+		r.check(id, device, want)
+		if p.follow {
+			r.followedOnce(id)
+		}
+	}
+	check()
 	if f.gone() {
 		w.back()
 		r.returned()
-		r.settled()
-		r.check(id, device, want)
+		check()
+	}
+}
+
+// followedOnce waits until a device has done it, and fails where that was told more
+// than once, or an alarm is left.
+func (r *rig) followedOnce(id string) {
+	r.t.Helper()
+	r.eventually("the outcome", func() bool { return r.outcome(id).Outcome == outcome.Done })
+	r.eventually("no alarm", func() bool { return r.alarms() == 0 })
+	kv, err := r.js.KeyValue(r.t.Context(), r.names.OutcomeBucket())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	history, err := kv.History(r.t.Context(), "default."+id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ends := 0
+	for _, e := range history {
+		if d, ok := outcome.Decode("default."+id, nil, e.Value()); ok && d.Final {
+			ends++
+		}
+	}
+	if ends != 1 {
+		r.t.Errorf("%d ends were told in %d changes", ends, len(history))
 	}
 }
 
@@ -350,6 +411,13 @@ func shortAckWait(r *rig) {
 	cfg.AckWait = 2 * time.Second
 	if _, err := r.js.UpdateConsumer(r.t.Context(), r.names.Stream, cfg); err != nil {
 		r.t.Fatal(err)
+	}
+	for step := range topology.FollowSteps {
+		cfg := topology.Layout{}.FollowStep(r.names, step)
+		cfg.AckWait = 2 * time.Second
+		if _, err := r.js.UpdateConsumer(r.t.Context(), r.names.FollowStream, cfg); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 	r.cfg.DrainTimeout = 2 * time.Second
 }

@@ -311,7 +311,8 @@ func (r *rig) branch(t *testing.T, n int) *rig {
 	b := *r
 	b.t, b.log, b.addr = t, &lines{}, lowAddr(t)
 	b.names = topology.Names{Tenant: "default", Stream: fmt.Sprint("R", n), Subject: fmt.Sprint("requests", n),
-		DeadStream: fmt.Sprint("D", n), DeadSubject: fmt.Sprint("dead", n), Bucket: fmt.Sprint("records", n)}
+		DeadStream: fmt.Sprint("D", n), DeadSubject: fmt.Sprint("dead", n), Bucket: fmt.Sprint("records", n),
+		FollowStream: fmt.Sprint("F", n), FollowSubject: fmt.Sprint("follow", n)}
 	b.cfg.Names, b.cfg.HTTPAddr, b.cfg.Tenants = b.names, b.addr, slices.Clone(r.cfg.Tenants)
 	b.cfg.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(b.log), zap.DebugLevel))
 	t.Cleanup(func() {
