@@ -391,6 +391,7 @@ func operatorCommands(t *testing.T, l locked) {
 	for _, args := range [][]string{
 		{"send", "--device", graphsim.GoodDevice(50), "--id", "sent", "--wait"},
 		{"status"}, {"status", "sent"},
+		{"outcome", "list"}, {"outcome", "show", "good"}, {"outcome", "follow", "good"}, {"outcome", "follow", "--since", "1h"},
 		{"pause"}, {"resume"},
 		{"dead", "list"}, {"dead", "show", "missing"}, {"dead", "redrive", "missing", "--dry-run"}, {"dead", "remove", "missing"},
 	} {
