@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -387,15 +388,16 @@ func workerCheck(t *testing.T, l locked, env []string) {
 // operatorCommands runs the commands for operators as the operator.
 func operatorCommands(t *testing.T, l locked) {
 	t.Helper()
-	help := output(t, program(t, "worker"), "--help")
+	help, sending := output(t, program(t, "worker"), "--help"), output(t, program(t, "worker"), "send", "--help")
 	for _, args := range [][]string{
 		{"send", "--device", graphsim.GoodDevice(50), "--id", "sent", "--wait"},
+		{"send", "--device", graphsim.GoodDevice(51), "--id", "followed", "--follow", "--timeout", "60s"},
 		{"status"}, {"status", "sent"},
 		{"outcome", "list"}, {"outcome", "show", "good"}, {"outcome", "follow", "good"}, {"outcome", "follow", "--since", "1h"},
 		{"pause"}, {"resume"},
 		{"dead", "list"}, {"dead", "show", "missing"}, {"dead", "redrive", "missing", "--dry-run"}, {"dead", "remove", "missing"},
 	} {
-		if !strings.Contains(help, "\n  "+args[0]+" ") {
+		if !strings.Contains(help, "\n  "+args[0]+" ") || slices.Contains(args, "--follow") && !strings.Contains(sending, "--follow") {
 			t.Logf("there is no command %s", args[0])
 			continue
 		}
