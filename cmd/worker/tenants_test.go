@@ -190,7 +190,7 @@ func TestManyTenants(t *testing.T) {
 	}
 	file := write(t, "tenants.yaml", list("a", "b"))
 	env := w.env("WORKER_TENANTS_FILE", file, "AZURE_TENANT_ID", "")
-	if got := runFor(t, env, "setup"); got.code != exitDone || !strings.Contains(got.out, "created  consumer worker-a\ncreated  consumer worker-b\n") {
+	if got := runFor(t, env, "setup"); got.code != exitDone || !strings.Contains(got.out, "created  consumer worker-a\ncreated  consumer worker-b\n.*created  consumer follow-9\n") {
 		t.Fatalf("setup: %+v", got)
 	}
 	p := launch(t, env, "run")

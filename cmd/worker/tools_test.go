@@ -87,7 +87,7 @@ func TestSendAndStatus(t *testing.T) {
 	}
 	expect(t, env, exitFailed, "D2\n.*D2  dead: not_found: .*", "", "send", "--device", graphsim.FaultDevice(404, 0, 0, 2), "--id", "D2", "--wait")
 
-	r = expect(t, env, exitDone, "request   INC1\ndevice    "+good+"\nwanted    by jo: forgot\n.*now       accepted: Graph has taken the reset\n\nWRITTEN .*", "", "status", "INC1")
+	r = expect(t, env, exitDone, "request   INC1\ndevice    "+good+"\nwanted    by jo: forgot\n.*now       accepted: Graph has taken the reset\noutcome   pending since .*\n\nWRITTEN .*", "", "status", "INC1")
 	if n := strings.Count(r.out, "\n20"); n != 2 || strings.Contains(r.out, "\x1b") {
 		t.Errorf("%d states:\n%s", n, r.out)
 	}

@@ -108,13 +108,7 @@ func (w *World) build(o Options) (err error) {
 }
 
 // Names are the default names.
-func Names() topology.Names {
-	return topology.Names{
-		Tenant: "default", Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
-		DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead", Bucket: "passcode-resets",
-		FollowStream: "PASSCODE_RESETS_FOLLOW", FollowSubject: "passcode.reset.follow",
-	}
-}
+func Names() topology.Names { return topology.DefaultNames() }
 
 // Close ends everything that New has started.
 func (w *World) Close() {
