@@ -37,7 +37,7 @@ func made(action string) string {
 
 // madeToFollow is what it says of what following needs.
 func madeToFollow(action, bucket, stream string) string {
-	out := action + " key-value bucket " + bucket + "-outcomes\n" + action + " stream " + stream + "\n"
+	out := action + " stream " + stream + "\n" + action + " key-value bucket " + bucket + "-outcomes\n"
 	for step := range topology.FollowSteps {
 		out += action + " consumer " + topology.FollowConsumer(step) + "\n"
 	}

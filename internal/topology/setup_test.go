@@ -96,7 +96,7 @@ func actions(done []Done) (out string) {
 }
 
 const things = "ACTION stream PASSCODE_RESETS; ACTION stream PASSCODE_RESETS_DEAD; ACTION key-value bucket passcode-resets; ACTION key-value bucket passcode-resets-state; ACTION key-value bucket passcode-resets-devices; ACTION consumer worker-default; " +
-	"ACTION key-value bucket passcode-resets-outcomes; ACTION stream PASSCODE_RESETS_FOLLOW"
+	"ACTION stream PASSCODE_RESETS_FOLLOW; ACTION key-value bucket passcode-resets-outcomes"
 
 func all(action string) string {
 	out := things
