@@ -397,7 +397,7 @@ func operatorCommands(t *testing.T, l locked) {
 		{"pause"}, {"resume"},
 		{"dead", "list"}, {"dead", "show", "missing"}, {"dead", "redrive", "missing", "--dry-run"}, {"dead", "remove", "missing"},
 	} {
-		if !strings.Contains(help, "\n  "+args[0]+" ") || slices.Contains(args, "--follow") && !strings.Contains(sending, "--follow") {
+		if !strings.Contains(help, "\n  "+args[0]+" ") || slices.Contains(args, "--follow") && !strings.Contains(sending, "--follow ") {
 			t.Logf("there is no command %s", args[0])
 			continue
 		}

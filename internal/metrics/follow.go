@@ -76,10 +76,10 @@ func (m *Metrics) DeviceOutcome(o outcome.Outcome, sinceAccepted time.Duration) 
 func (t *Tenant) DeviceOutcome(o outcome.Outcome) {
 	pick(t.outcomes, o, "outcome").Inc()
 	t.board.count(func(s *slot) {
-		switch o {
-		case outcome.Done:
+		switch {
+		case o == outcome.Done:
 			s.done++
-		case outcome.Failed:
+		case o == outcome.Failed:
 			s.failed++
 		default:
 			s.other++
