@@ -14,9 +14,20 @@ type Done struct {
 	Action string // "created", "exists", "updated"
 }
 
-// Setup creates the streams, the buckets and the consumer that are missing. It
+// Setup creates the streams, the buckets and the consumers that are missing. It
 // changes nothing that exists, unless Layout.Update says so.
 func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
+	done, err := SetupQueue(ctx, js, n, l)
+	if err != nil {
+		return done, err
+	}
+	following, err := SetupFollow(ctx, js, n, l)
+	return append(done, following...), err
+}
+
+// SetupQueue does what [Setup] does for what resets need: everything but what following
+// needs, for which none of them waits.
+func SetupQueue(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	done, err := SetupShared(ctx, js, n, l)
 	if err != nil {
 		return done, err
@@ -25,8 +36,7 @@ func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Do
 	if err != nil {
 		return done, err
 	}
-	following, err := SetupFollow(ctx, js, n, l)
-	return append(append(done, own), following...), err
+	return append(done, own), nil
 }
 
 // SetupFollow does what [Setup] does for following accepted requests. Resets need
