@@ -65,12 +65,14 @@ func (c *checker) action(number int, a graph.Action) {
 		c.ok(what, detail+": taken for something else than a reset")
 	case a.What == graph.ActionReset && a.Started.IsZero():
 		c.say(Warning, what, detail+": taken for a reset of which it is not clear when it began, so for a doubt", "look again later")
+	case a.What == graph.ActionReset && a.Name == "":
+		c.ok(what, detail+": taken for a reset, by its type")
 	case a.What == graph.ActionReset:
 		c.ok(what, detail+": taken for a reset")
 	case a.Name == "":
-		c.say(Warning, what, detail+": it is unclear whether it is a reset, since it does not say what it is", "compare it with what Intune's portal shows")
+		c.say(Warning, what, detail+": it does not say what it is, so it may be a reset", "compare it with what Intune's portal shows")
 	default:
-		c.say(Warning, what, detail+": it is unclear whether it is a reset",
+		c.say(Warning, what, detail+": it has the type of a reset and a name that nobody knows, so it may be one",
 			"if Intune's portal shows it as one, put the name into WORKER_ACTION_NAMES")
 	}
 }

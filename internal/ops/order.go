@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ const (
 	// WouldOrder is said of a dry run.
 	WouldOrder Action = "would follow"
 	// Decided: the device has had its word, so there is nothing to follow.
-	Decided Action = "has ended"
+	Decided Action = "ended"
 )
 
 // Order says which accepted requests are to be followed, and how long.
@@ -75,50 +76,69 @@ func (t *Tools) FollowOutcomes(ctx context.Context, o Order, leave func(context.
 	if err != nil {
 		return err
 	}
-	var mu sync.Mutex
-	ordered := 0
-	group, working := errgroup.WithContext(ctx)
-	group.SetLimit(ordersAtATime)
-	full := func(more int) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		if o.Limit > 0 && ordered >= o.Limit {
-			return true
+	left := o.Limit
+	for chunk := range slices.Chunk(records, ordersAtATime) {
+		full, err := t.followSome(ctx, o, chunk, time.Now().Add(ahead), &left, leave, each)
+		if err != nil || full {
+			return err
 		}
-		ordered += more
-		return false
 	}
-	for _, r := range records {
-		if full(0) || working.Err() != nil {
-			break
-		}
-		group.Go(func() error {
-			out, a, err := t.orderFor(working, r, o.For, time.Now().Add(ahead))
-			if err != nil {
-				return err
-			}
-			if out.Action == Ordered {
-				switch {
-				case full(1):
-					return nil
-				case o.Dry:
-					out.Action = WouldOrder
-				default:
-					if err := leave(working); err != nil {
-						return err
-					}
-					if err := t.alarm(working, a); err != nil {
-						return err
-					}
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			each(out)
-			return nil
+	return nil
+}
+
+// order is what is to be done about one request.
+type order struct {
+	result OrderResult
+	alarm  outcome.Alarm
+	failed error
+}
+
+// followSome orders looks for some requests, and tells of them in their order. left is
+// how many more may be ordered, where there is a limit; full tells that none may.
+func (t *Tools) followSome(ctx context.Context, o Order, records []record.Record, now time.Time, left *int, leave func(context.Context) error, each func(OrderResult)) (full bool, err error) {
+	orders := make([]order, len(records))
+	reading, readingCtx := errgroup.WithContext(ctx)
+	for i, r := range records {
+		reading.Go(func() (err error) {
+			orders[i].result, orders[i].alarm, err = t.orderFor(readingCtx, r, o.For, now)
+			return err
 		})
 	}
-	return group.Wait()
+	if err := reading.Wait(); err != nil {
+		return false, err
+	}
+	var publishing sync.WaitGroup
+	for i := range orders {
+		d := &orders[i]
+		switch {
+		case d.result.Action != Ordered:
+			continue
+		case o.Limit > 0 && *left == 0:
+			orders, full = orders[:i], true
+		case o.Dry:
+			d.result.Action = WouldOrder
+			*left--
+		default:
+			*left--
+			publishing.Go(func() {
+				if d.failed = leave(ctx); d.failed == nil {
+					d.failed = t.alarm(ctx, d.alarm)
+				}
+			})
+		}
+		if full {
+			break
+		}
+	}
+	publishing.Wait()
+	for _, d := range orders {
+		if d.failed != nil {
+			err = cmp.Or(err, d.failed)
+			continue
+		}
+		each(d.result)
+	}
+	return full, err
 }
 
 // ordered reads the accepted requests that are meant, the oldest first. each is told of

@@ -44,8 +44,9 @@ func SetupQueue(ctx context.Context, js jetstream.JetStream, n Names, l Layout) 
 func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	outcomes, alarms := l.Outcomes(n), l.Follow(n)
 	done, err := ensureAll([]step{
-		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func() (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
+		// The stream first: where one of another domain takes its subjects, nothing is made.
 		{"stream " + alarms.Name, "--max-bytes-follow", func() (string, error) { return ensureStream(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l) }},
+		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func() (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
 	})
 	for s := 0; s < FollowSteps && err == nil; s++ {
 		what, action := "consumer "+FollowConsumer(s), ""
