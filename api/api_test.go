@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/request/requesttest"
@@ -29,7 +30,11 @@ const (
 	requestSchema = "request.schema.json"
 	eventSchema   = "event.schema.json"
 	recordSchema  = "record.schema.json"
+	outcomeSchema = "outcome.schema.json"
 )
+
+// schemas are all of them.
+func schemas() []string { return []string{requestSchema, eventSchema, recordSchema, outcomeSchema} }
 
 func TestMain(m *testing.M) {
 	// See internal/record.
@@ -45,7 +50,7 @@ func compiler(t *testing.T) *jsonschema.Compiler {
 	c.AssertFormat()
 	c.AssertContent()
 	c.UseLoader(jsonschema.SchemeURLLoader{})
-	for _, name := range []string{requestSchema, eventSchema, recordSchema} {
+	for _, name := range schemas() {
 		if err := c.AddResource("file:///"+name, read(t, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +101,7 @@ func at(t *testing.T, v any, path ...string) any {
 
 func TestSchemaExamples(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{requestSchema, eventSchema, recordSchema} {
+	for _, name := range schemas() {
 		schema := compile(t, name)
 		examples, _ := at(t, read(t, name), "examples").([]any)
 		if len(examples) == 0 {
@@ -116,7 +121,9 @@ func TestSchemaExamples(t *testing.T) {
 			case eventSchema:
 				_, err = request.Decode(request.Source{Data: data, Header: inBody})
 			case recordSchema:
-				err = sameAsWritten(data)
+				err = sameAsWritten[record.Record](data)
+			case outcomeSchema:
+				err = sameAsWritten[outcome.Document](data)
 			}
 			if err != nil {
 				t.Errorf("%s, example %d: %v", name, i, err)
@@ -127,9 +134,10 @@ func TestSchemaExamples(t *testing.T) {
 
 var inBody = map[string][]string{"Content-Type": {"application/cloudevents+json"}}
 
-// sameAsWritten checks that a record is exactly what the worker would write.
-func sameAsWritten(data []byte) error {
-	var r record.Record
+// sameAsWritten checks that a record or an outcome is exactly what the worker would
+// write.
+func sameAsWritten[T any](data []byte) error {
+	var r T
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
@@ -230,8 +238,19 @@ func validate(schema *jsonschema.Schema, data []byte) error {
 func TestRecordFields(t *testing.T) {
 	t.Parallel()
 	schema := read(t, recordSchema)
+	checkFields[record.Record](t, schema)
+	states := []record.State{record.Attempting, record.Retrying, record.Verifying, record.Accepted, record.Dead}
+	checkSame(t, "states", texts(t, at(t, schema, "properties", "state", "enum")), states)
+	checkSame(t, "reasons of dead letters", texts(t, at(t, schema, "$defs", "deadReason", "enum")), verdict.Reasons())
+	checkSame(t, "reasons to wait", texts(t, at(t, schema, "$defs", "waitReason", "enum")), kinds())
+}
+
+// checkFields checks that a schema names each field of a type, and no other, and which
+// of them are always there.
+func checkFields[T any](t *testing.T, schema any) {
+	t.Helper()
 	var want, always []string
-	for f := range fields() {
+	for f := range fields[T]() {
 		name, rest, _ := strings.Cut(f.Tag.Get("json"), ",")
 		want = append(want, name)
 		if !strings.Contains(rest, "omit") {
@@ -239,17 +258,18 @@ func TestRecordFields(t *testing.T) {
 		}
 	}
 	properties, _ := at(t, schema, "properties").(map[string]any)
-	checkSame(t, "fields of a record", slices.Collect(maps.Keys(properties)), want)
+	checkSame(t, "fields", slices.Collect(maps.Keys(properties)), want)
 	checkSame(t, "fields that are always there", texts(t, at(t, schema, "required")), always)
-	states := []record.State{record.Attempting, record.Retrying, record.Verifying, record.Accepted, record.Dead}
-	checkSame(t, "states", texts(t, at(t, schema, "properties", "state", "enum")), states)
-	checkSame(t, "reasons of dead letters", texts(t, at(t, schema, "$defs", "deadReason", "enum")), verdict.Reasons())
-	checkSame(t, "reasons to wait", texts(t, at(t, schema, "$defs", "waitReason", "enum")), kinds())
+	for name := range properties {
+		if text, _ := at(t, properties, name, "description").(string); text == "" {
+			t.Errorf("%s is not described", name)
+		}
+	}
 }
 
-// fields are those of record.Record.
-func fields() func(yield func(reflect.StructField) bool) {
-	t := reflect.TypeFor[record.Record]()
+// fields are those of a type.
+func fields[T any]() func(yield func(reflect.StructField) bool) {
+	t := reflect.TypeFor[T]()
 	return func(yield func(reflect.StructField) bool) {
 		for i := range t.NumField() {
 			if !yield(t.Field(i)) {
@@ -304,6 +324,8 @@ func TestRecordsAgree(t *testing.T) {
 		case record.Accepted:
 			r.FinishedAt = now
 			all = append(all, r)
+			r.Followed = true
+			all = append(all, r)
 		case record.Dead:
 			r.FinishedAt = now
 			for _, reason := range verdict.Reasons() {
@@ -343,8 +365,8 @@ func whole(t *testing.T) record.Record {
 		Reason: string(verdict.ReasonNotFound), Detail: "d", Verified: true, RequestedBy: "jo", RequestReason: "why",
 		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
-	for f := range fields() {
-		if reflect.ValueOf(r).FieldByIndex(f.Index).IsZero() {
+	for f := range fields[record.Record]() {
+		if f.Name != "Followed" && reflect.ValueOf(r).FieldByIndex(f.Index).IsZero() { // only of an accepted one
 			t.Errorf("field %s is not set", f.Name)
 		}
 	}
@@ -357,22 +379,28 @@ func TestRecordSchemaRefuses(t *testing.T) {
 	schema := compile(t, recordSchema)
 	for _, change := range []string{
 		`"state":"lost"`, `"state":""`, `"reason":"bad luck"`, `"reason":""`, `"reason":"throttled"`, `"state":"accepted"`, `"attempts":-1`, `"attempts":"1"`,
-		`"receivedAt":"today"`, `"managedDeviceId":"x"`, `"sequence":1.5`, `"verified":"yes"`, `"traceparent":"x"`, `"id":""`, `"burying":1`,
+		`"receivedAt":"today"`, `"managedDeviceId":"x"`, `"sequence":1.5`, `"verified":"yes"`, `"traceparent":"x"`, `"id":""`, `"burying":1`, `"followed":true`,
 	} {
-		data, err := json.Marshal(whole(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var r map[string]json.RawMessage
-		// The later of two values holds.
-		if err := errors.Join(json.Unmarshal(data, &r), json.Unmarshal([]byte("{"+change+"}"), &r)); err != nil {
-			t.Fatal(err)
-		}
-		if data, err = json.Marshal(r); err != nil {
-			t.Fatal(err)
-		}
-		if validate(schema, data) == nil {
-			t.Errorf("%s passes", change)
-		}
+		checkRefused(t, schema, whole(t), change)
+	}
+}
+
+// checkRefused checks that a schema refuses a value with a change.
+func checkRefused(t *testing.T, schema *jsonschema.Schema, v any, change string) {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r map[string]json.RawMessage
+	// The later of two values holds.
+	if err := errors.Join(json.Unmarshal(data, &r), json.Unmarshal([]byte("{"+change+"}"), &r)); err != nil {
+		t.Fatal(err)
+	}
+	if data, err = json.Marshal(r); err != nil {
+		t.Fatal(err)
+	}
+	if validate(schema, data) == nil {
+		t.Errorf("%s passes", change)
 	}
 }

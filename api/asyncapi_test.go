@@ -18,6 +18,7 @@ import (
 
 	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 	"passcode-worker/internal/topology"
@@ -147,7 +148,7 @@ func TestReferences(t *testing.T) {
 			t.Errorf("%s: not every parameter of %s is described", name, address)
 		}
 	}
-	for _, name := range []string{requestSchema, eventSchema, recordSchema} {
+	for _, name := range schemas() {
 		if !used["./"+name] {
 			t.Errorf("%s is not used", name)
 		}
@@ -188,10 +189,14 @@ func TestMessageExamples(t *testing.T) {
 				if err != nil || !r.IDGiven {
 					t.Errorf("%s, example %d: %+v, %v", name, i, r, err)
 				}
+				continue
 			case "change", "record":
-				if err := sameAsWritten(data); err != nil {
-					t.Errorf("%s, example %d: %v", name, i, err)
-				}
+				err = sameAsWritten[record.Record](data)
+			case "outcomeChange", "outcome":
+				err = sameAsWritten[outcome.Document](data)
+			}
+			if err != nil {
+				t.Errorf("%s, example %d: %v", name, i, err)
 			}
 		}
 	}
@@ -275,6 +280,25 @@ func TestOnTheWire(t *testing.T) {
 	}
 	if got := change.Header.Get("Nats-Sequence"); got != fmt.Sprint(revision) {
 		t.Errorf("Nats-Sequence is %s, the revision %d", got, revision)
+	}
+
+	outcomes, err := nc.SubscribeSync(subject("outcomes", "INC=2F1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents, err := outcome.Open(t.Context(), js, names.OutcomeBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := wholeOutcome(t)
+	d.ID = "INC/1"
+	if err := documents.Put(t.Context(), d, 0); err != nil {
+		t.Fatal(err)
+	}
+	told := next(t, outcomes)
+	checkMessage(t, doc, "outcomeChange", told)
+	if got, want := told.Header.Get("Nats-Subject"), subject("outcomeKeys", "INC=2F1"); got != want {
+		t.Errorf("the outcome lies on %s, the document says %s", got, want)
 	}
 }
 

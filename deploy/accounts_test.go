@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,8 +21,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"passcode-worker/internal/follow"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/outcome"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/request"
 	"passcode-worker/internal/topology"
 )
 
@@ -44,7 +49,7 @@ type locked struct {
 // that it is to be done.
 func startLocked(t *testing.T, edits ...func(accounts string) string) locked {
 	t.Helper()
-	for _, role := range []string{"SETUP", "PUBLISHER", "WORKER", "OPERATOR"} {
+	for _, role := range []string{"SETUP", "PUBLISHER", "WORKER", "OPERATOR", "HELPDESK"} {
 		t.Setenv(role+"_PASSWORD", password(role))
 	}
 	accounts, places := twice(read(t, "nats/accounts.conf"))
@@ -272,11 +277,12 @@ func TestAccountsAreEnough(t *testing.T) {
 	workerCheck(t, l, env)
 	workerRun(t, env)
 
-	publisher := l.as("publisher", "default")
+	publisher, helpdesk := l.as("publisher", "default"), l.as("helpdesk", "default")
 	status, err := publisher.nc.SubscribeSync("passcode.reset.status.default.>")
 	if err != nil {
 		t.Fatal(err)
 	}
+	told, heard := publisher.hearsOutcomes(), helpdesk.hearsOutcomes()
 	publisher.send("default", "good", graphsim.GoodDevice(1))
 	publisher.send("default", "throttled", graphsim.FaultDevice(429, 1, 1, 2))
 	publisher.send("default", "lost", graphsim.FaultDevice(602, 1, 0, 3)) // a look-up has to find it
@@ -303,6 +309,16 @@ func TestAccountsAreEnough(t *testing.T) {
 			t.Errorf("%s ended %s, not %s", id, ends[id], state)
 		}
 	}
+	l.as("operator", "default").rings("good")
+	for who, sub := range map[string]*nats.Subscription{"publisher": told, "help desk": heard} {
+		if d := document(t, sub); d.Outcome != outcome.Done {
+			t.Errorf("%s: the outcome of %s is %s: %s", who, d.ID, d.Outcome, d.Text)
+		}
+	}
+	if d := helpdesk.looksUp("default", "good"); d.Outcome != outcome.Done || d.NextStep != outcome.ReadPasscode {
+		t.Errorf("the help desk reads %+v", d)
+	}
+	helpdesk.unrefused()
 	publisher.unrefused()
 	publisher.isAnswered()
 	publisherCommands(t, l)
@@ -372,14 +388,16 @@ func workerCheck(t *testing.T, l locked, env []string) {
 // operatorCommands runs the commands for operators as the operator.
 func operatorCommands(t *testing.T, l locked) {
 	t.Helper()
-	help := output(t, program(t, "worker"), "--help")
+	help, sending := output(t, program(t, "worker"), "--help"), output(t, program(t, "worker"), "send", "--help")
 	for _, args := range [][]string{
 		{"send", "--device", graphsim.GoodDevice(50), "--id", "sent", "--wait"},
+		{"send", "--device", graphsim.GoodDevice(51), "--id", "followed", "--follow", "--timeout", "60s"},
 		{"status"}, {"status", "sent"},
+		{"outcome", "list"}, {"outcome", "show", "good"}, {"outcome", "follow", "good"}, {"outcome", "follow", "--since", "1h"},
 		{"pause"}, {"resume"},
 		{"dead", "list"}, {"dead", "show", "missing"}, {"dead", "redrive", "missing", "--dry-run"}, {"dead", "remove", "missing"},
 	} {
-		if !strings.Contains(help, "\n  "+args[0]+" ") {
+		if !strings.Contains(help, "\n  "+args[0]+" ") || slices.Contains(args, "--follow") && !strings.Contains(sending, "--follow ") {
 			t.Logf("there is no command %s", args[0])
 			continue
 		}
@@ -529,11 +547,177 @@ func (u user) doesItsJob() {
 	must("get a dead letter", err)
 	_, err = u.js.Publish(ctx, "passcode.reset.requests.default", m.Data())
 	must("redrive", err)
+	outcomes, err := u.js.KeyValue(ctx, "passcode-resets-outcomes")
+	must("bucket of outcomes", err)
+	_, err = outcomes.Get(ctx, "default.good")
+	must("outcome", err)
+	watch, err := outcomes.Watch(ctx, "default.*")
+	must("list of outcomes", err)
+	must("end of the list", watch.Stop())
+	for step := range topology.FollowSteps {
+		_, err = u.js.Consumer(ctx, "PASSCODE_RESETS_FOLLOW", topology.FollowConsumer(step))
+		must("queue of alarms", err)
+	}
 	must("remove", dead.DeleteMsg(ctx, meta.Sequence.Stream))
 
 	if _, err = u.js.Stream(ctx, "KV_passcode-resets-state"); err == nil {
 		_, err = u.js.Publish(ctx, "$KV.passcode-resets-state.default.operator", []byte(`{}`))
 		must("order", err)
+	}
+}
+
+// rings has the device of an accepted request looked at now, as an operator does.
+func (u user) rings(id string) {
+	t := u.t
+	t.Helper()
+	records, err := record.Open(t.Context(), u.js, "passcode-resets")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := records.Get(t.Context(), record.Key("default", request.EscapeID(id)))
+	if err != nil || !r.Followed {
+		t.Fatalf("the request is not followed: %+v, %v", r, err)
+	}
+	a := outcome.Of(r)
+	a.DueAt, a.Order, a.Until = time.Now().Add(time.Second), "now", time.Now().Add(time.Hour) // a simulated device takes a second
+	n := names("default")
+	if err := follow.Publish(t.Context(), u.js, n.FollowSubject, n.FollowStream, a); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (u user) hearsOutcomes() *nats.Subscription {
+	u.t.Helper()
+	sub, err := u.nc.SubscribeSync("passcode.reset.outcome.default.>")
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return sub
+}
+
+// document is the next outcome that is final.
+func document(t *testing.T, sub *nats.Subscription) outcome.Document {
+	t.Helper()
+	for {
+		m, err := sub.NextMsg(30 * time.Second)
+		if err != nil {
+			t.Fatalf("no outcome is heard: %v", err)
+		}
+		d, ok := outcome.Decode(strings.TrimPrefix(m.Subject, "passcode.reset.outcome."), nil, m.Data)
+		if !ok {
+			t.Errorf("%s: %s", m.Subject, m.Data)
+		}
+		if d.Final {
+			return d
+		}
+	}
+}
+
+const directGet = "$JS.API.DIRECT.GET.KV_passcode-resets-outcomes.$KV.passcode-resets-outcomes."
+
+// looksUp reads an outcome as a help desk does, by one message.
+func (u user) looksUp(tenant, id string) outcome.Document {
+	u.t.Helper()
+	ctx, cancel := context.WithTimeout(u.t.Context(), 5*time.Second)
+	defer cancel()
+	m, err := u.nc.RequestWithContext(ctx, directGet+tenant+"."+id, nil)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	d, _ := outcome.Decode(tenant+"."+id, nil, m.Data)
+	return d
+}
+
+// A worker that may make what is missing makes all that following needs, and follows.
+func TestAccountsAreEnoughToSetUp(t *testing.T) {
+	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
+		t.Skip("SSL_CERT_FILE has no effect here")
+	}
+	l := startLocked(t, func(accounts string) string {
+		// The lines of setup besides its own.
+		_, lines, _ := strings.Cut(accounts, "user: setup,")
+		lines, _, _ = strings.Cut(lines[strings.Index(lines, "publish: { allow: [")+len("publish: { allow: ["):], "] }")
+		// With the last one it finds out whether a stream of another domain takes the requests.
+		return strings.Replace(accounts, "            # Take requests, and settle them.", lines+`"passcode.reset.requests.default"`, 1)
+	})
+	sim, err := graphsim.Start(graphsim.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sim.Close() })
+	workerRun(t, workerEnv(t, l.url, "default", sim, "WORKER_SETUP=true", "NATS_USER=worker-default", "NATS_PASSWORD="+password("WORKER")))
+	operator := l.as("operator", "default")
+	await(t, 20*time.Second, "the last queue of alarms", func() bool {
+		_, err := operator.js.Consumer(t.Context(), "PASSCODE_RESETS_FOLLOW", topology.FollowConsumer(topology.FollowSteps-1))
+		return err == nil
+	})
+	heard := operator.hearsOutcomes()
+	publisher := l.as("publisher", "default")
+	status, err := publisher.nc.SubscribeSync("passcode.reset.status.default.good")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := publisher.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	publisher.send("default", "good", graphsim.GoodDevice(1))
+	for accepted := false; !accepted; {
+		m, err := status.NextMsg(30 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted = strings.Contains(string(m.Data), `"state":"accepted"`)
+	}
+	operator.rings("good")
+	if d := document(t, heard); d.Outcome != outcome.Done {
+		t.Errorf("the outcome is %s", d.Outcome)
+	}
+	operator.unrefused()
+}
+
+// A help desk cannot have an answer sent to where it would count for something else.
+func TestHelpDeskReachesNothingElse(t *testing.T) {
+	l := startLocked(t)
+	setUp(t, l)
+	worker := l.as("worker", "default")
+	n := names("default")
+	outcomes, err := outcome.Open(t.Context(), worker.js, n.OutcomeBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := outcome.Document{ID: "A", Tenant: "default", ManagedDeviceID: graphsim.GoodDevice(1), Outcome: outcome.Pending, AcceptedAt: time.Now()}
+	if err := outcomes.Put(t.Context(), d, 0); err != nil {
+		t.Fatal(err)
+	}
+	helpdesk := l.as("helpdesk", "default")
+	if d := helpdesk.looksUp("default", "A"); d.ID != "A" {
+		t.Fatalf("it reads %+v", d)
+	}
+	// An outcome names a device, and would be a request.
+	for _, reply := range []string{"passcode.reset.requests.default", "passcode.reset.requests.other", "$KV.passcode-resets.default.A",
+		"$KV.passcode-resets-outcomes.default.B", "passcode.reset.follow.0.default"} {
+		if err := helpdesk.nc.PublishRequest(directGet+"default.A", reply, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What one connection sends is dealt with in its order.
+	helpdesk.looksUp("default", "A")
+	setup := l.as("setup", "")
+	for name, want := range map[string]uint64{n.Stream: 0, "KV_" + n.Bucket: 0, "KV_" + n.OutcomeBucket(): 1, n.FollowStream: 0} {
+		s, err := setup.js.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.CachedInfo().State.Msgs; got != want {
+			t.Errorf("%s holds %d messages, not %d", name, got, want)
+		}
+	}
+	// Others of a stream that is read by a key of one's own.
+	for _, body := range []string{`{"seq":1}`, `{"last_by_subj":"$KV.passcode-resets-outcomes.other.A"}`, `{"multi_last":["$KV.passcode-resets-outcomes.other.A"]}`} {
+		m, err := helpdesk.nc.Request(directGet+"default.A", []byte(body), 5*time.Second)
+		if err != nil || m.Header.Get("Status") != "408" {
+			t.Errorf("%s: %v, %v", body, m, err)
+		}
 	}
 }
 
@@ -550,26 +734,34 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 		"$JS.API.CONSUMER.DELETE.PASSCODE_RESETS.worker-default", "$JS.API.CONSUMER.DURABLE.CREATE.PASSCODE_RESETS.x",
 		"$JS.API.CONSUMER.CREATE.PASSCODE_RESETS.x.passcode.reset.requests.default",
 		"$SYS.REQ.SERVER.PING",
+		"$JS.API.STREAM.DELETE.KV_passcode-resets-outcomes", "$JS.API.STREAM.PURGE.KV_passcode-resets-outcomes",
+		"$JS.API.STREAM.MSG.DELETE.KV_passcode-resets-outcomes", "$JS.API.STREAM.PURGE.PASSCODE_RESETS_FOLLOW",
+		"$JS.API.STREAM.DELETE.PASSCODE_RESETS_FOLLOW", "$JS.API.CONSUMER.DELETE.PASSCODE_RESETS_FOLLOW.follow-0",
 	}
 	reading := []string{
 		"$JS.API.DIRECT.GET.KV_passcode-resets", // by sequence: anybody's
 		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.other.x",
 		"$JS.API.CONSUMER.CREATE.KV_passcode-resets.x", "$JS.API.CONSUMER.CREATE.KV_passcode-resets.x.$KV.passcode-resets.other.>",
+		directGet + "other.x", "$JS.API.CONSUMER.CREATE.KV_passcode-resets-outcomes.x",
+		"$JS.API.CONSUMER.CREATE.KV_passcode-resets-outcomes.x.$KV.passcode-resets-outcomes.other.>",
 	}
 	working := []string{
 		"$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS.worker-default", "$JS.ACK.PASSCODE_RESETS.worker-default.1.1.1.1.0",
 		"$JS.ACK._.hash.PASSCODE_RESETS.worker-default.1.1.1.1.0.x", "passcode.reset.dead.default",
 		"$KV.passcode-resets.default.x", "$KV.passcode-resets-state.default.worker",
+		"$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS_FOLLOW.follow-0", "$JS.ACK.PASSCODE_RESETS_FOLLOW.follow-0.1.1.1.1.0",
+		"$KV.passcode-resets-outcomes.default.x", "$KV.passcode-resets-state.default.reads",
 	}
 	others := []string{
 		"passcode.reset.requests.other", "passcode.reset.dead.other", "$KV.passcode-resets.other.x",
 		"$KV.passcode-resets-state.other.worker", "$KV.passcode-resets-state.other.operator",
 		"$JS.ACK.PASSCODE_RESETS.worker-other.1.1.1.1.0", "$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS.worker-other",
 		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-other", "$JS.API.CONSUMER.UNPIN.PASSCODE_RESETS.worker-other",
-		"passcode.reset.status.default.x",
+		"passcode.reset.status.default.x", "passcode.reset.outcome.default.x",
+		"passcode.reset.follow.0.other", "$KV.passcode-resets-outcomes.other.x", "$KV.passcode-resets-state.other.reads",
 	}
 	everything := []string{">", "$JS.>", "$KV.>", "$KV.passcode-resets.default.x", "passcode.reset.requests.>", "passcode.reset.dead.>",
-		"passcode.reset.status.other.>", "$JS.EVENT.>"}
+		"passcode.reset.status.other.>", "passcode.reset.outcome.other.>", "passcode.reset.follow.>", "$JS.EVENT.>"}
 
 	publisher := l.as("publisher", "default")
 	publisher.mayNotPublish(wiping...)
@@ -580,6 +772,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 		"$JS.API.STREAM.INFO.PASSCODE_RESETS", "$JS.API.STREAM.MSG.GET.PASSCODE_RESETS", "$JS.API.DIRECT.GET.PASSCODE_RESETS", "$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS_DEAD",
 		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-default", "$KV.passcode-resets-state.default.operator",
 		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.default.x", "$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD",
+		directGet+"default.x", "passcode.reset.follow.0.default", "$JS.API.STREAM.MSG.GET.KV_passcode-resets-outcomes",
 		"_INBOX.x", "_INBOX_publisher-other.x")
 	publisher.mayNotSubscribe(everything...)
 	publisher.mayNotSubscribe("_INBOX_publisher-other.>", "passcode.reset.requests.default", "_R_.>")
@@ -602,6 +795,19 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 	operator.mayNotPublish(working...)
 	operator.mayNotPublish(others...)
 	operator.mayNotSubscribe(everything...)
+
+	helpdesk := l.as("helpdesk", "default")
+	helpdesk.mayNotPublish(wiping...)
+	helpdesk.mayNotPublish(reading...)
+	helpdesk.mayNotPublish(working...)
+	helpdesk.mayNotPublish(others...)
+	helpdesk.mayNotPublish(directGet+"other.x", "$JS.API.DIRECT.GET.KV_passcode-resets-outcomes", "$JS.API.STREAM.MSG.GET.KV_passcode-resets-outcomes",
+		"$JS.API.STREAM.INFO.KV_passcode-resets-outcomes", "$JS.API.CONSUMER.CREATE.KV_passcode-resets-outcomes.x",
+		"$JS.API.CONSUMER.CREATE.KV_passcode-resets-outcomes.x.$KV.passcode-resets-outcomes.default.>",
+		"$JS.API.CONSUMER.CREATE.KV_passcode-resets-outcomes.x.$KV.passcode-resets-outcomes.other.>",
+		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.default.x", "passcode.reset.requests.default", "passcode.reset.outcome.default.x")
+	helpdesk.mayNotSubscribe(everything...)
+	helpdesk.mayNotSubscribe("passcode.reset.status.default.>", "passcode.reset.requests.default")
 
 	setup := l.as("setup", "")
 	setup.mayNotPublish(working...)

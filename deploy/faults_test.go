@@ -29,7 +29,7 @@ var madeUpOnly = map[string]string{
 	"PasscodeResetUndeliverable": "needs a fault of the worker's own code",
 }
 
-// A real Prometheus scrapes the sandbox and two more workers, with the rules of
+// A real Prometheus scrapes the sandbox and four more workers, with the rules of
 // deploy/prometheus in quick motion. Each fault is a real one, and each alert
 // is seen firing. Then the dashboard's queries are asked of the same Prometheus.
 func TestFaultsRaiseTheirAlerts(t *testing.T) {
@@ -40,8 +40,8 @@ func TestFaultsRaiseTheirAlerts(t *testing.T) {
 	}
 	began := time.Now()
 	s := startSandbox(t)
-	second, third := freeAddr(t), freeAddr(t)
-	p := startProm(t, quickRules(t), map[string]string{"first": s.http, "second": second, "third": third})
+	second, third, fourth, fifth := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	p := startProm(t, quickRules(t), map[string]string{"first": s.http, "second": second, "third": third, "fourth": fourth, "fifth": fifth})
 	p.watch()
 	// An alert on a counter sees what happens after the first scrape.
 	await(t, 30*time.Second, "the first scrape", func() bool { return p.value(`up{job="first"} == 1`) == 1 })
@@ -49,6 +49,8 @@ func TestFaultsRaiseTheirAlerts(t *testing.T) {
 	var others sync.WaitGroup
 	others.Go(func() { s.secondWorker(p, second) }) // Errorf is allowed there, Fatal is not
 	others.Go(func() { s.thirdWorker(p, third) })
+	others.Go(func() { s.fourthWorker(p, fourth) })
+	others.Go(func() { s.fifthWorker(p, fifth) })
 	s.firstWorker(p)
 	others.Wait()
 	if t.Failed() {
@@ -228,7 +230,7 @@ func (s *sandbox) secondWorker(p *prom, addr string) {
 		s.t.Error(err)
 		return
 	}
-	env := workerEnv(s.t, proxy.URL(), "second", sim, "WORKER_REQUEST_TIMEOUT=30s", "WORKER_HTTP_ADDR="+addr)
+	env := workerEnv(s.t, proxy.URL(), "second", sim, "WORKER_REQUEST_TIMEOUT=30s", "WORKER_HTTP_ADDR="+addr, "WORKER_FOLLOW=off")
 	run := func() *running { return start(s.t, env, program(s.t, "worker"), "run") }
 	// Killed with twenty calls in flight, and once more when they have come again.
 	for i := range 20 {

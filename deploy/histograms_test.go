@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/outcome"
 )
 
 const nativeHistograms = "--enable-feature=native-histograms"
@@ -76,6 +77,8 @@ func exposes(t *testing.T, native bool) string {
 		for range 4 {
 			tenant.Request(metrics.OutcomeAccepted, time.Second)
 		}
+		m.DeviceOutcome(outcome.Done, 30*time.Second)
+		m.DeviceOutcome(outcome.Failed, time.Minute)
 		m.GraphRequest(http.MethodPost, http.StatusNoContent, 300*time.Millisecond)
 		m.GraphRequest(http.MethodGet, http.StatusOK, 300*time.Millisecond)
 		if !native {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
+
+	"passcode-worker/internal/topology"
 )
 
 var update = flag.Bool("update", false, "write the files that are made from others")
@@ -122,9 +124,9 @@ func TestOverlaysAreValid(t *testing.T) {
 			}
 		}
 		want := map[string]int{"Namespace": 1, "ServiceAccount": 1, "ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1,
-			"NetworkPolicy": 1, "PodMonitor": 1, "PrometheusRule": 1, "Stream": 2, "KeyValue": 3, "Consumer": 1}
+			"NetworkPolicy": 1, "PodMonitor": 1, "PrometheusRule": 1, "Stream": 3, "KeyValue": 4, "Consumer": 1 + topology.FollowSteps}
 		if strings.HasPrefix(overlay, "tenants") {
-			want["Consumer"] = 2
+			want["Consumer"]++
 		}
 		if !reflect.DeepEqual(kinds, want) {
 			t.Errorf("%s makes %v, not %v", overlay, kinds, want)

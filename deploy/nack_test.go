@@ -43,7 +43,7 @@ func TestNACKMakesWhatSetupMakes(t *testing.T) {
 		}
 	}
 
-	for _, name := range []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.Bucket + "-state"} {
+	for _, name := range []string{n.Stream, n.DeadStream, n.FollowStream, "KV_" + n.Bucket, "KV_" + n.StateBucket(), "KV_" + n.DeviceBucket(), "KV_" + n.OutcomeBucket()} {
 		want, err := bySetup.Stream(ctx, name)
 		if err != nil {
 			t.Fatalf("setup has not made %s: %v", name, err)
@@ -54,20 +54,22 @@ func TestNACKMakesWhatSetupMakes(t *testing.T) {
 		}
 		equal(t, "stream "+name, got.CachedInfo().Config, want.CachedInfo().Config)
 	}
-	stream, err := bySetup.Stream(ctx, n.Stream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	consumers := stream.ListConsumers(ctx)
-	for want := range consumers.Info() {
-		got, err := byNACK.Consumer(ctx, n.Stream, want.Name)
+	for _, name := range []string{n.Stream, n.FollowStream} {
+		stream, err := bySetup.Stream(ctx, name)
 		if err != nil {
-			t.Fatalf("NACK is not told to make %s: %v", want.Name, err)
+			t.Fatal(err)
 		}
-		equal(t, want.Name, got.CachedInfo().Config, want.Config)
-	}
-	if err := consumers.Err(); err != nil {
-		t.Fatal(err)
+		consumers := stream.ListConsumers(ctx)
+		for want := range consumers.Info() {
+			got, err := byNACK.Consumer(ctx, name, want.Name)
+			if err != nil {
+				t.Fatalf("NACK is not told to make %s: %v", want.Name, err)
+			}
+			equal(t, want.Name, got.CachedInfo().Config, want.Config)
+		}
+		if err := consumers.Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -157,8 +159,10 @@ func makeIt(t *testing.T, js jetstream.JetStream, r resource) error {
 		}
 		err = errors.Join(
 			json.Unmarshal(quoted(text("ackPolicy")), &cfg.AckPolicy),
-			json.Unmarshal(quoted(text("deliverPolicy")), &cfg.DeliverPolicy),
-			json.Unmarshal(quoted(text("priorityPolicy")), &cfg.PriorityPolicy))
+			json.Unmarshal(quoted(text("deliverPolicy")), &cfg.DeliverPolicy))
+		if policy := text("priorityPolicy"); policy != "" {
+			err = errors.Join(err, json.Unmarshal(quoted(policy), &cfg.PriorityPolicy))
+		}
 		if err == nil {
 			_, err = js.CreateConsumer(t.Context(), text("streamName"), cfg)
 		}

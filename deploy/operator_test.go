@@ -20,7 +20,7 @@ func (s *sandbox) thirdWorker(p *prom, addr string) {
 		return
 	}
 	defer func() { _ = sim.Close() }()
-	env := workerEnv(s.t, s.nats, "third", sim, "WORKER_HTTP_ADDR="+addr, "WORKER_FUSE=4/1h", "WORKER_VERIFY_AFTER=20s")
+	env := workerEnv(s.t, s.nats, "third", sim, "WORKER_HTTP_ADDR="+addr, "WORKER_FUSE=4/1h", "WORKER_VERIFY_AFTER=20s", "WORKER_FOLLOW=off")
 	operator := func(command string) {
 		cmd := exec.CommandContext(s.t.Context(), program(s.t, "worker"), command, "--tenant", "third")
 		cmd.Env = []string{"NATS_URL=" + s.nats}

@@ -29,6 +29,7 @@ const speedUp = 60
 //   - each range [d] becomes d/60, but no less than 15 s;
 //   - each "for: d" becomes d/60, between 1 s and 10 s;
 //   - an age of 900 s becomes 10 s, one of 43,200 s becomes 15 s;
+//   - a look counts as late after 5 s, not 300 s;
 //   - the bound of the service level, five minutes, becomes 5 s.
 func quickRules(t *testing.T) string {
 	t.Helper()
@@ -49,6 +50,7 @@ func quickRules(t *testing.T) string {
 	})
 	replace(`(queue_oldest_seconds\) > )900\b`, func(m []string) string { return m[1] + "10" })
 	replace(`(queue_oldest_seconds\) > )43200\b`, func(m []string) string { return m[1] + "15" })
+	replace(`(follow_lag_seconds\) > )300\b`, func(m []string) string { return m[1] + "5" })
 	replace(`"300\(`, func([]string) string { return `"5(` })
 	replace(`histogram_fraction\(-Inf, 300,`, func([]string) string { return `histogram_fraction(-Inf, 5,` })
 	return rules

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -21,6 +22,7 @@ type checkCmd struct {
 	outputOption `embed:""`
 
 	NatsMonitor string `group:"nats" placeholder:"URL" help:"Monitoring addresses of the servers, separated by commas, like http://n1:8222: only there is to be seen whether they sync."`
+	Device      string `group:"azure" placeholder:"GUID" help:"Show instead how Intune lists this device and its actions, and how the worker takes each: no passcode, PIN, location or name."`
 }
 
 // Help is shown by worker check --help.
@@ -36,6 +38,11 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 	cfg, _ := c.config(r)
 	p := newPrinter(s.out, c.outputOption.read(r))
 	monitors := r.addresses("--nats-monitor", c.NatsMonitor)
+	r.device("--device", c.Device)
+	tenants := checked(cfg)
+	if c.Device != "" {
+		tenants = oneTenant(r, tenants, cfg.Names.Tenant)
+	}
 	if err := r.err(); err != nil {
 		return err
 	}
@@ -56,32 +63,59 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 	for _, s := range sharing(cfg.Tenants) {
 		report(check.Line{Status: check.Warning, What: "tenants", Detail: s, Do: sharingHint})
 	}
-	check.Run(ctx, check.Config{
+	config := check.Config{
 		Connect:      func(o ...nats.Option) (*nats.Conn, error) { return worker.Connect(cfg.NATS, o...) },
 		JetStream:    cfg.NATS.JetStream,
 		Inbox:        cfg.NATS.InboxPrefix,
 		Servers:      hosts(cfg.NATS.URL),
 		Monitors:     monitors,
-		Tenants:      checked(cfg),
+		Tenants:      tenants,
 		Counts:       cfg.Fuse.N > 0,
 		Cools:        cfg.Cooldown > 0,
 		Keep:         topology.Keep(cfg.Policy.MaxAge, cfg.Cooldown, cfg.Fuse.W),
 		Setup:        cfg.Setup,
 		Endpoint:     cfg.Endpoint,
 		UserAgent:    "passcode-worker/" + cfg.Build.Version,
+		Follows:      cfg.Follow != worker.FollowOff,
+		Auto:         cfg.Follow == worker.FollowAuto,
+		ActionNames:  cfg.ActionNames,
 		RetryUnknown: cfg.Policy.OnUnknown == verdict.UnknownRetry,
-	}, report)
+	}
+	if c.Device != "" {
+		check.Device(ctx, config, strings.ToLower(c.Device), report)
+	} else {
+		check.Run(ctx, config, report)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if p.failed != nil {
 		return p.failed
 	}
+	if c.Device != "" {
+		if found[check.Failed] > 0 {
+			return errFailed
+		}
+		return nil
+	}
 	if n := found[check.Failed]; n > 0 {
 		return fmt.Errorf("%d failed, %d warnings: worker run would not work", n, found[check.Warning])
 	}
 	fmt.Fprintf(s.err, "worker: nothing failed, %d warnings: worker run would work\n", found[check.Warning])
 	return nil
+}
+
+// oneTenant is the tenant of a device: which of many it is the name has to say.
+func oneTenant(r *reader, tenants []check.Tenant, name string) []check.Tenant {
+	if len(tenants) < 2 {
+		return tenants
+	}
+	i := slices.IndexFunc(tenants, func(t check.Tenant) bool { return t.Names.Tenant == name })
+	if i < 0 {
+		r.fail("--tenant", "whose device is it? %q is none of the tenants that WORKER_TENANTS_FILE lists", name)
+		return nil
+	}
+	return tenants[i : i+1]
 }
 
 // checked are the tenants as the check knows them.

@@ -80,7 +80,7 @@ func (p preconditions) not(t *testing.T, status string, except ...string) {
 func (w *world) touched() string {
 	w.t.Helper()
 	var b strings.Builder
-	for _, name := range []string{names.Stream, names.DeadStream, "KV_" + names.Bucket, "KV_" + names.StateBucket()} {
+	for _, name := range []string{names.Stream, names.DeadStream, "KV_" + names.Bucket, "KV_" + names.StateBucket(), names.FollowStream, "KV_" + names.OutcomeBucket()} {
 		s, err := w.js.Stream(w.ctx, name)
 		if err != nil {
 			w.t.Fatal(err)
@@ -122,7 +122,8 @@ func TestCheckChangesNothing(t *testing.T) {
 		t.Errorf("before:\n%safter:\n%s", before, after)
 	}
 	p.not(t, "failed")
-	p.not(t, "warning", "sync to disk", "publishers", "stream PASSCODE_RESETS", "stream PASSCODE_RESETS_DEAD", "bucket passcode-resets", "bucket passcode-resets-state")
+	p.not(t, "warning", "sync to disk", "publishers", "stream PASSCODE_RESETS", "stream PASSCODE_RESETS_DEAD", "bucket passcode-resets", "bucket passcode-resets-state",
+		"bucket passcode-resets-outcomes", "stream PASSCODE_RESETS_FOLLOW")
 	p.is(t, "stream PASSCODE_RESETS", "warning", "has 1 replica(s)")
 	p.is(t, "consumer worker-default", "ok", "1 waiting, 1 in flight")
 	p.is(t, "token", "ok", "by client secret, good for ")
@@ -135,7 +136,7 @@ func TestCheckChangesNothing(t *testing.T) {
 	w.checkSim()
 	r := runFor(t, w.env(), "check")
 	if r.code != exitDone || !strings.HasPrefix(r.out, "ok      NATS: ") || !strings.Contains(r.out, "\nwarning sync to disk: ") || strings.Contains(r.out, "\x1b") ||
-		r.err != "worker: nothing failed, 6 warnings: worker run would work\n" {
+		r.err != "worker: nothing failed, 8 warnings: worker run would work\n" {
 		t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
 	}
 }
@@ -150,6 +151,12 @@ func TestCheckBeforeSetup(t *testing.T) {
 	p = runCheck(t, w.env("WORKER_SETUP", "false"), exitFailed)
 	for _, what := range []string{"stream PASSCODE_RESETS", "stream PASSCODE_RESETS_DEAD", "bucket passcode-resets", "consumer worker-default"} {
 		p.is(t, what, "failed", "WORKER_SETUP=false")
+	}
+	for _, what := range []string{"bucket passcode-resets-outcomes", "stream PASSCODE_RESETS_FOLLOW", "consumers follow-0 to follow-9"} {
+		p.is(t, what, "warning", "resets go on, and accepted requests are not followed")
+		if len(runCheck(t, w.env("WORKER_FOLLOW", "off"), exitDone)[what]) > 0 {
+			t.Errorf("nothing is followed, and yet %s is looked at", what)
+		}
 	}
 	for range w.js.StreamNames(w.ctx).Name() {
 		t.Error("something was created")
@@ -190,7 +197,7 @@ func TestCheckWeakness(t *testing.T) {
 		"consumer worker-default":                            {"at most 5 times", "back-off list", "paused", "no pinned priority group"},
 		"bucket passcode-resets":                             {"keeps 2 states of a request", "not published", "kept for 1h0m0s", "in memory"},
 		"tenants with requests but no consumer":              {`["other"]`},
-		"permission DeviceManagementManagedDevices.Read.All": {"dead letter outcome_unknown"},
+		"permission DeviceManagementManagedDevices.Read.All": {"dead letter outcome_unknown", "and accepted requests are not followed"},
 	} {
 		for _, detail := range details {
 			p.is(t, what, "warning", detail)
@@ -235,6 +242,17 @@ func lockedDown() map[string]string {
 		"$JS.API.CONSUMER.UNPIN.PASSCODE_RESETS.worker-default":                      "warning",
 		"$JS.API.CONSUMER.MSG.NEXT.KV_passcode-resets.*":                             "warning",
 		"$JS.API.CONSUMER.CREATE.KV_passcode-resets.*.$KV.passcode-resets.default.*": "warning",
+
+		"$JS.API.CONSUMER.INFO.PASSCODE_RESETS_FOLLOW.*":     "warning",
+		"$JS.API.CONSUMER.MSG.NEXT.PASSCODE_RESETS_FOLLOW.*": "warning",
+		"$JS.ACK.PASSCODE_RESETS_FOLLOW.>":                   "warning",
+		"$JS.ACK.*.*.PASSCODE_RESETS_FOLLOW.>":               "warning",
+		"$JS.API.STREAM.INFO.KV_passcode-resets-outcomes":    "warning",
+		"$JS.API.STREAM.MSG.GET.KV_passcode-resets-outcomes": "warning",
+		"$KV.passcode-resets-outcomes.default.>":             "warning",
+		"passcode.reset.follow.*.default":                    "warning",
+		"$JS.API.STREAM.INFO.PASSCODE_RESETS_FOLLOW":         "warning",
+		"$JS.API.STREAM.MSG.GET.PASSCODE_RESETS_FOLLOW":      "warning",
 	}
 }
 

@@ -606,10 +606,10 @@ func TestLimitedAccounts(t *testing.T) {
 		"max bytes required": {env(limited("max_file: 10GB, max_bytes_required: true")), "",
 			append(all, "err_code=10113", "--max-bytes N", "--max-bytes-state N"), "--max-bytes=1073741824"},
 		"max bytes of each": {env(limited("max_file: 10GB, max_bytes_required: true")), "--max-bytes-requests=1000000 --max-bytes-dead=1000000 --max-bytes-records=1000000",
-			[]string{"key-value bucket passcode-resets-state: ", "--max-bytes-state N"}, "--max-bytes-state=1000000 --max-bytes-devices=1000000"},
+			[]string{"key-value bucket passcode-resets-state: ", "--max-bytes-state N"}, "--max-bytes-state=1000000 --max-bytes-devices=1000000 --max-bytes-outcomes=1000000 --max-bytes-follow=1000000"},
 		"a stream too large": {env(limited("max_file: 10GB, max_bytes_required: true, store_max_stream_bytes: 1MB")), "--max-bytes=2000000",
 			[]string{"err_code=10122", "max_stream_bytes"}, "--max-bytes=1000000"},
-		"too little storage": {env(limited("max_file: 5MB, max_bytes_required: true")), "--max-bytes=2000000",
+		"too little storage": {env(limited("max_file: 8MB, max_bytes_required: true")), "--max-bytes=3000000",
 			[]string{"err_code=10047", "bucket passcode-resets:", "--max-bytes-records N with less"}, "--max-bytes=1000000 --update"},
 		"acks pending": {env(limited("max_file: 1GB, max_ack_pending: 100")), "",
 			[]string{"consumer worker-default:", "err_code=10121", "limit of 100", "--max-ack-pending N"}, "--max-ack-pending=100"},
@@ -637,7 +637,7 @@ func TestLimitedAccounts(t *testing.T) {
 			}
 			if c.cure != "" {
 				r := runFor(t, c.env, append([]string{"setup"}, strings.Fields(c.args+" "+c.cure)...)...)
-				if r.code != exitDone || strings.Count(r.out, "\n") != 6 {
+				if r.code != exitDone || strings.Count(r.out, "\n") != 18 {
 					t.Errorf("%s: status %d\n%s%s", c.cure, r.code, r.out, r.err)
 				}
 			}
@@ -662,6 +662,13 @@ func TestLimitedAccounts(t *testing.T) {
 		found = check("max_file: 10GB, max_ack_pending: 100")
 		found.is(t, "stream PASSCODE_RESETS", "warning", "worker run would create it")
 		found.is(t, "consumer worker-default", "failed", "more than 100 acks pending")
+		found.is(t, "consumers follow-0 to follow-9", "warning", "more than 100 acks pending")
+		// What is for following alone is in nobody's way.
+		w.url = limited("max_file: 10GB, max_streams: 6, max_consumers: 9")
+		found = runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitDone)
+		found.is(t, "bucket passcode-resets-outcomes", "warning", "worker run would create it")
+		found.is(t, "stream PASSCODE_RESETS_FOLLOW", "warning", "worker run cannot create it: the account takes no further stream")
+		found.is(t, "consumers follow-0 to follow-9", "warning", "fewer than 10 consumers of a stream, which following needs: resets go on")
 	})
 	t.Run("tier of one by itself", func(t *testing.T) {
 		t.Parallel()

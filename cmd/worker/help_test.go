@@ -68,10 +68,11 @@ func TestHelpOfCommands(t *testing.T) {
 		"send": reflect.TypeFor[sendCmd](), "status": reflect.TypeFor[statusCmd](), "pause": reflect.TypeFor[pauseCmd](),
 		"resume": reflect.TypeFor[resumeCmd](), "dead list": reflect.TypeFor[deadListCmd](), "dead show": reflect.TypeFor[deadShowCmd](),
 		"dead redrive": reflect.TypeFor[deadRedriveCmd](), "dead remove": reflect.TypeFor[deadRemoveCmd](),
+		"outcome list": reflect.TypeFor[outcomeListCmd](), "outcome show": reflect.TypeFor[outcomeShowCmd](), "outcome follow": reflect.TypeFor[outcomeFollowCmd](),
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := call(t, nil, append(strings.Fields(name), "--help")...)
-			usage := regexp.MustCompile("^Usage: worker " + name + `( \[<id>( \.\.\.)?\])? \[flags\]\n`)
+			usage := regexp.MustCompile("^Usage: worker " + name + `( \[<id>( \.\.\.)?\]| <id> \.\.\.)? \[flags\]\n`)
 			if r.code != exitDone || r.err != "" || !usage.MatchString(r.out) {
 				t.Errorf("status %d, standard error %q, standard output:\n%s", r.code, r.err, r.out)
 			}
@@ -127,7 +128,8 @@ func TestUsage(t *testing.T) {
 		})
 	}
 	r := call(t, nil, "--help")
-	for _, name := range []string{"run", "setup", "check", "send", "status", "dead list", "dead show", "dead redrive", "dead remove", "pause", "resume", "version"} {
+	for _, name := range []string{"run", "setup", "check", "send", "status", "outcome list", "outcome show", "outcome follow",
+		"dead list", "dead show", "dead redrive", "dead remove", "pause", "resume", "version"} {
 		if !strings.Contains(r.out, "\n  "+name+" ") {
 			t.Errorf("the command %s is missing:\n%s", name, r.out)
 		}

@@ -36,11 +36,7 @@ func (o selectOptions) read(r *reader) ops.Selection {
 		}
 		r.oneOf("--reason", o.Reason, reasons...)
 	}
-	if o.Device != "" {
-		if _, err := request.Decode(request.Source{Data: fmt.Appendf(nil, `{"managedDeviceId":%q}`, sel.Device)}); err != nil {
-			r.fail("--device", "%q is not a GUID", o.Device)
-		}
-	}
+	r.device("--device", o.Device)
 	for s := range strings.SplitSeq(o.Sequence, ",") {
 		if s = strings.TrimSpace(s); s == "" {
 			continue
@@ -52,6 +48,16 @@ func (o selectOptions) read(r *reader) ops.Selection {
 		sel.Sequences = append(sel.Sequences, n)
 	}
 	return sel
+}
+
+// device refuses what is no id of a device; empty means none.
+func (r *reader) device(name, s string) {
+	if s == "" {
+		return
+	}
+	if _, err := request.Decode(request.Source{Data: fmt.Appendf(nil, `{"managedDeviceId":%q}`, strings.ToLower(s))}); err != nil {
+		r.fail(name, "%q is not a GUID", s)
+	}
 }
 
 // missing names what was asked for by name and not found.

@@ -47,6 +47,7 @@ type cli struct {
 	Check   checkCmd   `cmd:"" help:"Try everything that run needs, and say what to do; change nothing."`
 	Send    sendCmd    `cmd:"" help:"Publish a request, or a list of them, and follow them to their end."`
 	Status  statusCmd  `cmd:"" help:"Show the queue, or what became of one request."`
+	Outcome outcomeCmd `cmd:"" help:"List and show what devices did about accepted requests, and have them looked at."`
 	Dead    deadCmd    `cmd:"" help:"List, show, redrive and remove dead letters."`
 	Pause   pauseCmd   `cmd:"" help:"Take no further request of a tenant, on all replicas."`
 	Resume  resumeCmd  `cmd:"" help:"End a pause, and release a blown fuse."`

@@ -30,7 +30,7 @@ var groups = []kong.Group{
 	{Key: "policy", Title: "Pace and verdicts"},
 	{Key: "service", Title: "Service"},
 	{Key: "request", Title: "Request"},
-	{Key: "select", Title: "Which letters"},
+	{Key: "select", Title: "Which ones"},
 }
 
 // defaults are those that more than the command line knows, or more than one

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"github.com/alecthomas/kong"
 
 	"passcode-worker/internal/ops"
+	"passcode-worker/internal/outcome"
+	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
 )
 
@@ -27,8 +30,9 @@ type sendCmd struct {
 	Reason      string `group:"request" placeholder:"TEXT" help:"Why; carried into the record and the log."`
 
 	File    string `placeholder:"FILE" help:"Many requests: a file with one JSON object per line, with the fields of a request. - : standard input."`
-	Wait    bool   `help:"Follow the requests to their end. Exit status 1 if one ends dead."`
-	Timeout string `default:"0s" placeholder:"TIME" help:"With --wait: how long at most. 0s: until the end."`
+	Wait    bool   `help:"Wait until Graph has accepted the requests, or refused them for good. Exit status 1 if one ends dead."`
+	Follow  bool   `help:"Wait until the devices have done it, too. Exit status 0 only where each outcome is done; 1 at once where nothing is followed."`
+	Timeout string `default:"0s" placeholder:"TIME" help:"With --wait or --follow: how long at most. 0s: until the end."`
 
 	toolOptions `embed:""`
 }
@@ -37,7 +41,8 @@ type sendCmd struct {
 func (sendCmd) Help() string {
 	return "Publishes a request, waits until NATS has stored it, and prints its id. Each is checked as the worker checks it; " +
 		"where one of a list is no request, none is published. " +
-		"To send again after a failure is safe with the same id: only a request without one would be another request."
+		"To send again after a failure is safe with the same id: only a request without one would be another request. " +
+		"To end the waiting ends nothing else: what is published is worked on."
 }
 
 // fieldFlags are the flags of a request's fields.
@@ -59,8 +64,8 @@ func (c sendCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 		}
 	}
 	timeout := r.duration("--timeout", c.Timeout, 0)
-	if timeout > 0 && !c.Wait {
-		r.fail("--timeout", "it needs --wait")
+	if timeout > 0 && !c.Wait && !c.Follow {
+		r.fail("--timeout", "it needs --wait or --follow")
 	}
 	one := c.one()
 	var requests []ops.Sending
@@ -82,7 +87,9 @@ func (c sendCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 			return err
 		}
 	}
-	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error { return t.send(ctx, requests, c.Wait, timeout) })
+	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error {
+		return t.send(ctx, requests, waiting{c.Wait || c.Follow, c.Follow, timeout})
+	})
 }
 
 // givenEmpty reports whether a flag, or the argument of an empty name, stands on
@@ -211,22 +218,35 @@ func readAll(ctx context.Context, path string) ([]byte, error) {
 	}
 }
 
-func (t *tool) send(ctx context.Context, requests []ops.Sending, wait bool, timeout time.Duration) error {
+// waiting says what to wait for, and how long; 0 means until the end.
+type waiting struct {
+	record, device bool
+	timeout        time.Duration
+}
+
+func (t *tool) send(ctx context.Context, requests []ops.Sending, wait waiting) error {
+	key := "*"
+	if len(requests) == 1 {
+		key = requests[0].Key
+	}
 	var follower *ops.Follower
-	if wait {
-		key := "*"
-		if len(requests) == 1 {
-			key = requests[0].Key
-		}
-		var err error
+	var devices *ops.Devices
+	var err error
+	if wait.record {
 		if follower, err = t.Follow(ctx, key); err != nil {
 			return err
 		}
 		defer follower.Stop()
 	}
+	if wait.device {
+		if devices, err = t.FollowDevices(ctx, key); err != nil {
+			return fmt.Errorf("nothing was published: %w; --wait alone waits for what Graph says", err)
+		}
+		defer devices.Stop()
+	}
 	var sent []ops.Sent
 	p := t.progress()
-	err := t.Send(ctx, requests, func(s ops.Sent) {
+	err = t.Send(ctx, requests, func(s ops.Sent) {
 		sent = append(sent, s)
 		if t.json {
 			t.object(s)
@@ -249,25 +269,33 @@ func (t *tool) send(ctx context.Context, requests []ops.Sending, wait bool, time
 	if len(requests) > 1 {
 		t.tell("%s published", count(len(sent)))
 	}
-	if !wait {
+	if !wait.record {
 		return nil
 	}
-	return t.follow(ctx, follower, sent, timeout)
-}
-
-func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Sent, timeout time.Duration) error {
-	if timeout > 0 {
+	if wait.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+		ctx, cancel = context.WithTimeout(ctx, wait.timeout)
 		defer cancel()
 	}
+	if devices == nil {
+		return t.follow(ctx, follower, sent, func(record.Record) {})
+	}
+	return t.followBoth(ctx, follower, devices, sent)
+}
+
+// follow waits for the ends of the requests' records; accepted is told of each that is.
+func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Sent, accepted func(record.Record)) error {
 	ended, dead, blind := 0, 0, false
 	p := t.progress()
 	left := follower.Await(ctx, sent, func(c ops.Change) {
+		t.writing.Lock()
+		defer t.writing.Unlock()
 		if c.Final {
 			ended++
-			if c.Record.State == "dead" {
+			if c.Record.State == record.Dead {
 				dead++
+			} else {
+				defer accepted(c.Record)
 			}
 		}
 		switch {
@@ -284,9 +312,13 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 			p.tell("%s of %s have ended, %s of them dead", count(ended), count(len(sent)), count(dead))
 		}
 	}, func(err error) {
+		t.writing.Lock()
+		defer t.writing.Unlock()
 		blind = true
 		t.tell("only what changes from now on is seen, and nothing of a request that was accepted before: %v", err)
 	})
+	t.writing.Lock()
+	defer t.writing.Unlock()
 	if len(sent) > 1 {
 		t.tell("%s accepted, %s dead, %s have not ended", count(ended-dead), count(dead), count(len(left)))
 	}
@@ -297,6 +329,67 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 	case len(left) > 0 && len(sent) == 1:
 		return fmt.Errorf("%s has not ended yet; worker status %s shows how it goes on", plain(left[0].ID), plain(left[0].ID))
 	case len(left) > 0 || dead > 0:
+		return errFailed
+	}
+	return nil
+}
+
+// followBoth waits for the ends of the requests' records and, of those that are
+// accepted, for the ends on the devices. It fails unless each is done.
+func (t *tool) followBoth(ctx context.Context, follower *ops.Follower, devices *ops.Devices, sent []ops.Sent) error {
+	accepted := make(chan record.Record, len(sent))
+	ends := make(chan error, 1)
+	go func() { ends <- t.followDevices(ctx, devices, accepted, len(sent) == 1) }()
+	err := t.follow(ctx, follower, sent, func(r record.Record) { accepted <- r })
+	close(accepted)
+	return cmp.Or(err, <-ends)
+}
+
+func (t *tool) followDevices(ctx context.Context, devices *ops.Devices, accepted <-chan record.Record, alone bool) error {
+	done, others := 0, 0
+	var failure error
+	left := devices.Await(ctx, accepted, func(c ops.DeviceChange) {
+		t.writing.Lock()
+		defer t.writing.Unlock()
+		id := plain(c.Record.ID)
+		switch {
+		case c.NotFollowed:
+			others++
+			failure = fmt.Errorf("%s is accepted and not followed, so that it stays unknown whether the device does it: see WORKER_FOLLOW; "+
+				"worker outcome follow %s has the device looked at all the same", id, id)
+			if !alone {
+				t.tell("%v", failure)
+			}
+			return
+		case c.Document.Outcome == outcome.Done:
+			done++
+		case c.Ended():
+			others++
+			failure = errFailed
+		}
+		if !t.json {
+			t.line("%s  %s", id, plain(deviceWords(c.Record, c.Document)))
+		} else if c.Document.Outcome != "" {
+			t.object(c.Document)
+		}
+	}, func(err error) {
+		t.writing.Lock()
+		defer t.writing.Unlock()
+		t.tell("of the devices only what changes from now on is seen: %v", err)
+	})
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	if !alone && done+others+len(left) > 0 {
+		t.tell("%s done, %s not, %s are still followed", count(done), count(others), count(len(left)))
+	}
+	switch {
+	case len(left) > 0 && alone:
+		id := plain(left[0].Record.ID)
+		return fmt.Errorf("%s is accepted, and %s on its device: it goes on and is followed on; worker status %s shows it",
+			id, cmp.Or(left[0].Document.Outcome, outcome.Pending), id)
+	case failure != nil && alone:
+		return failure
+	case len(left)+others > 0:
 		return errFailed
 	}
 	return nil

@@ -84,7 +84,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 			// To the one who asked, a request that is not allowed looks like
 			// one that nobody answers.
 			// Whether a stream of another domain takes the requests may stay unknown.
-			if errors.Is(err, nats.ErrPermissionViolation) && !about(err, names.Filter(), names.Dead()) {
+			if errors.Is(err, nats.ErrPermissionViolation) && !about(err, names.Filter(), names.Dead(), names.FollowSubject+".0."+names.Tenant) {
 				stop(fmt.Errorf("a right is missing: %w", err))
 			}
 		}))

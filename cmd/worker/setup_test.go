@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"passcode-worker/internal/topology"
+
 	"passcode-worker/internal/natstest"
 )
 
@@ -26,10 +28,20 @@ func startNATS(t *testing.T, opts server.Options) *natstest.Server {
 	return s
 }
 
-// made is what setup says of each of its four things.
+// made is what setup says of each thing that it makes.
 func made(action string) string {
 	return action + " stream PASSCODE_RESETS\n" + action + " stream PASSCODE_RESETS_DEAD\n" +
-		action + " key-value bucket passcode-resets\n" + action + " key-value bucket passcode-resets-state\n" + action + " key-value bucket passcode-resets-devices\n" + action + " consumer worker-default\n"
+		action + " key-value bucket passcode-resets\n" + action + " key-value bucket passcode-resets-state\n" + action + " key-value bucket passcode-resets-devices\n" + action + " consumer worker-default\n" +
+		madeToFollow(action, "passcode-resets", "PASSCODE_RESETS_FOLLOW")
+}
+
+// madeToFollow is what it says of what following needs.
+func madeToFollow(action, bucket, stream string) string {
+	out := action + " stream " + stream + "\n" + action + " key-value bucket " + bucket + "-outcomes\n"
+	for step := range topology.FollowSteps {
+		out += action + " consumer " + topology.FollowConsumer(step) + "\n"
+	}
+	return out
 }
 
 func TestSetup(t *testing.T) {
@@ -72,8 +84,9 @@ func TestSetup(t *testing.T) {
 		t.Errorf("nothing was changed: %+v", c)
 	}
 
-	env = with(env, "WORKER_STREAM", "S", "WORKER_SUBJECT", "s.s", "WORKER_DEAD_STREAM", "D", "WORKER_DEAD_SUBJECT", "s.d", "WORKER_TENANT", "contoso")
-	check("created  stream S\ncreated  stream D\ncreated  key-value bucket b\ncreated  key-value bucket b-state\ncreated  key-value bucket b-devices\ncreated  consumer worker-contoso\n",
+	env = with(env, "WORKER_STREAM", "S", "WORKER_SUBJECT", "s.s", "WORKER_DEAD_STREAM", "D", "WORKER_DEAD_SUBJECT", "s.d", "WORKER_FOLLOW_STREAM", "F", "WORKER_FOLLOW_SUBJECT", "s.f",
+		"WORKER_TENANT", "contoso")
+	check("created  stream S\ncreated  stream D\ncreated  key-value bucket b\ncreated  key-value bucket b-state\ncreated  key-value bucket b-devices\ncreated  consumer worker-contoso\n"+madeToFollow("created ", "b", "F"),
 		"--bucket=b", "--storage=memory", "--replicas=1")
 	if c := config("S"); c.Storage != jetstream.MemoryStorage || c.Subjects[0] != "s.s.*" || config("D").Subjects[0] != "s.d.*" {
 		t.Errorf("request stream: %+v", c)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -9,20 +10,22 @@ import (
 	"github.com/alecthomas/kong"
 
 	"passcode-worker/internal/ops"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 )
 
 type statusCmd struct {
-	Rate string `group:"policy" env:"WORKER_RATE" default:"${rate}" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit. Not given, a rate of the tenant's own in WORKER_TENANTS_FILE goes before the variable."`
-	ID   string `arg:"" optional:"" help:"Id of a request: show what became of it."`
+	Rate      string `group:"policy" env:"WORKER_RATE" default:"${rate}" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit. Not given, a rate of the tenant's own in WORKER_TENANTS_FILE goes before the variable."`
+	FollowFor string `group:"policy" env:"WORKER_FOLLOW_FOR" default:"${follow_for}" placeholder:"TIME" help:"What the workers are configured with: requests that were accepted earlier are followed no more."`
+	ID        string `arg:"" optional:"" help:"Id of a request: show what became of it."`
 
 	toolOptions `embed:""`
 }
 
 // Help is shown by worker status --help.
 func (statusCmd) Help() string {
-	return "Without an id: the tenant's queue. With one: the states that the request went through, as far as they are kept. " +
+	return "Without an id: the tenant's queue. With one: the states that the request went through, as far as they are kept, and what its device did. " +
 		"Exit status 1 where the id is unknown. All times are UTC, by the clock of the NATS server."
 }
 
@@ -36,6 +39,7 @@ func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error
 	if err != nil {
 		r.fail("WORKER_RATE", "%v", err)
 	}
+	followFor := r.duration("WORKER_FOLLOW_FOR", c.FollowFor, 0)
 	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error {
 		if c.ID != "" {
 			return t.history(ctx, c.ID)
@@ -43,7 +47,7 @@ func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error
 		if own, ok := ownRate(t.tenant); ok && !given(line, "--rate") {
 			rate = own
 		}
-		q, err := t.Queue(ctx, rate)
+		q, err := t.Queue(ctx, rate, followFor)
 		if err != nil {
 			return err
 		}
@@ -123,6 +127,35 @@ func (p *printer) queue(q ops.Queue) {
 	if len(q.Unserved) > 0 {
 		row("unserved", "%s: their requests wait, and no worker serves them", p.coloured(yellow, plain(strings.Join(q.Unserved, ", "))))
 	}
+	switch f := q.Following; {
+	case !q.Knows(ops.PartOutcomes):
+		row("followed", "not known")
+	case f == nil:
+		row("followed", "nothing: there is no bucket of outcomes; worker setup makes it")
+	case f.Open == 0:
+		row("followed", "0")
+	default:
+		row("followed", "%s: %s under 2m, %s under 15m, %s under 8h, %s older", count(f.Open), count(f.Under2m), count(f.Under15m), count(f.Under8h), count(f.Older))
+		p.line("")
+		columns := openColumns()
+		p.row(columns, titles(columns)...)
+		for _, o := range f.Oldest {
+			p.row(columns, span(seconds(o.Age).Round(time.Second)), o.ID, string(o.Outcome), string(o.NextStep), moment(o.LastSyncAt))
+		}
+	}
+}
+
+// openColumns are those of the oldest requests that are followed.
+func openColumns() []column {
+	return []column{{"AGE", 11, true}, {"ID", 36, false}, {"OUTCOME", 8, false}, {"NEXT STEP", 13, false}, {"CHECKED IN", 20, false}}
+}
+
+// moment is an instant that may be missing.
+func moment(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return instant(*t)
 }
 
 // historyColumns are those of the history of one request.
@@ -131,10 +164,11 @@ func historyColumns() []column {
 }
 
 // historyLine is one state of a request as JSON: its record, and when it was
-// written.
+// written. With the last one comes what the device did, where that is known.
 type historyLine struct {
 	WrittenAt time.Time `json:"writtenAt"`
 	record.Record
+	Outcome *outcome.Document `json:"outcome,omitempty"`
 }
 
 func (t *tool) history(ctx context.Context, id string) error {
@@ -142,13 +176,25 @@ func (t *tool) history(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", plain(id), err)
 	}
+	last := entries[len(entries)-1].Record
+	var device outcome.Document
+	var unread error
+	if last.State == record.Accepted {
+		device, unread = t.OutcomeOf(ctx, last)
+	}
+	if unread != nil && !errors.Is(unread, ops.ErrNoOutcomes) {
+		t.tell("not known: %s: %v", ops.PartOutcomes, unread)
+	}
 	if t.json {
-		for _, e := range entries {
-			t.object(historyLine{e.Time, e.Record})
+		for i, e := range entries {
+			line := historyLine{WrittenAt: e.Time, Record: e.Record}
+			if i == len(entries)-1 && device.Outcome != "" {
+				line.Outcome = &device
+			}
+			t.object(line)
 		}
 		return nil
 	}
-	last := entries[len(entries)-1].Record
 	t.line("request   %s", plain(last.ID))
 	t.line("device    %s", plain(last.ManagedDeviceID))
 	if last.RequestedBy != "" || last.RequestReason != "" {
@@ -159,6 +205,9 @@ func (t *tool) history(ctx context.Context, id string) error {
 		t.line("call      client-request-id %s, request-id %s", plain(last.ClientRequestID), plain(last.GraphRequestID))
 	}
 	t.line("now       %s", plain(words(last)))
+	if last.State == record.Accepted {
+		t.device(last, device, unread)
+	}
 	t.line("")
 	columns := historyColumns()
 	t.row(columns, titles(columns)...)

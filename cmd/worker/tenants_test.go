@@ -304,7 +304,7 @@ func TestToolsOfManyTenants(t *testing.T) {
 	}
 	id := graphsim.DefaultTenantID
 	env := list("- {name: a, tenantId: " + id + "}\n- {name: b, tenantId: " + id + "}\n")
-	expect(t, env, exitDone, ".*created  consumer worker-a\ncreated  consumer worker-b\n", "", "setup")
+	expect(t, env, exitDone, ".*created  consumer worker-a\ncreated  consumer worker-b\n.*created  consumer follow-9\n", "", "setup")
 	for _, args := range [][]string{{"send", "--device", graphsim.GoodDevice(1)}, {"status"}, {"dead", "list"}, {"pause"}, {"resume"}} {
 		expect(t, env, exitUsage, "", `worker: wrong usage: --tenant: it is missing: .*tenants\.yaml lists the tenants, and "default" is none of them\nTry: worker .*\n`, args...)
 	}

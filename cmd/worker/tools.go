@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,6 +42,8 @@ type tool struct {
 	*printer
 	s      streams
 	tenant string
+	// writing keeps what is written at the same time apart.
+	writing sync.Mutex
 }
 
 // run reads the options, of which r may have gathered problems already,

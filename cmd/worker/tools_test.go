@@ -19,6 +19,7 @@ import (
 	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/state"
 	"passcode-worker/internal/topology"
@@ -86,7 +87,7 @@ func TestSendAndStatus(t *testing.T) {
 	}
 	expect(t, env, exitFailed, "D2\n.*D2  dead: not_found: .*", "", "send", "--device", graphsim.FaultDevice(404, 0, 0, 2), "--id", "D2", "--wait")
 
-	r = expect(t, env, exitDone, "request   INC1\ndevice    "+good+"\nwanted    by jo: forgot\n.*now       accepted: Graph has taken the reset\n\nWRITTEN .*", "", "status", "INC1")
+	r = expect(t, env, exitDone, "request   INC1\ndevice    "+good+"\nwanted    by jo: forgot\n.*now       accepted: Graph has taken the reset\noutcome   pending since .*\n\nWRITTEN .*", "", "status", "INC1")
 	if n := strings.Count(r.out, "\n20"); n != 2 || strings.Contains(r.out, "\x1b") {
 		t.Errorf("%d states:\n%s", n, r.out)
 	}
@@ -170,7 +171,17 @@ func TestSendWrong(t *testing.T) {
 		{[]string{"send", "--device", good, "--not-after", ""}, "--not-after: it is empty"},
 		{[]string{"status", ""}, "id: it is empty"},
 		{[]string{"send", "--device", good, "--file", "-"}, "--file: give it alone"},
-		{[]string{"send", "--device", good, "--timeout", "1s"}, "--timeout: it needs --wait"},
+		{[]string{"send", "--device", good, "--timeout", "1s"}, "--timeout: it needs --wait or --follow"},
+		{[]string{"outcome", "list", "--outcome", "x"}, `--outcome: "x" is none of: pending, `},
+		{[]string{"outcome", "list", "--since", "x"}, "--since: "},
+		{[]string{"outcome", "list", "--device", "x"}, "--device: "},
+		{[]string{"outcome", "list", "--limit=-1"}, "--limit: "},
+		{[]string{"outcome", "show", ""}, "id: it is empty"},
+		{[]string{"outcome", "follow"}, "requests: which ones? Give ids, or --since"},
+		{[]string{"outcome", "follow", ""}, "id: it is empty"},
+		{[]string{"outcome", "follow", "X", "--for", "2161h"}, `--for: "2161h" is longer than 2160h`},
+		{[]string{"outcome", "follow", "X", "--rate", "1"}, "--rate: "},
+		{[]string{"status", "--follow-for", "x"}, "WORKER_FOLLOW_FOR: "},
 		{[]string{"send", "--file", "/does/not/exist"}, "--file: it cannot be read"},
 		{[]string{"send", "--device", good, "-o", "yaml"}, `--output: "yaml" is none of: text, json`},
 		{[]string{"status", "--rate", "x"}, "WORKER_RATE: "},
@@ -260,6 +271,7 @@ func TestToolsWithoutNATS(t *testing.T) {
 		for _, args := range [][]string{
 			{"send", "--device", graphsim.GoodDevice(1)}, {"status"}, {"status", "X"}, {"dead", "list"}, {"dead", "show", "X"},
 			{"dead", "redrive", "--all"}, {"dead", "remove", "X"}, {"pause"}, {"resume"},
+			{"outcome", "list"}, {"outcome", "show", "X"}, {"outcome", "follow", "X"}, {"outcome", "follow", "--since", "1h"},
 		} {
 			t.Run(address+strings.Join(args, " "), func(t *testing.T) {
 				t.Parallel()
@@ -284,6 +296,7 @@ func TestToolsBeforeSetup(t *testing.T) {
 	for _, args := range [][]string{
 		{"send", "--device", graphsim.GoodDevice(1)}, {"status"}, {"status", "X"}, {"dead", "list"}, {"dead", "show", "X"},
 		{"dead", "redrive", "--all"}, {"dead", "remove", "X"}, {"pause"}, {"resume"},
+		{"outcome", "list"}, {"outcome", "show", "X"}, {"outcome", "follow", "X"}, {"outcome", "follow", "--since", "1h"},
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			t.Parallel()
@@ -307,9 +320,19 @@ func operatorRights() map[string][]string {
 	info := "$JS.API.CONSUMER.INFO." + stream + ".worker-default"
 	fuse := []string{"$JS.API.STREAM.INFO." + states, "$JS.API.STREAM.MSG.GET." + states}
 	record := []string{"$JS.API.STREAM.INFO." + records, "$JS.API.DIRECT.GET." + records + ".$KV.passcode-resets.default.>", "$JS.API.STREAM.MSG.GET." + records}
+	const outcomes = "KV_passcode-resets-outcomes"
+	documents := []string{"$JS.API.CONSUMER.CREATE." + outcomes + ".*.$KV.passcode-resets-outcomes.default.>", "$JS.API.CONSUMER.MSG.NEXT." + outcomes + ".*"}
+	document := []string{"$JS.API.STREAM.INFO." + outcomes, "$JS.API.DIRECT.GET." + outcomes + ".$KV.passcode-resets-outcomes.default.>"}
+	changes := []string{"$JS.API.CONSUMER.CREATE." + records + ".*.$KV.passcode-resets.default.>", "$JS.API.CONSUMER.MSG.NEXT." + records + ".*"}
+	alarm := "passcode.reset.follow.0.default"
 	return map[string][]string{
+		"outcome list":         documents,
+		"outcome show":         document,
+		"outcome follow":       slices.Concat(record[:2], document, []string{alarm}),
+		"outcome follow since": slices.Concat(changes, document, []string{alarm}),
+
 		"send":         {"passcode.reset.requests.default"},
-		"status":       append([]string{info, "$JS.API.STREAM.INFO." + stream, "$JS.API.STREAM.MSG.GET." + stream, "$JS.API.STREAM.INFO." + dead, "$JS.API.CONSUMER.NAMES." + stream}, fuse...),
+		"status":       append([]string{info, "$JS.API.STREAM.INFO." + stream, "$JS.API.STREAM.MSG.GET." + stream, "$JS.API.STREAM.INFO." + dead, "$JS.API.CONSUMER.NAMES." + stream}, append(fuse, documents...)...),
 		"status X":     {"$JS.API.CONSUMER.CREATE." + records + ".*.$KV.passcode-resets.default.>", "$JS.API.CONSUMER.MSG.NEXT." + records + ".*"},
 		"dead list":    get,
 		"dead redrive": slices.Concat(get, one, record, []string{"passcode.reset.requests.default"}),
@@ -326,7 +349,9 @@ func TestToolsRights(t *testing.T) {
 	t.Parallel()
 	commands := map[string][]string{
 		"send": {"send", "--device", graphsim.GoodDevice(1)}, "status": {"status"}, "status X": {"status", "X"}, "dead list": {"dead", "list"},
-		"dead redrive": {"dead", "redrive", "--all"}, "dead remove": {"dead", "remove", "--reason", "not_found"},
+		"outcome list": {"outcome", "list"}, "outcome show": {"outcome", "show", "Y"}, "outcome follow": {"outcome", "follow", "Y"},
+		"outcome follow since": {"outcome", "follow", "--since", "1h"},
+		"dead redrive":         {"dead", "redrive", "--all"}, "dead remove": {"dead", "remove", "--reason", "not_found"},
 		"pause": {"pause"}, "pause for": {"pause", "--for", "1h"}, "resume": {"resume"},
 	}
 	users := []*server.User{{Username: "admin", Password: "p"}}
@@ -357,6 +382,8 @@ func TestToolsRights(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	accepted(t, js, "Y", func(*record.Record) {})
+	documentOf(t, js, "Y", func(*outcome.Document) {})
 	put := func() {
 		t.Helper()
 		if _, err := js.PublishMsg(t.Context(), letter("X", "not_found", 0)); err != nil {
@@ -378,9 +405,10 @@ func TestToolsRights(t *testing.T) {
 			put()
 			began := time.Now()
 			r := runFor(t, env(fmt.Sprint(name, i)), commands[name]...)
-			want := "a right is missing: this account may not publish to " + strings.TrimSuffix(right, ">")
+			// Of one with a key in it the very key is told.
+			want := "a right is missing: this account may not publish to " + strings.TrimSuffix(strings.TrimSuffix(right, ">"), "default.")
 			if name == "status X" && i == 0 {
-				want += "X\n" // the very record
+				want += "default.X\n" // the very record
 			}
 			optional := name == "status" && i > 0
 			if (r.code != exitFailed) != optional || !strings.Contains(r.err, want) {

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,6 +116,27 @@ func (r Revision) Answer() bool {
 }
 
 var answerHeaders = []string{jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer}
+
+// Told reads a change of a key as the server publishes it to those who listen. ok is
+// false where it is not the server that says so.
+// Source: nats-server, server/stream.go: the server's own headers follow those
+// that the value was stored with.
+func Told(m *nats.Msg) (r Revision, ok bool) {
+	header := maps.Clone(m.Header)
+	for _, name := range answerHeaders {
+		if len(header[name]) != 1 {
+			return Revision{}, false
+		}
+		delete(header, name)
+	}
+	r = Revision{Header: header, Value: m.Data}
+	var err error
+	if r.Sequence, err = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64); err != nil {
+		return Revision{}, false
+	}
+	r.Time, err = time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
+	return r, err == nil
+}
 
 // Get reads the last revision of a key. The answer may come from a replica that
 // lags behind.

@@ -69,6 +69,11 @@ type Config struct {
 	Keep time.Duration
 	// Endpoint is Graph's root without a version; UserAgent names the product.
 	Endpoint, UserAgent string
+	// Follows tells that accepted requests are followed; with Auto only as long as the
+	// token does not lack the right to read devices.
+	Follows, Auto bool
+	// ActionNames are further names of a reset in a device's list of actions.
+	ActionNames []string
 	// RetryUnknown tells that the worker repeats a call whose outcome it may not
 	// look up.
 	RetryUnknown bool
@@ -91,6 +96,14 @@ func Run(ctx context.Context, cfg Config, report func(Line)) {
 	}
 	c.monitors(ctx)
 	c.graph(ctx)
+}
+
+// Device tells how Intune shows a device and its actions, as far as the worker takes
+// notice of it, and how the worker takes each of these. It reports no more than that,
+// the token and the permissions.
+func Device(ctx context.Context, cfg Config, device string, report func(Line)) {
+	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}}
+	c.device(ctx, device)
 }
 
 // checker is one run.

@@ -89,7 +89,14 @@ func (c *checker) permissions(token graph.Token) {
 	if c.cfg.RetryUnknown {
 		means = "a call whose answer is lost is repeated (WORKER_ON_UNKNOWN=retry), so that a device may be reset twice"
 	}
-	c.say(Warning, what, "missing: the worker cannot look up what became of a call, so "+means, "grant it as well, with admin consent")
+	followed := ""
+	switch {
+	case c.cfg.Follows && c.cfg.Auto:
+		followed = "; and accepted requests are not followed, so that nobody learns what their devices did"
+	case c.cfg.Follows:
+		followed = "; and accepted requests are not followed: WORKER_FOLLOW is on, and no look at a device is permitted"
+	}
+	c.say(Warning, what, "missing: the worker cannot look up what became of a call, so "+means+followed, "grant it as well, with admin consent")
 }
 
 // reach asks Graph for the list of devices, as the worker does before it takes a

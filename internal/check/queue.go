@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,6 +41,74 @@ func (q *queue) check(ctx context.Context) {
 	// Where anything is missing, the worker makes everything.
 	if q.cfg.Cools || q.cfg.Setup && len(q.lacking) > 0 {
 		q.stream(ctx, "bucket "+n.DeviceBucket(), "KV_"+n.DeviceBucket(), Failed)
+	}
+	if q.cfg.Follows {
+		q.following(ctx)
+	}
+}
+
+// withoutFollowing is what the lack of anything means that following needs.
+const withoutFollowing = "resets go on, and accepted requests are not followed"
+
+// following checks what accepted requests are followed with. Without it resets go on.
+func (q *queue) following(ctx context.Context) {
+	n := q.names
+	q.stream(ctx, "bucket "+n.OutcomeBucket(), "KV_"+n.OutcomeBucket(), Warning)
+	q.stream(ctx, "stream "+n.FollowStream, n.FollowStream, Warning)
+	q.followConsumers(ctx)
+}
+
+// followConsumers checks the consumers of alarms, all at once.
+func (q *queue) followConsumers(ctx context.Context) {
+	n := q.names
+	what := fmt.Sprintf("consumers %s to %s", topology.FollowConsumer(0), topology.FollowConsumer(topology.FollowSteps-1))
+	if !q.may[q.api("CONSUMER.INFO."+n.FollowStream+".*")] {
+		return // which is said above
+	}
+	ctx, cancel := context.WithTimeout(ctx, stepWait)
+	defer cancel()
+	var found [topology.FollowSteps]*jetstream.ConsumerInfo
+	var errs [topology.FollowSteps]error
+	var asking sync.WaitGroup
+	for step := range topology.FollowSteps {
+		asking.Go(func() {
+			c, err := q.js.Consumer(ctx, n.FollowStream, topology.FollowConsumer(step))
+			if errs[step] = err; err == nil {
+				found[step] = c.CachedInfo()
+			}
+		})
+	}
+	asking.Wait()
+	var missing []string
+	fine, open := true, uint64(0)
+	for step := range topology.FollowSteps {
+		name := topology.FollowConsumer(step)
+		switch err := errs[step]; {
+		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+			missing = append(missing, name)
+			continue
+		case err != nil:
+			fine = false
+			q.say(Warning, "consumer "+name, fmt.Sprintf("could not be read: %v", topology.Unheard(q.js.Options(), err)), "has the cluster a leader, are enough of its servers up?")
+			continue
+		}
+		info := found[step]
+		open += info.NumPending + uint64(info.NumAckPending)
+		for _, w := range topology.FollowWeaknesses(info.Config, n, step) {
+			fine = false
+			q.say(Warning, "consumer "+name, w.Text, w.Do)
+		}
+		if info.Paused {
+			fine = false
+			q.say(Warning, "consumer "+name, "an operator has paused it, so that looks of its step are not made", "nats consumer resume "+n.FollowStream+" "+name)
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		q.missing(ctx, what, Warning, q.api("CONSUMER.CREATE."+n.FollowStream+"."+missing[0]+"."+n.FollowSubject+"."+strings.TrimPrefix(missing[0], "follow-")+".*"),
+			func(a *jetstream.AccountInfo) *topology.Weakness { return topology.BeyondFollow(a, n) })
+	case fine:
+		q.ok(what, fmt.Sprintf("%d alarms of accepted requests", open))
 	}
 }
 
@@ -89,19 +159,28 @@ func (q *queue) replicas(what string, info *jetstream.ClusterInfo) {
 // configured to, and allowed to, and where the account's limits leave room: beyond
 // says what stands in the way.
 func (q *queue) missing(ctx context.Context, what string, weight Status, create string, beyond func(*jetstream.AccountInfo) *topology.Weakness) {
-	const do = "run worker setup"
+	do, worst, means := "run worker setup", Failed, ""
+	if q.follows(create) {
+		worst, means = Warning, ": "+withoutFollowing
+	}
 	if !q.cfg.Setup {
-		q.say(weight, what, "does not exist, and WORKER_SETUP=false lets the worker not create it", do)
+		q.say(weight, what, "does not exist, and WORKER_SETUP=false lets the worker not create it"+means, do)
 		return
 	}
 	if a := q.account(ctx); a != nil {
 		if w := beyond(a); w != nil {
-			q.say(Failed, what, "does not exist, and worker run cannot create it: "+w.Text, w.Do)
+			q.say(worst, what, "does not exist, and worker run cannot create it: "+w.Text+means, w.Do)
 			return
 		}
 	}
 	q.say(Warning, what, "does not exist yet; worker run would create it", do+", or let the worker do it")
-	q.tryOne(ctx, right{create, "to create what is missing", Failed, &nats.Msg{Subject: create, Data: []byte(broken)}})
+	q.tryOne(ctx, right{create, "to create what is missing", worst, &nats.Msg{Subject: create, Data: []byte(broken)}})
+}
+
+// follows reports whether what is made by a call to the server is for following.
+func (q *queue) follows(create string) bool {
+	return strings.HasPrefix(create, q.api("CONSUMER.CREATE."+q.names.FollowStream+".")) ||
+		create == q.api("STREAM.CREATE."+q.names.FollowStream) || create == q.api("STREAM.CREATE.KV_"+q.names.OutcomeBucket())
 }
 
 // account is what the account may store; nil where that is not known.

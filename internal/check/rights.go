@@ -103,7 +103,39 @@ func (q *queue) rights() []right {
 	case q.cfg.Setup: // it is needed only where something is missing
 		rights = append(rights, call(q.api("STREAM.INFO."+cooling), "", look, Warning))
 	}
+	if q.cfg.Follows {
+		rights = append(rights, q.followRights()...)
+	}
 	return rights
+}
+
+// followRights are what following needs: without them resets go on. The consumers of
+// alarms are alike, so one stands for all.
+func (q *queue) followRights() []right {
+	const why = "to follow accepted requests"
+	n := q.names
+	bucket, consumer := "KV_"+n.OutcomeBucket(), n.FollowStream+"."+topology.FollowConsumer(0)
+	ask := func(shown, probe, body string) right {
+		return right{subject: q.api(shown), need: why, weight: Warning, probe: &nats.Msg{Subject: q.api(probe), Data: []byte(body)}}
+	}
+	store := func(shown, probe string) right {
+		return right{subject: shown, need: why, weight: Warning, probe: &nats.Msg{Subject: probe, Header: nats.Header{jetstream.ExpectedStreamHeader: {noStream}}}}
+	}
+	ack := func(shown, probe string) right {
+		return right{subject: shown, need: why, weight: Warning, probe: &nats.Msg{Subject: probe, Data: []byte(noVerb)}}
+	}
+	return []right{
+		ask("CONSUMER.INFO."+n.FollowStream+".*", "CONSUMER.INFO."+consumer, ""),
+		ask("CONSUMER.MSG.NEXT."+n.FollowStream+".*", "CONSUMER.MSG.NEXT."+consumer, broken),
+		ack("$JS.ACK."+n.FollowStream+".>", "$JS.ACK."+consumer+".0.0.0.0.0"),
+		ack("$JS.ACK.*.*."+n.FollowStream+".>", "$JS.ACK._.check."+consumer+".0.0.0.0.0.check"),
+		ask("STREAM.INFO."+bucket, "STREAM.INFO."+bucket, ""),
+		ask("STREAM.MSG.GET."+bucket, "STREAM.MSG.GET."+bucket, broken),
+		store(q.kv(n.OutcomeBucket(), n.Tenant+".>"), q.kv(n.OutcomeBucket(), n.Tenant+"."+noKey)),
+		store(n.FollowSubject+".*."+n.Tenant, n.FollowSubject+".0."+n.Tenant),
+		ask("STREAM.INFO."+n.FollowStream, "STREAM.INFO."+n.FollowStream, ""),
+		ask("STREAM.MSG.GET."+n.FollowStream, "STREAM.MSG.GET."+n.FollowStream, broken),
+	}
 }
 
 // at tries the right by another subject than the one that is shown.

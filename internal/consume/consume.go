@@ -157,7 +157,7 @@ func (q *Queue) bind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*q.times.api)
 	defer cancel()
 	if q.cfg.Setup {
-		done, err := topology.Setup(ctx, q.js, q.cfg.Names, q.cfg.Layout)
+		done, err := topology.SetupQueue(ctx, q.js, q.cfg.Names, q.cfg.Layout)
 		for _, d := range done {
 			if d.Action != "exists" {
 				q.log.Info("set up", zap.String("what", d.What), zap.String("action", d.Action))

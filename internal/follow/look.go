@@ -169,7 +169,7 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 	if err != nil && !errors.As(err, &e) {
 		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
-	f.account(t, slot, sent, e)
+	f.account(ctx, t, slot, sent, e)
 	if e != nil {
 		f.cfg.Log.Debug("a look at a device failed", zap.String("tenant", t.Name), zap.String("device", device), zap.Error(e))
 	}
@@ -191,7 +191,7 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 		if _, err := t.Tokens.Renew(ctx, token, e.Claims); err != nil && ctx.Err() == nil {
 			f.cfg.Log.Debug("a token that was rejected could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
 		}
-	default:
+	case graph.Refused, graph.Unavailable, graph.NotSent, graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:
 		result = outcome.ResultFailed
 	}
 	return outcome.Look{Failed: true}, result
@@ -207,17 +207,17 @@ func (t *Tenant) Call(token graph.Token, timeout time.Duration) graph.Call {
 
 // account tells the pacer of the looks what a call came to, and the other replicas
 // what Graph has asked for.
-func (f *Follower) account(t *Tenant, slot *pace.Slot, sent time.Time, e *graph.Error) {
+func (f *Follower) account(ctx context.Context, t *Tenant, slot *pace.Slot, sent time.Time, e *graph.Error) {
 	switch {
 	case e == nil || e.Kind == graph.Refused || e.Kind == graph.Forbidden:
 		slot.Accepted()
 	case e.Kind == graph.Throttled:
 		until, _, _ := slot.Throttled(sent, e.RetryAfter)
-		f.handOn(t, until)
+		f.handOn(ctx, t, until)
 	case e.RetryAfter > 0:
 		slot.Done()
 		until, _, _ := t.Reads.Throttled(sent, e.RetryAfter)
-		f.handOn(t, until)
+		f.handOn(ctx, t, until)
 	default:
 		slot.Done()
 	}
@@ -244,7 +244,7 @@ func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) boo
 	case err != nil && !errors.As(err, &e):
 		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
-	f.account(t, slot, sent, e)
+	f.account(ctx, t, slot, sent, e)
 	if e == nil {
 		t.served(time.Now())
 	}

@@ -89,12 +89,12 @@ func (f *Follower) others(ctx context.Context, t *Tenant) state.Worker {
 }
 
 // handOn tells the other replicas until when Graph wants no looks.
-func (f *Follower) handOn(t *Tenant, until time.Time) {
+func (f *Follower) handOn(ctx context.Context, t *Tenant, until time.Time) {
 	store := f.cfg.State()
 	if store == nil || until.IsZero() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), writeWait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeWait)
 	defer cancel()
 	if err := store.SetReads(ctx, t.Name, until.Add(t.Ahead())); err != nil {
 		f.cfg.Log.Debug("a pause of the looks could not be handed on", zap.String("tenant", t.Name), zap.Error(err))

@@ -57,6 +57,26 @@ func clip(s string, limit int) string {
 	return strings.Clone(s[:limit]) + "…"
 }
 
+// followed is what the status page knows about the requests that are followed. It is of
+// the process, not of a tenant.
+type followed struct {
+	mu    sync.Mutex
+	at    time.Time // zero: nothing was told
+	depth FollowDepth
+}
+
+func (f *followed) set(d FollowDepth) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.depth, f.at = d, time.Now()
+}
+
+func (f *followed) get() (d FollowDepth, at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.depth, f.at
+}
+
 // board is what the status page knows about one tenant. Its size is bounded.
 type board struct {
 	mu sync.Mutex
@@ -102,6 +122,7 @@ type now struct {
 type slot struct {
 	number                           int64 // of the slot since 1970; tells a stale one
 	accepted, dead, throttled, calls uint32
+	done, failed, other              uint32 // outcomes
 }
 
 func slotOf(t time.Time) int64 { return t.UnixNano() / int64(slotTime) }
@@ -166,6 +187,9 @@ func (s *slot) add(o slot) {
 	s.dead += o.dead
 	s.throttled += o.throttled
 	s.calls += o.calls
+	s.done += o.done
+	s.failed += o.failed
+	s.other += o.other
 }
 
 // perSecond is the number of calls per second over the last two whole slots.

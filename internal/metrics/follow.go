@@ -58,6 +58,7 @@ func (m *Metrics) SetFollow(d FollowDepth) {
 	m.follow.open.Set(float64(d.Open))
 	m.follow.oldest.Set(seconds(d.Oldest))
 	m.follow.lag.Set(seconds(d.Lag))
+	m.followed.set(d)
 }
 
 // Look counts a look at the device of an accepted reset.
@@ -72,7 +73,19 @@ func (m *Metrics) DeviceOutcome(o outcome.Outcome, sinceAccepted time.Duration) 
 }
 
 // DeviceOutcome counts a final outcome of a request of the tenant.
-func (t *Tenant) DeviceOutcome(o outcome.Outcome) { pick(t.outcomes, o, "outcome").Inc() }
+func (t *Tenant) DeviceOutcome(o outcome.Outcome) {
+	pick(t.outcomes, o, "outcome").Inc()
+	t.board.count(func(s *slot) {
+		switch {
+		case o == outcome.Done:
+			s.done++
+		case o == outcome.Failed:
+			s.failed++
+		default:
+			s.other++
+		}
+	})
+}
 
 // NotFollowed counts an accepted request that is not followed, or no more, because its
 // alarm could not be stored or its record is gone.

@@ -39,6 +39,7 @@ type Metrics struct {
 	natsReconnects   prometheus.Counter
 	unknownActions   prometheus.Counter
 	follow           followSeries
+	followed         followed
 	tenantCollectors tenantCollectors
 
 	mu      sync.Mutex // guards tenants, and keeps creation and removal of their series apart

@@ -56,7 +56,7 @@ func (p *statusPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		view
 		CSS template.CSS
 		JS  template.JS
-	}{newView(p.state(), p.metrics.glances(at), filter, p.metrics.build, at), template.CSS(pageCSS), template.JS(pageJS)})
+	}{newView(p.state(), p.metrics, filter, at), template.CSS(pageCSS), template.JS(pageJS)})
 	if err != nil { // only a fault of the template does this
 		http.Error(w, "status page: "+err.Error(), http.StatusInternalServerError)
 		return

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"passcode-worker/internal/hold"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/verdict"
 	"regexp"
 	"strings"
@@ -161,6 +162,38 @@ func TestPageOfOneTenant(t *testing.T) {
 		time.Sleep(time.Hour) // fake time
 		wantWords(t, get(t, m, up(working("acme")), "/").Body.String(),
 			"0 accepted", "0 dead letters", "0.0 of 10.0", "1 h ago INC7")
+	})
+}
+
+func TestPageOfFollowing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newTest()
+		a, b := m.Tenant("a"), m.Tenant("b")
+		s := up(working("a"), working("b"))
+		if html := get(t, m, s, "/").Body.String(); strings.Contains(html, "Followed") || strings.Contains(html, "On the devices") {
+			t.Error("nothing is followed, but the page says something of it")
+		}
+		m.SetFollow(FollowDepth{})
+		wantWords(t, get(t, m, s, "/").Body.String(), "Followed to the device: none open")
+		for range 1200 {
+			a.DeviceOutcome(outcome.Done)
+		}
+		a.DeviceOutcome(outcome.Failed)
+		b.DeviceOutcome(outcome.Removed)
+		b.DeviceOutcome(outcome.TimedOut)
+		m.SetFollow(FollowDepth{Open: 1234, Oldest: 2 * time.Hour, Lag: 20 * time.Second})
+		wantWords(t, get(t, m, s, "/").Body.String(),
+			"Followed to the device: 1,234 open, oldest 2 h", "On the devices: 1,200 done, 1 failed, 2 other ends")
+		wantWords(t, get(t, m, s, "/?tenant=b").Body.String(), "1,234 open", "On the devices: 0 done, 0 failed, 2 other ends")
+		m.SetFollow(FollowDepth{Open: 1, Oldest: -time.Second, Lag: 6 * time.Minute})
+		wantWords(t, get(t, m, s, "/").Body.String(), "Followed to the device: 1 open, looks 6 min late")
+
+		time.Sleep(20 * time.Minute) // fake time
+		html := get(t, m, s, "/").Body.String()
+		wantWords(t, html, "Followed to the device: not known for the last 20 min")
+		if strings.Contains(html, "On the devices") {
+			t.Error("the outcomes are older than the chart")
+		}
 	})
 }
 

@@ -43,6 +43,8 @@ type view struct {
 	Rows          []row  // else these
 	Total         row    // the sum of those that match
 	Chart         chart
+	Followed      string // how many requests are followed; empty: none was told of
+	Ends          string // outcomes in the time of the chart; empty: none
 	Verdicts      []line
 	Dead          []line
 }
@@ -72,7 +74,8 @@ type line struct {
 
 // newView brings together the state and the boards. With a filter it shows the
 // tenant of that name or else those whose names hold it.
-func newView(s State, boards map[string]glance, filter string, b Build, at time.Time) view {
+func newView(s State, m *Metrics, filter string, at time.Time) view {
+	boards, b := m.glances(at), m.build
 	v := view{
 		Product: strings.TrimSpace("passcode-worker " + b.Version), Time: at.UTC().Format(time.RFC3339),
 		Clock: at.UTC().Format("15:04:05") + " UTC", Filter: visible(filter), Search: len(s.Tenants) > 1, Served: thousands(len(s.Tenants)),
@@ -92,6 +95,8 @@ func newView(s State, boards map[string]glance, filter string, b Build, at time.
 	}
 	v.Total = newRow(TenantState{Bound: true, Active: true}, sum, at)
 	v.Chart = newChart(sum.slots)
+	v.Ends = ends(sum.slots)
+	v.Followed = followedLine(m.followed.get, at)
 	v.Verdicts, v.Dead = newest(verdicts, mostLines, at), newest(dead, mostDead, at)
 	if len(matching) == 1 {
 		r := newRow(matching[0], boards[matching[0].Tenant], at)
@@ -379,6 +384,42 @@ func natsLine(n NATSState, at time.Time) string {
 		text += " for " + spell(at.Sub(n.Since))
 	}
 	return text
+}
+
+// followedStale is how long what was told counts: it is told every ten seconds.
+const followedStale = time.Minute
+
+// followedLine tells how many accepted requests are followed, and whether that is late.
+func followedLine(get func() (FollowDepth, time.Time), at time.Time) string {
+	d, told := get()
+	switch age := at.Sub(told); {
+	case told.IsZero():
+		return ""
+	case age > followedStale:
+		return "not known for the last " + spell(age)
+	case d.Open == 0:
+		return "none open"
+	}
+	text := thousands(d.Open) + " open"
+	if d.Oldest >= time.Second {
+		text += ", oldest " + spell(d.Oldest)
+	}
+	if d.Lag >= followedStale {
+		text += ", looks " + spell(d.Lag) + " late"
+	}
+	return text
+}
+
+// ends tells the outcomes of some slots.
+func ends(all [slots]slot) string {
+	var sum slot
+	for _, s := range all {
+		sum.add(s)
+	}
+	if sum.done+sum.failed+sum.other == 0 {
+		return ""
+	}
+	return thousands(int(sum.done)) + " done, " + thousands(int(sum.failed)) + " failed, " + thousands(int(sum.other)) + " other ends"
 }
 
 func until(t, at time.Time) string {

@@ -31,13 +31,21 @@ const pollMost = 500
 // Follow begins to listen for the record of one request, by its key, or of all
 // with the key "*". Begin before the request is sent.
 func (t *Tools) Follow(ctx context.Context, key string) (*Follower, error) {
-	f := &Follower{t: t}
-	err := t.call(ctx, func(ctx context.Context) (err error) {
+	sub, err := t.listen(ctx, t.names.Status(key))
+	if err != nil {
+		return nil, err
+	}
+	return &Follower{t: t, sub: sub}, nil
+}
+
+// listen subscribes, and knows on its return whether that was allowed.
+func (t *Tools) listen(ctx context.Context, subject string) (sub *nats.Subscription, err error) {
+	err = t.call(ctx, func(ctx context.Context) (err error) {
 		before := t.nc.LastError()
-		if f.sub, err = t.nc.SubscribeSync(t.names.Status(key)); err != nil {
+		if sub, err = t.nc.SubscribeSync(subject); err != nil {
 			return err
 		}
-		if err := f.sub.SetPendingLimits(-1, -1); err != nil {
+		if err := sub.SetPendingLimits(-1, -1); err != nil {
 			return err
 		}
 		if err := t.nc.FlushWithContext(ctx); err != nil {
@@ -52,9 +60,9 @@ func (t *Tools) Follow(ctx context.Context, key string) (*Follower, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", t.names.Status(key), err)
+		return nil, fmt.Errorf("listen on %s: %w", subject, err)
 	}
-	return f, nil
+	return sub, nil
 }
 
 // Stop ends the listening.

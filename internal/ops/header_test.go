@@ -85,7 +85,7 @@ func TestForgedLetters(t *testing.T) {
 	}
 
 	send(names.Filter(), nats.Header{"Nats-Time-Stamp": {"2001-01-01T00:00:00Z"}, "Status": {"503"}}, "")
-	q, err := tools.Queue(t.Context(), pace.Rate{})
+	q, err := tools.Queue(t.Context(), pace.Rate{}, 0)
 	if err != nil || !q.Knows(PartOldest) || q.Oldest <= 0 || q.Oldest > time.Hour.Seconds() {
 		t.Errorf("%+v, %v", q, err)
 	}

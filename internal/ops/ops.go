@@ -1,6 +1,7 @@
 // Package ops is what the commands of operators and integrators do on NATS by
 // hand: send a request and follow it, look at the queue, read, redrive and
-// remove dead letters, pause a tenant. It calls neither Graph nor the worker.
+// remove dead letters, read outcomes and order that devices are looked at, pause a
+// tenant. It calls neither Graph nor the worker.
 package ops
 
 import (
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/topology"
 )
@@ -24,8 +26,9 @@ type Tools struct {
 	names  topology.Names
 	rights *Rights
 
-	mu      sync.Mutex
-	records *record.Store // nil until it was looked up
+	mu       sync.Mutex
+	records  *record.Store  // nil until it was looked up
+	outcomes *outcome.Store // likewise
 }
 
 // New makes the tools of a tenant. rights hears the errors of the connection.

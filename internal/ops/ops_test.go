@@ -24,6 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var names = topology.Names{
 	Tenant: "default", Stream: "REQ", Subject: "req", DeadStream: "DEAD", DeadSubject: "dead", Bucket: "records",
+	FollowStream: "FOLLOW", FollowSubject: "follow",
 }
 
 const device = "600d0000-0000-4000-8000-000000000001"

@@ -54,6 +54,9 @@ type Queue struct {
 	Dead int `json:"dead"`
 	// Unserved are tenants with requests on the stream, but without a consumer.
 	Unserved []string `json:"unserved"`
+	// Following is what is followed after it was accepted; absent: there is no bucket of
+	// outcomes, or it could not be read.
+	Following *Following `json:"following,omitempty"`
 	// Unread says what could not be read, and why.
 	Unread []string `json:"unread,omitempty"`
 
@@ -69,6 +72,7 @@ const (
 	PartDead     Part = "dead letters"
 	PartUnserved Part = "tenants that nobody serves"
 	PartState    Part = "hold, fuse and learned rate"
+	PartOutcomes Part = "what the devices of accepted requests do"
 )
 
 // Knows reports whether a part could be read. What belongs to another is as it
@@ -76,8 +80,9 @@ const (
 func (q Queue) Knows(p Part) bool { return !slices.Contains(q.unread, p) }
 
 // Queue asks how the tenant's queue stands. What cannot be read beside the
-// consumer is named in Queue.Unread.
-func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
+// consumer is named in Queue.Unread. followFor is how long the workers follow a
+// request.
+func (t *Tools) Queue(ctx context.Context, rate pace.Rate, followFor time.Duration) (Queue, error) {
 	out := Queue{Tenant: t.names.Tenant, Configured: rate.String(), Rate: rate.String(), Unserved: []string{}}
 	var info *jetstream.ConsumerInfo
 	err := t.insist(ctx, func(ctx context.Context) error {
@@ -132,6 +137,10 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate) (Queue, error) {
 	if out.Drain = drain(out, rate, now); !out.Knows(PartState) && out.Drain > 0 {
 		out.Drain = -1 // it may be held
 	}
+	note(PartOutcomes, func() (err error) {
+		out.Following, err = t.following(ctx, window(followFor), now)
+		return err
+	}())
 	return out, nil
 }
 

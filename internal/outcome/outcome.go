@@ -14,27 +14,27 @@ import (
 type Outcome string
 
 const (
-	// Pending: the device has not taken the order yet, or nothing is known of it.
+	// Pending means that the device has not taken the order yet, or nothing is known of it.
 	Pending Outcome = "pending"
-	// Active: the device is at it.
+	// Active means that the device is at it.
 	Active Outcome = "active"
 
-	// Done: the device did it. It is Intune's word.
+	// Done means that the device did it. It is Intune's word.
 	Done Outcome = "done"
-	// Failed: the device tried and could not.
+	// Failed means that the device tried and could not.
 	Failed Outcome = "failed"
-	// NotSupported: this kind of device cannot.
+	// NotSupported means that this kind of device cannot.
 	NotSupported Outcome = "not_supported"
-	// Canceled: somebody has withdrawn the order in Intune.
+	// Canceled means that somebody has withdrawn the order in Intune.
 	Canceled Outcome = "canceled"
-	// Superseded: the order is gone, and a later reset is there.
+	// Superseded means that the order is gone, and a later reset is there.
 	Superseded Outcome = "superseded"
-	// Removed: the device is no longer in Intune.
+	// Removed means that the device is no longer in Intune.
 	Removed Outcome = "removed"
 
-	// TimedOut: the device was looked at, and is not at an end yet.
+	// TimedOut means that the device was looked at, and is not at an end yet.
 	TimedOut Outcome = "timed_out"
-	// Undetermined: nobody could look for the last day.
+	// Undetermined means that nobody could look for the last day.
 	Undetermined Outcome = "undetermined"
 )
 
@@ -110,6 +110,8 @@ type Document struct {
 // Reason is what else is, or was, done to a device, so that its reset is void.
 type Reason string
 
+// The first three are under way, and make Intune ignore what else waits for the device;
+// the others have removed it.
 const (
 	WipePending   Reason = "wipe_pending"
 	RetirePending Reason = "retire_pending"
@@ -158,21 +160,21 @@ func hex(code int32) string {
 // Result is what a look came to.
 type Result string
 
+// The results. A doubt is a look that shows something of which it is not clear what it
+// is; throttled, not permitted and failed are looks that failed for everybody's sake.
 const (
-	ResultPending  Result = "pending"
-	ResultFinal    Result = "final"
-	ResultNotFound Result = "not_found"
-	// The next three are looks that failed for everybody's sake.
+	ResultPending      Result = "pending"
+	ResultFinal        Result = "final"
+	ResultNotFound     Result = "not_found"
+	ResultDoubt        Result = "doubt"
 	ResultThrottled    Result = "throttled"
 	ResultNotPermitted Result = "not_permitted"
 	ResultFailed       Result = "failed"
-	// ResultDoubt is a look that shows something of which it is not clear what it is.
-	ResultDoubt Result = "doubt"
 )
 
 // Results are all of them.
 func Results() []Result {
-	return []Result{ResultPending, ResultFinal, ResultNotFound, ResultThrottled, ResultNotPermitted, ResultFailed, ResultDoubt}
+	return []Result{ResultPending, ResultFinal, ResultNotFound, ResultDoubt, ResultThrottled, ResultNotPermitted, ResultFailed}
 }
 
 // Finals are the outcomes that are an end.

@@ -77,8 +77,8 @@ func formed(key string) func(bucket.Revision) bool {
 	}
 }
 
-// Decode reads a value of a key from the history of the bucket, or a change as it was
-// published again, with its headers. ok is false where it is no document.
+// Decode reads a value of a key from the history of the bucket, with the headers that
+// it is stored with. ok is false where it is no document.
 func Decode(key string, header nats.Header, value []byte) (Document, bool) {
 	return decodeRevision(key, bucket.Revision{Sequence: 1, Header: header, Value: value})
 }

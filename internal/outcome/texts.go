@@ -8,6 +8,7 @@ import (
 // NextStep is what a help desk does next.
 type NextStep string
 
+// The next steps; [NextStep.Text] says what each means.
 const (
 	Wake         NextStep = "wake"
 	Sync         NextStep = "sync"
@@ -170,6 +171,7 @@ func newer(r Reason) string {
 // Platform is a kind of device, as Graph spells its operating system.
 type Platform string
 
+// The platforms.
 const (
 	Android  Platform = "Android"
 	IOS      Platform = "iOS"

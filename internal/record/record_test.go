@@ -151,7 +151,7 @@ func full() Record {
 		NextAt: at(2), FinishedAt: at(3),
 		Stream: "PASSCODE_RESETS", Sequence: 42, Ended: []uint64{40, 42}, Redrives: 1, Worker: "host-1",
 		ClientRequestID: "c5f1a0f2-0000-4000-8000-000000000001", GraphRequestID: "c5f1a0f2-0000-4000-8000-000000000002",
-		Status: 404, Reason: "not_found", Detail: "the device is gone", Verified: true,
+		Status: 404, Reason: "not_found", Detail: "the device is gone", Verified: true, Followed: true,
 		RequestedBy: "help desk", RequestReason: "forgotten",
 		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}

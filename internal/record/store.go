@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"strconv"
 	"strings"
 	"time"
 
@@ -97,22 +95,13 @@ func Decode(key string, header nats.Header, value []byte) (r Record, ok bool) {
 
 // Told reads a change of a record as the server publishes it to those who listen,
 // and the change's revision. ok is false where what was stored is no record.
-// Source: nats-server, server/stream.go: the server's own headers follow those
-// that the value was stored with.
 func Told(key string, m *nats.Msg) (r Record, revision uint64, ok bool) {
-	header := maps.Clone(m.Header)
-	for _, name := range []string{jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
-		if len(header[name]) != 1 {
-			return Record{}, 0, false
-		}
-		delete(header, name)
-	}
-	revision, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
-	if err != nil {
+	v, ok := bucket.Told(m)
+	if !ok {
 		return Record{}, 0, false
 	}
-	r, ok = decode(key, bucket.Revision{Header: header, Value: m.Data})
-	return r, revision, ok
+	r, ok = decode(key, v)
+	return r, v.Sequence, ok
 }
 
 // formed reports of a revision of a key whether it counts: as a record, or as an

@@ -198,12 +198,13 @@ func (l Layout) Follow(n Names) jetstream.StreamConfig {
 // are sent back until they are, so that their number bounds what the server watches.
 func (l Layout) FollowStep(n Names, step int) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
-		Durable:       FollowConsumer(step),
-		Description:   "looks at devices, step " + strconv.Itoa(step),
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       followAckWait,
-		MaxDeliver:    -1,
-		MaxAckPending: followAckPending,
+		Durable:     FollowConsumer(step),
+		Description: "looks at devices, step " + strconv.Itoa(step),
+		AckPolicy:   jetstream.AckExplicitPolicy,
+		AckWait:     followAckWait,
+		MaxDeliver:  -1,
+		// No more than an account may allow, which the operator says of the worker's.
+		MaxAckPending: min(followAckPending, cmp.Or(l.MaxAckPending, followAckPending)),
 		FilterSubject: n.FollowSubject + "." + strconv.Itoa(step) + ".*",
 	}
 }

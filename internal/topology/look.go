@@ -17,12 +17,17 @@ const lookWait = 2 * time.Second
 
 // Weaknesses tells what about the server, the streams and the consumer is
 // weaker than the worker's promises need; keep is how long records have to last,
-// see [Keep]. What may not be read is passed over.
-func Weaknesses(ctx context.Context, js jetstream.JetStream, n Names, keep time.Duration) []string {
+// see [Keep], and follows tells that accepted requests are followed. What may not be
+// read is passed over.
+func Weaknesses(ctx context.Context, js jetstream.JetStream, n Names, keep time.Duration, follows bool) []string {
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
 	streams := []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket(), "KV_" + n.DeviceBucket()}
-	found := make([][]Weakness, 1+len(streams))
+	steps := 0
+	if follows {
+		streams, steps = append(streams, "KV_"+n.OutcomeBucket(), n.FollowStream), FollowSteps
+	}
+	found := make([][]Weakness, len(streams)+1+steps)
 	var readings sync.WaitGroup
 	for i, name := range streams {
 		readings.Go(func() {
@@ -36,6 +41,13 @@ func Weaknesses(ctx context.Context, js jetstream.JetStream, n Names, keep time.
 			found[len(streams)] = ConsumerWeaknesses(c.CachedInfo().Config, n)
 		}
 	})
+	for step := range steps {
+		readings.Go(func() {
+			if c, err := js.Consumer(ctx, n.FollowStream, FollowConsumer(step)); err == nil {
+				found[len(streams)+1+step] = FollowWeaknesses(c.CachedInfo().Config, n, step)
+			}
+		})
+	}
 	readings.Wait()
 	var out []string
 	if w := ServerWeakness(js.Conn().ConnectedServerVersion()); w != "" {

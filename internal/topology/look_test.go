@@ -19,7 +19,7 @@ func TestWeaknesses(t *testing.T) {
 	r.setup(Layout{})
 	// One server is all that there is to say about what Setup makes on it.
 	got := r.weaknesses()
-	if len(got) != 5 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "KV_passcode-resets has 1 replica") }) {
+	if len(got) != 7 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "KV_passcode-resets has 1 replica") }) {
 		t.Errorf("%q", got)
 	}
 	for _, w := range got {
@@ -106,7 +106,7 @@ func TestWeaknessesLockedDown(t *testing.T) {
 	short, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	Weaknesses(short, r.js, spec, 0)
+	Weaknesses(short, r.js, spec, 0, true)
 	if took := time.Since(begun); took > time.Second {
 		t.Errorf("it took %s", took)
 	}

@@ -38,7 +38,7 @@ func cures() map[jetstream.ErrorCode]string {
 		10005: "if the cluster has fewer servers with JetStream than replicas, or too little storage on them: worker setup --replicas N with fewer, or SIZE N with less",
 		// Numbers.
 		10027: "the account takes no further stream, and a bucket is one: raise its limit (max_streams; worker setup makes 7), or remove what is not needed",
-		10026: "no further consumer is taken, and each tenant needs one: raise max_consumers of the account, or of the stream, or remove what is not needed",
+		10026: "no further consumer is taken, and each tenant needs one, following ten: raise max_consumers of the account, or of the stream, or remove what is not needed",
 		10121: "the account or the stream takes no consumer with so many acks pending: worker setup --max-ack-pending N with no more than that",
 		// Names.
 		10065: "another stream takes these subjects: remove it, or give other ones with WORKER_SUBJECT and WORKER_DEAD_SUBJECT",
@@ -78,7 +78,20 @@ func BeyondStreams(a *jetstream.AccountInfo, more int) *Weakness {
 
 // BeyondConsumer is [BeyondStreams] for a tenant's consumer.
 func BeyondConsumer(a *jetstream.AccountInfo, n Names) *Weakness {
-	pending := Layout{}.Worker(n).MaxAckPending
+	return beyondPending(a, Layout{}.Worker(n).MaxAckPending)
+}
+
+// BeyondFollow is [BeyondStreams] for the consumers of alarms.
+func BeyondFollow(a *jetstream.AccountInfo, n Names) *Weakness {
+	// The limit is one of the consumers of each stream. Source: nats-server, server/consumer.go.
+	if everyTier(a, func(t jetstream.Tier) bool { return t.Limits.MaxConsumers > 0 && t.Limits.MaxConsumers < FollowSteps }) {
+		return &Weakness{"the account's limits", fmt.Sprintf("the account takes fewer than %d consumers of a stream, which following needs", FollowSteps),
+			"raise its limit (max_consumers)"}
+	}
+	return beyondPending(a, Layout{}.FollowStep(n, 0).MaxAckPending)
+}
+
+func beyondPending(a *jetstream.AccountInfo, pending int) *Weakness {
 	most := 0
 	if everyTier(a, func(t jetstream.Tier) bool {
 		most = max(most, t.Limits.MaxAckPending)

@@ -29,7 +29,8 @@ var spec = Names{
 	Tenant: "default",
 	Stream: "PASSCODE_RESETS", Subject: "passcode.reset.requests",
 	DeadStream: "PASSCODE_RESETS_DEAD", DeadSubject: "passcode.reset.dead",
-	Bucket: "passcode-resets",
+	Bucket:       "passcode-resets",
+	FollowStream: "PASSCODE_RESETS_FOLLOW", FollowSubject: "passcode.reset.follow",
 }
 
 // rig is a server with a worker's connection to it and an administrator's.
@@ -135,7 +136,7 @@ func (r *rig) left(stream string) uint64 {
 }
 
 // weaknesses of what the rig has.
-func (r *rig) weaknesses() []string { return Weaknesses(r.ctx, r.js, spec, 0) }
+func (r *rig) weaknesses() []string { return Weaknesses(r.ctx, r.js, spec, 0, true) }
 
 // sendRaw publishes a message whose headers no library would send.
 func (r *rig) sendRaw(subject, header, body string) {

@@ -14,9 +14,20 @@ type Done struct {
 	Action string // "created", "exists", "updated"
 }
 
-// Setup creates the streams, the buckets and the consumer that are missing. It
+// Setup creates the streams, the buckets and the consumers that are missing. It
 // changes nothing that exists, unless Layout.Update says so.
 func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
+	done, err := SetupQueue(ctx, js, n, l)
+	if err != nil {
+		return done, err
+	}
+	following, err := SetupFollow(ctx, js, n, l)
+	return append(done, following...), err
+}
+
+// SetupQueue does what [Setup] does for what resets need: everything but what following
+// needs, for which none of them waits.
+func SetupQueue(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	done, err := SetupShared(ctx, js, n, l)
 	if err != nil {
 		return done, err
@@ -25,8 +36,7 @@ func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Do
 	if err != nil {
 		return done, err
 	}
-	following, err := SetupFollow(ctx, js, n, l)
-	return append(append(done, own), following...), err
+	return append(done, own), nil
 }
 
 // SetupFollow does what [Setup] does for following accepted requests. Resets need
@@ -34,8 +44,9 @@ func Setup(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Do
 func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	outcomes, alarms := l.Outcomes(n), l.Follow(n)
 	done, err := ensureAll([]step{
-		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func() (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
+		// The stream first: where one of another domain takes its subjects, nothing is made.
 		{"stream " + alarms.Name, "--max-bytes-follow", func() (string, error) { return ensureStream(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l) }},
+		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func() (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
 	})
 	for s := 0; s < FollowSteps && err == nil; s++ {
 		what, action := "consumer "+FollowConsumer(s), ""

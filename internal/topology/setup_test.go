@@ -95,9 +95,16 @@ func actions(done []Done) (out string) {
 	return strings.TrimSuffix(out, "; ")
 }
 
-const things = "ACTION stream PASSCODE_RESETS; ACTION stream PASSCODE_RESETS_DEAD; ACTION key-value bucket passcode-resets; ACTION key-value bucket passcode-resets-state; ACTION key-value bucket passcode-resets-devices; ACTION consumer worker-default"
+const things = "ACTION stream PASSCODE_RESETS; ACTION stream PASSCODE_RESETS_DEAD; ACTION key-value bucket passcode-resets; ACTION key-value bucket passcode-resets-state; ACTION key-value bucket passcode-resets-devices; ACTION consumer worker-default; " +
+	"ACTION stream PASSCODE_RESETS_FOLLOW; ACTION key-value bucket passcode-resets-outcomes"
 
-func all(action string) string { return strings.ReplaceAll(things, "ACTION", action) }
+func all(action string) string {
+	out := things
+	for step := range FollowSteps {
+		out += "; ACTION consumer " + FollowConsumer(step)
+	}
+	return strings.ReplaceAll(out, "ACTION", action)
+}
 
 func TestSetup(t *testing.T) {
 	t.Parallel()
@@ -119,7 +126,7 @@ func TestSetup(t *testing.T) {
 	other := spec
 	other.Tenant = "other"
 	done, err = Setup(r.ctx, r.js, other, Layout{})
-	if err != nil || !strings.HasSuffix(actions(done), "exists key-value bucket passcode-resets-devices; created consumer worker-other") {
+	if err != nil || actions(done) != strings.Replace(all("exists"), "exists consumer worker-default", "created consumer worker-other", 1) {
 		t.Fatalf("%s, %v", actions(done), err)
 	}
 }

@@ -20,9 +20,12 @@ func (w Weakness) String() string { return w.What + " " + w.Text + "; " + w.Do }
 
 // What to do about a weakness.
 const (
-	doUpdate  = "worker setup --update changes it"
-	doAnew    = "the server cannot change that: remove it while nothing is in it, and run worker setup"
-	doConsume = "the server cannot change that: remove the consumer and run worker setup; requests stay"
+	doUpdate = "worker setup --update changes it"
+	doAnew   = "the server cannot change that: remove it while nothing is in it, and run worker setup"
+	// doConsumeStep is for the consumers of alarms, which any of them may be made from.
+	doConsumeStep = "the server cannot change that: remove the consumer and run worker setup; alarms stay"
+	doRetention   = "worker setup --update changes it, without a shorter --retention"
+	doConsume     = "the server cannot change that: remove the consumer and run worker setup; requests stay"
 )
 
 const (
@@ -33,6 +36,8 @@ const (
 	// its letter is that with headers of its own; a record is a few KiB.
 	leastMessage = 128 << 10
 	leastValue   = 16 << 10
+	// An alarm is at most 4 KiB.
+	leastAlarm = 8 << 10
 	// ackWaitMost is how long a request may wait whose worker is gone.
 	ackWaitMost = 5 * time.Minute
 	// The server forgets a replica that has fallen silent within these.
@@ -43,6 +48,8 @@ const (
 	waitingLeast = 32
 	// pullLeast is for how long a pull is to wait at least.
 	pullLeast = time.Second
+	// pullExpiry and pullBatch are how long a pull for alarms waits, and for how many.
+	pullExpiry, pullBatch = 30 * time.Second, 32
 )
 
 // Keep is how long records have to last: as long as a message of the same request
@@ -73,8 +80,12 @@ func (w *weaknesses) add(there bool, do, format string, args ...any) {
 // have to last; 0 is any time.
 func StreamWeaknesses(cfg jetstream.StreamConfig, n Names, keep time.Duration) []Weakness {
 	w := &weaknesses{what: "stream " + cfg.Name}
+	lost := "requests or their records"
+	if cfg.Name == n.FollowStream || cfg.Name == "KV_"+n.OutcomeBucket() {
+		lost = "what devices did, and which are to be looked at"
+	}
 	w.add(cfg.Replicas < maxReplicas, "worker setup --update --replicas 3, in a cluster of three servers",
-		"has %d replica(s): losing one server can lose requests or their records; three survive it", cfg.Replicas)
+		"has %d replica(s): losing one server can lose %s; three survive it", cfg.Replicas, lost)
 	w.add(cfg.Storage != jetstream.FileStorage, doAnew, "is kept in memory: a restart of the server loses it")
 	w.add(cfg.Sealed, doAnew, "is sealed: nothing can be written to it")
 	w.add(cfg.NoAck, doUpdate, "confirms nothing: whoever writes to it never learns whether it is stored")
@@ -101,6 +112,16 @@ func StreamWeaknesses(cfg jetstream.StreamConfig, n Names, keep time.Duration) [
 			"has changes not published on %s, so that nobody hears them without a right on the bucket", n.Status("*"))
 		w.add(cfg.MaxAge > 0 && cfg.MaxAge < keep, "worker setup --update changes it, with a --retention of at least "+keep.String(),
 			"has records kept for %s instead of %s: a request whose record is gone can be done again", cfg.MaxAge, keep)
+	case n.FollowStream:
+		w.alarms(cfg, l.Follow(n), n)
+	case "KV_" + n.OutcomeBucket():
+		want := l.Outcomes(n)
+		w.bucket(cfg, want)
+		w.add(cfg.MaxMsgsPerSubject < int64(want.History), doUpdate, "keeps %d states of an outcome instead of %d", cfg.MaxMsgsPerSubject, want.History)
+		w.add(cfg.RePublish == nil || cfg.RePublish.Destination != want.RePublish.Destination, doUpdate,
+			"has changes not published on %s, so that nobody hears of an outcome without a right on the bucket", n.Outcome("*"))
+		w.add(cfg.MaxAge > 0 && cfg.MaxAge < retention, doRetention,
+			"has outcomes kept for %s instead of %s: one can be gone while its request is still followed", cfg.MaxAge, retention)
 	case "KV_" + n.DeviceBucket():
 		want := l.Devices(n)
 		w.bucket(cfg, want)
@@ -136,6 +157,58 @@ func (w *weaknesses) requests(cfg, want jetstream.StreamConfig, n Names) {
 	w.add(cfg.ConsumerLimits.MaxAckPending > 0 && cfg.ConsumerLimits.MaxAckPending < maxAckPending, doUpdate,
 		"lets a consumer have at most %d acks pending instead of %d", cfg.ConsumerLimits.MaxAckPending, maxAckPending)
 	w.add(cfg.MaxConsumers > 0 && cfg.MaxConsumers < manyConsumers, doUpdate, "has room for %d consumers: each tenant needs one", cfg.MaxConsumers)
+}
+
+// alarms are what following needs of its stream: a clock that no one may stop.
+func (w *weaknesses) alarms(cfg, want jetstream.StreamConfig, n Names) {
+	const lost = "requests are followed no more without a word"
+	w.ours(cfg, want)
+	w.add(!Covers(cfg.Subjects, n.FollowSubject+".0."+n.Tenant), doUpdate, "takes %q, so that no alarm on %s is stored, and nothing is followed", cfg.Subjects, n.FollowSubject+".*.*")
+	w.add(cfg.Retention != want.Retention, doAnew, "has retention %s instead of work queue: alarms stay in it after they are done", cfg.Retention)
+	w.add(cfg.Discard != want.Discard, doUpdate, "discards old messages when it is full: %s; use discard new", lost)
+	w.add(cfg.MaxAge != 0, doUpdate, "drops alarms after %s: %s; use no max age", cfg.MaxAge, lost)
+	w.add(cfg.MaxMsgsPerSubject > 0 && !cfg.DiscardNewPerSubject, doUpdate,
+		"keeps only %d alarms of a tenant and a step: %s; use no limit per subject", cfg.MaxMsgsPerSubject, lost)
+	w.add(tooSmall(cfg, leastAlarm), doUpdate, "takes no message of more than %d bytes, which may be too few for an alarm", cfg.MaxMsgSize)
+	w.add(cfg.AllowMsgTTL, doAnew, "lets a publisher give an alarm a time to live (Nats-TTL), after which it is gone without a word")
+	w.add(cfg.ConsumerLimits.InactiveThreshold > 0, doUpdate, "removes consumers when nobody has pulled for %s", cfg.ConsumerLimits.InactiveThreshold)
+	w.add(cfg.ConsumerLimits.MaxAckPending > 0 && cfg.ConsumerLimits.MaxAckPending < followAckPending, doUpdate,
+		"lets a consumer have at most %d acks pending instead of %d", cfg.ConsumerLimits.MaxAckPending, followAckPending)
+	w.add(cfg.MaxConsumers > 0 && cfg.MaxConsumers < FollowSteps, doUpdate, "has room for %d consumers instead of %d", cfg.MaxConsumers, FollowSteps)
+}
+
+// FollowWeaknesses tells what about the consumer of a step is weaker than following
+// needs.
+func FollowWeaknesses(cfg jetstream.ConsumerConfig, n Names, step int) []Weakness {
+	want := Layout{}.FollowStep(n, step)
+	w := &weaknesses{what: "consumer " + want.Durable}
+	filters := cfg.FilterSubjects // a consumer's subjects are written either way
+	if cfg.FilterSubject != "" {
+		filters = []string{cfg.FilterSubject}
+	}
+	w.add(cfg.DeliverSubject != "", doConsumeStep, "pushes alarms to %s instead of letting workers pull them", cfg.DeliverSubject)
+	w.add(cfg.AckPolicy != want.AckPolicy, doConsumeStep, "has the ack policy %s instead of explicit, so that alarms would be lost", cfg.AckPolicy)
+	w.add(cfg.DeliverPolicy != want.DeliverPolicy, doConsumeStep, "has the deliver policy %s instead of all, so that alarms from before are never taken", cfg.DeliverPolicy)
+	w.add(cfg.HeadersOnly, doUpdate, "delivers headers only, so that each alarm would be dropped")
+	w.add(len(filters) != 1 || filters[0] != want.FilterSubject, doUpdate, "takes %q instead of %q", filters, want.FilterSubject)
+	w.add(cfg.AckWait < want.AckWait, doUpdate, "has an ack wait of %s instead of %s: a device may be looked at twice", cfg.AckWait, want.AckWait)
+	w.add(cfg.AckWait > ackWaitMost, doUpdate, "has an ack wait of %s instead of %s: an alarm whose worker is gone waits so long", cfg.AckWait, want.AckWait)
+	w.add(cfg.MaxDeliver > 0, doUpdate, "delivers an alarm at most %d times; waiting counts, too, so that requests are followed no more: use no limit (-1)", cfg.MaxDeliver)
+	w.add(len(cfg.BackOff) > 0, doUpdate, "has a back-off list, which adds to every delay; remove it")
+	w.add(cfg.MaxAckPending > 0 && cfg.MaxAckPending < want.MaxAckPending, doUpdate,
+		"has at most %d acks pending instead of %d: so few looks are made at a time", cfg.MaxAckPending, want.MaxAckPending)
+	w.add(cfg.MaxAckPending <= 0 || cfg.MaxAckPending > 4*want.MaxAckPending, doUpdate,
+		"has up to %d acks pending instead of %d: alarms that are not due burden the server", cfg.MaxAckPending, want.MaxAckPending)
+	w.add(cfg.InactiveThreshold > 0, doUpdate, "is removed when nobody has pulled for %s", cfg.InactiveThreshold)
+	w.add(cfg.RateLimit > 0, doUpdate, "delivers at most %d bits per second", cfg.RateLimit)
+	w.add(cfg.MaxRequestExpires > 0 && cfg.MaxRequestExpires < pullExpiry, doUpdate, "lets a pull wait for %s only, less than the %s that workers ask for", cfg.MaxRequestExpires, pullExpiry)
+	w.add(cfg.MaxRequestBatch > 0 && cfg.MaxRequestBatch < pullBatch, doUpdate, "gives at most %d alarms to a pull, fewer than the %d that workers ask for", cfg.MaxRequestBatch, pullBatch)
+	w.add(cfg.MaxWaiting > 0 && cfg.MaxWaiting < waitingLeast, doConsumeStep, "lets %d pulls wait at a time, which several replicas need more of", cfg.MaxWaiting)
+	w.add(cfg.ReplayPolicy != jetstream.ReplayInstantPolicy, doConsumeStep, "delivers alarms as slowly as they were stored (replay policy original)")
+	w.add(cfg.Replicas > 0 && cfg.Replicas < maxReplicas, doUpdate, "is kept on %d server(s): losing one forgets which alarms were done", cfg.Replicas)
+	w.add(cfg.MemoryStorage, doConsumeStep, "is kept in memory: a restart of the server forgets which alarms were done")
+	w.add(cfg.PriorityPolicy != jetstream.PriorityPolicyNone, doConsumeStep, "has a priority group, so that the workers' pulls, which name none, are refused")
+	return w.found
 }
 
 func (w *weaknesses) letters(cfg, want jetstream.StreamConfig, n Names, keep time.Duration) {

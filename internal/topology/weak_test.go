@@ -91,6 +91,23 @@ func oddSettings() map[string][]odd[jetstream.StreamConfig] {
 			{"MaxMsgsPerSubject", func(c *cfg) { c.MaxMsgsPerSubject = 2 }, "keeps 2 states of a request instead of 16", false},
 			{"RePublish", func(c *cfg) { c.RePublish = nil }, "changes not published on passcode.reset.status.default.*", false},
 		}, bucket...),
+		"alarms": append([]odd[cfg]{
+			{"Retention", func(c *cfg) { c.Retention = jetstream.LimitsPolicy }, "instead of work queue", true},
+			{"Discard", func(c *cfg) { c.Discard = jetstream.DiscardOld }, "discards old messages", false},
+			{"MaxAge", func(c *cfg) { c.MaxAge = time.Hour }, "drops alarms after 1h0m0s", false},
+			{"AllowMsgTTL", func(c *cfg) { c.AllowMsgTTL = true }, "Nats-TTL", true},
+			{"ConsumerLimits", func(c *cfg) { c.ConsumerLimits.InactiveThreshold = time.Hour }, "when nobody has pulled for 1h0m0s", false},
+			{"ConsumerLimits", func(c *cfg) { c.ConsumerLimits.MaxAckPending = 10 }, "at most 10 acks pending", false},
+			{"MaxConsumers", func(c *cfg) { c.MaxConsumers = 5 }, "room for 5 consumers", false},
+			{"DenyDelete", func(c *cfg) { c.DenyDelete = true }, "", true},
+			{"AllowDirect", func(c *cfg) { c.AllowDirect = false }, "", false},
+		}, both...),
+		"outcomes": append([]odd[cfg]{
+			{"MaxAge", func(c *cfg) { c.MaxAge = days90 - time.Hour }, "has outcomes kept for 2159h0m0s instead of 2160h0m0s", false},
+			{"MaxAge", func(c *cfg) { c.MaxAge = 0 }, "", false},
+			{"MaxMsgsPerSubject", func(c *cfg) { c.MaxMsgsPerSubject = 2 }, "keeps 2 states of an outcome instead of 8", false},
+			{"RePublish", func(c *cfg) { c.RePublish = nil }, "changes not published on passcode.reset.outcome.default.*", false},
+		}, bucket...),
 		"state": append([]odd[cfg]{
 			{"MaxAge", func(c *cfg) { c.MaxAge = 10 * 365 * 24 * time.Hour }, "a blown fuse among it", false},
 			{"RePublish", func(c *cfg) { c.RePublish = again }, "", false},
@@ -120,9 +137,15 @@ func TestOddStreams(t *testing.T) {
 			n := spec
 			n.Stream, n.DeadStream, n.Bucket = fmt.Sprintf("R%d", number), fmt.Sprintf("D%d", number), fmt.Sprintf("b%d", number)
 			n.Subject, n.DeadSubject = "r."+n.Stream, "d."+n.Stream
-			name := map[string]string{"requests": n.Stream, "letters": n.DeadStream, "records": "KV_" + n.Bucket, "state": "KV_" + n.StateBucket()}[role]
+			n.FollowStream, n.FollowSubject = fmt.Sprintf("F%d", number), "f."+n.Stream
+			name := map[string]string{"requests": n.Stream, "letters": n.DeadStream, "records": "KV_" + n.Bucket, "state": "KV_" + n.StateBucket(),
+				"alarms": n.FollowStream, "outcomes": "KV_" + n.OutcomeBucket()}[role]
 			what := fmt.Sprintf("%s, %s (%s)", role, o.field, o.says)
-			if _, err := SetupShared(r.ctx, r.admin, n, Layout{}); err != nil {
+			setup, made := SetupShared, []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket()}
+			if role == "alarms" || role == "outcomes" {
+				setup, made = SetupFollow, []string{n.FollowStream, "KV_" + n.OutcomeBucket()}
+			}
+			if _, err := setup(r.ctx, r.admin, n, Layout{}); err != nil {
 				t.Fatal(err)
 			}
 			config := func() jetstream.StreamConfig {
@@ -155,7 +178,7 @@ func TestOddStreams(t *testing.T) {
 				t.Errorf("%s: %q", what, got)
 			}
 			before := config()
-			_, err := SetupShared(r.ctx, r.admin, n, Layout{Update: true})
+			_, err := setup(r.ctx, r.admin, n, Layout{Update: true})
 			same := reflect.DeepEqual(before, config())
 			switch got := said(); {
 			case o.says == "" && (err != nil || got != ""):
@@ -167,7 +190,7 @@ func TestOddStreams(t *testing.T) {
 			case o.says != "" && !o.stays && (err != nil || strings.Contains(got, o.says)):
 				t.Errorf("%s: after the update %q, %v", what, got, err)
 			}
-			for _, s := range []string{n.Stream, n.DeadStream, "KV_" + n.Bucket, "KV_" + n.StateBucket()} {
+			for _, s := range made {
 				if err := r.admin.DeleteStream(r.ctx, s); err != nil {
 					t.Fatal(err)
 				}
@@ -301,6 +324,91 @@ func TestOddConsumers(t *testing.T) {
 		}
 	}
 	everyField(t, reflect.TypeFor[cfg](), seen)
+}
+
+// TestOddFollowConsumers does the same for the consumers of alarms.
+func TestOddFollowConsumers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(Layout{})
+	type cfg = jetstream.ConsumerConfig
+	const step = 3
+	for i, o := range []odd[cfg]{
+		{"HeadersOnly", func(c *cfg) { c.HeadersOnly = true }, "each alarm would be dropped", false},
+		{"AckPolicy", func(c *cfg) { c.AckPolicy, c.MaxAckPending, c.AckWait = jetstream.AckNonePolicy, 0, 0 }, "instead of explicit", true},
+		{"DeliverPolicy", func(c *cfg) { c.DeliverPolicy = jetstream.DeliverNewPolicy }, "from before are never taken", true},
+		{"FilterSubject", func(c *cfg) { c.FilterSubject = "" }, "takes []", false},
+		{"AckWait", func(c *cfg) { c.AckWait = time.Second }, "looked at twice", false},
+		{"AckWait", func(c *cfg) { c.AckWait = time.Hour }, "waits so long", false},
+		{"MaxDeliver", func(c *cfg) { c.MaxDeliver = 5 }, "at most 5 times", false},
+		{"BackOff", func(c *cfg) { c.BackOff = []time.Duration{ackWait} }, "back-off list", false},
+		{"MaxAckPending", func(c *cfg) { c.MaxAckPending = 10 }, "at most 10 acks", false},
+		{"MaxAckPending", func(c *cfg) { c.MaxAckPending = 100_000 }, "burden the server", false},
+		{"InactiveThreshold", func(c *cfg) { c.InactiveThreshold = time.Hour }, "nobody has pulled for 1h0m0s", false},
+		{"MaxRequestExpires", func(c *cfg) { c.MaxRequestExpires = time.Second }, "wait for 1s only", false},
+		{"MaxRequestBatch", func(c *cfg) { c.MaxRequestBatch = 1 }, "at most 1 alarms to a pull", false},
+		{"MaxWaiting", func(c *cfg) { c.MaxWaiting = 2 }, "lets 2 pulls wait", true},
+		{"ReplayPolicy", func(c *cfg) { c.ReplayPolicy = jetstream.ReplayOriginalPolicy }, "as slowly as they were stored", true},
+		{"Replicas", func(c *cfg) { c.Replicas = 1 }, "kept on 1 server(s)", false},
+		{"MemoryStorage", func(c *cfg) { c.MemoryStorage = true }, "kept in memory", true},
+		{"PriorityPolicy", func(c *cfg) {
+			c.PriorityPolicy, c.PriorityGroups, c.PinnedTTL = jetstream.PriorityPolicyPinned, []string{group}, pinnedTTL
+		}, "has a priority group", true},
+		{"SampleFrequency", func(c *cfg) { c.SampleFrequency = "50" }, "", true},
+		{"FilterSubjects", func(c *cfg) { c.FilterSubjects, c.FilterSubject = []string{c.FilterSubject}, "" }, "", false},
+	} {
+		n := spec
+		n.FollowStream, n.FollowSubject = fmt.Sprintf("F%d", i), fmt.Sprintf("f.%d", i)
+		what := fmt.Sprintf("%s (%s)", o.field, o.says)
+		// A work queue would not take each of these.
+		if _, err := r.admin.CreateStream(r.ctx, jetstream.StreamConfig{Name: n.FollowStream, Subjects: []string{n.FollowSubject + ".*.*"}}); err != nil {
+			t.Fatal(err)
+		}
+		odd := Layout{}.FollowStep(n, step)
+		o.change(&odd)
+		if _, err := r.admin.CreateConsumer(r.ctx, n.FollowStream, odd); err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		said := func() string {
+			c, err := r.admin.Consumer(r.ctx, n.FollowStream, FollowConsumer(step))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return weak(FollowWeaknesses(c.CachedInfo().Config, n, step))
+		}
+		if got := said(); (got == "") != (o.says == "") || !strings.Contains(got, o.says) {
+			t.Errorf("%s: %q", what, got)
+		}
+		_, err := ensureConsumer(r.ctx, r.admin, n.FollowStream, Layout{}.FollowStep(n, step), Layout{Update: true})
+		switch got := said(); {
+		case o.says == "" && (err != nil || got != ""), o.says != "" && !o.stays && (err != nil || got != ""):
+			t.Errorf("%s: after the update %q, %v", what, got, err)
+		case o.says != "" && o.stays && !strings.Contains(got, o.says):
+			t.Errorf("%s: the update has mended it", what)
+		}
+	}
+}
+
+// TestWeaknessesOfFollowing are told only where something is followed.
+func TestWeaknessesOfFollowing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(Layout{Memory: true})
+	if _, err := r.admin.UpdateConsumer(r.ctx, spec.FollowStream, func() jetstream.ConsumerConfig {
+		c := Layout{}.FollowStep(spec, 7)
+		c.MaxDeliver = 5
+		return c
+	}()); err != nil {
+		t.Fatal(err)
+	}
+	containsAll(t, Weaknesses(r.ctx, r.js, spec, 0, true), "stream "+spec.FollowStream+" is kept in memory", "stream KV_"+spec.OutcomeBucket()+" is kept in memory",
+		"consumer follow-7 delivers an alarm at most 5 times", "can lose what devices did")
+	for _, w := range Weaknesses(r.ctx, r.js, spec, 0, false) {
+		if strings.Contains(w, "follow") || strings.Contains(w, "FOLLOW") || strings.Contains(w, "outcomes") {
+			t.Errorf("nothing is followed, and yet: %s", w)
+		}
+	}
 }
 
 func TestKeep(t *testing.T) {

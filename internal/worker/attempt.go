@@ -199,7 +199,7 @@ func (d *delivery) observeCall(soft, hard context.Context, l leave, sent time.Ti
 		d.signal(&a, hold.Signal{Kind: hold.Answered})
 	case graph.Refused:
 		d.turned(soft, hard, &a, l, hold.Turned)
-		if explainable(a) {
+		if explainable(a) && d.rec.UnknownFrom().IsZero() { // else it is looked at once more in any case
 			if what := d.explain(hard, l.token); what != "" {
 				a.Detail = what + "; " + a.Detail
 			}

@@ -96,6 +96,7 @@ type Config struct {
 // Follow says whether accepted requests are followed. The zero value is off.
 type Follow int
 
+// When accepted requests are followed.
 const (
 	FollowOff Follow = iota
 	FollowOn

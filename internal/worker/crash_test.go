@@ -13,6 +13,7 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/deadletter"
+	"passcode-worker/internal/follow"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/guard"
@@ -131,9 +132,11 @@ func bare(t *testing.T, r *rig) *tenant {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
+	pacer := pace.New(pace.Rate{}, 0)
 	return &tenant{name: "default", host: "test", policy: r.cfg.Policy, log: r.cfg.Log,
 		metrics: metrics.New(metrics.Build{}).Tenant("default"), letters: deadletter.New(r.js, r.names),
-		graph: client, tokens: graph.NewTokens(acquire, nil), pacer: pace.New(pace.Rate{}, 0), hold: hold.New(),
+		graph: client, tokens: graph.NewTokens(acquire, nil), pacer: pacer, hold: hold.New(),
+		following: following{looks: &follow.Tenant{Paused: pacer.Paused, Reads: follow.NewReads(0)}},
 		exists: func(ctx context.Context, stream string, seq uint64, at time.Time) (bool, error) {
 			return topology.Exists(ctx, r.js, stream, seq, at)
 		},

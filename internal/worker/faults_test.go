@@ -297,7 +297,7 @@ var points = []point{
 }
 
 // slowDevice has done it after its first look.
-func slowDevice(n int) string { return graphsim.StoryDevice(graphsim.StoryDone, 2, 0, n) }
+func slowDevice(n int) string { return graphsim.StoryDevice(graphsim.StoryDone, 6, 0, n) }
 
 // alarmOf matches the publishing of an alarm that holds a text.
 func alarmOf(text string) func(topology.Names, said) bool {

@@ -162,7 +162,7 @@ func (s *service) watch(ctx context.Context) {
 		}
 		if !checked {
 			checked = true
-			for _, w := range topology.Weaknesses(ctx, s.fleet.js, s.names, s.keep()) {
+			for _, w := range topology.Weaknesses(ctx, s.fleet.js, s.names, s.keep(), s.fleet.cfg.Follow != FollowOff) {
 				s.fleet.once("weaker than promised: " + w)
 			}
 			for _, stream := range topology.Rivals(ctx, s.fleet.js, s.names) {

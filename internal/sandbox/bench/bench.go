@@ -53,6 +53,7 @@ func allRows() []row {
 		{name: "crowded", run: badNeighbour(neighbourCrowded)},
 		{name: "memory", run: Options.memory},
 		{name: "carry", run: Options.carry},
+		{name: "alarms", run: Options.alarms},
 		{name: "quota", idle: true, run: quotaRow(quotaKnown)},
 		{name: "high-told", idle: true, run: quotaRow(quotaTold)},
 		{name: "high-untold", idle: true, run: quotaRow(quotaUntold)},

@@ -30,7 +30,8 @@ const floorBuffer = 4 * slots
 
 // fill makes the streams anew and puts n requests on them.
 func (w *world) fill(ctx context.Context, n int) error {
-	for _, name := range []string{w.Names.Stream, w.Names.DeadStream, "KV_" + w.Names.Bucket, "KV_" + w.Names.StateBucket()} {
+	for _, name := range []string{w.Names.Stream, w.Names.DeadStream, "KV_" + w.Names.Bucket, "KV_" + w.Names.StateBucket(),
+		w.Names.FollowStream, "KV_" + w.Names.OutcomeBucket()} {
 		if err := w.JS.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return err
 		}
