@@ -138,7 +138,7 @@ func TestHeard(t *testing.T) {
 		d := fmt.Sprintf(`{"id":%q,"tenant":"default","outcome":%q,"final":%t,"acceptedAt":"2026-11-27T10:00:00Z"}`, id, o, o.Final())
 		h.hear(&nats.Msg{Subject: names.Outcome(id), Header: header, Data: []byte(d)})
 	}
-	servers := nats.Header{jetstream.StreamHeader: {"KV_x"}, jetstream.SubjectHeader: {"x"}, jetstream.SequenceHeader: {"1"}, jetstream.TimeStampHeaer: {"x"}}
+	servers := nats.Header{jetstream.StreamHeader: {"KV_x"}, jetstream.SubjectHeader: {"x"}, jetstream.SequenceHeader: {"1"}, jetstream.TimeStampHeaer: {"2026-11-27T10:00:00Z"}}
 	say("twice", outcome.Pending, servers)
 	say("twice", outcome.Done, servers)
 	say("twice", outcome.Done, servers)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"strings"
@@ -47,12 +46,7 @@ func (h *heard) hear(m *nats.Msg) {
 	if !ok {
 		return
 	}
-	// The server's own headers follow those that the value was stored with.
-	header := maps.Clone(m.Header)
-	for _, name := range []string{jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.LastSequenceHeader, jetstream.TimeStampHeaer} {
-		header.Del(name)
-	}
-	if d, ok := outcome.Decode(key, header, m.Data); ok && d.Final && d.Tenant == h.tenant {
+	if d, _, ok := outcome.Told(key, m); ok && d.Final && d.Tenant == h.tenant {
 		h.finals[strings.TrimPrefix(key, h.tenant+".")]++
 	}
 }
