@@ -19,6 +19,7 @@ type Token struct {
 	// value is a pointer because fmt does not call the methods of an unexported
 	// field: within another value, only the address is printed.
 	value     *string
+	got       time.Time
 	expires   time.Time
 	refreshOn time.Time // zero: shortly before it expires
 	// Generation numbers the tokens of one [Tokens], from 1.
@@ -26,6 +27,9 @@ type Token struct {
 }
 
 const hidden = "[token]"
+
+// After reports whether the token was got after an instant of this machine's clock.
+func (t Token) After(instant time.Time) bool { return t.got.After(instant) }
 
 // text is the token itself, for a header.
 func (t Token) text() string {
@@ -284,7 +288,7 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead,
 			// A life shorter than the usual hour is used for its larger part.
 			refreshOn = expires.Add(-min(refreshAhead, expires.Sub(now)/5))
 		}
-		t.current = Token{value: &value, expires: expires, refreshOn: refreshOn, Generation: t.current.Generation + 1}
+		t.current = Token{value: &value, got: now, expires: expires, refreshOn: refreshOn, Generation: t.current.Generation + 1}
 		t.renewed = time.Time{}
 		if rejected {
 			t.renewed = now

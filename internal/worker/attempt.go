@@ -212,7 +212,7 @@ func (d *delivery) observeCall(soft, hard context.Context, l leave, sent time.Ti
 		}
 		d.signal(&a, hold.Signal{Kind: hold.Forbidden, Token: l.token.Generation, Detail: a.Detail})
 	case graph.Unauthorized:
-		d.unauthorized(hard, &a, l, e, true)
+		d.unauthorized(hard, &a, l, sent, e, true)
 	case graph.Unavailable, graph.NotSent, graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:
 		d.failing(&a, e)
 	}
@@ -294,7 +294,7 @@ func (d *delivery) observeLook(soft, hard context.Context, l leave, sent time.Ti
 	case graph.Refused:
 		d.turned(soft, hard, &a, l, hold.LookTurned)
 	case graph.Unauthorized:
-		d.unauthorized(hard, &a, l, e, !expired)
+		d.unauthorized(hard, &a, l, sent, e, !expired)
 	case graph.Forbidden:
 		// A token that says that it may read, or one that may not even reset,
 		// is refused for more than this reading, unless others get through.
@@ -320,12 +320,15 @@ func answered(l leave, answer graph.Answer, e *graph.Error) verdict.Answer {
 
 // unauthorized replaces a rejected token, once per delivery. Where that cannot be,
 // or did not help, everybody may be concerned, which is asked unless ask is false.
-func (d *delivery) unauthorized(hard context.Context, a *verdict.Answer, l leave, e *graph.Error, ask bool) {
+// A token that took the place of the rejected one before the call was sent does not
+// count: what made the one worthless may have done so to both.
+func (d *delivery) unauthorized(hard context.Context, a *verdict.Answer, l leave, sent time.Time, e *graph.Error, ask bool) {
 	var err error
 	if !d.renewed {
-		d.renewed = true
-		_, err = d.t.tokens.Renew(hard, l.token, e.Claims)
+		var token graph.Token
+		token, err = d.t.tokens.Renew(hard, l.token, e.Claims)
 		a.Renewed = err == nil
+		d.renewed = err != nil || token.After(sent)
 	}
 	switch {
 	case a.Renewed:
