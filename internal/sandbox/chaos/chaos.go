@@ -48,9 +48,9 @@ const (
 
 	// Devices are looked at 1, 2, 4, 8 s … after the acceptance: few looks for most of
 	// them, because there is a quota for looks. One that is gone is told to be so after
-	// 40 s.
+	// 40 s, for which there is time after the last fault.
 	faster    = 15
-	followFor = 75 * time.Second
+	followFor = 110 * time.Second
 	// orderFor is how long a request is followed whose alarm was lost.
 	orderFor = 50 * time.Second
 )

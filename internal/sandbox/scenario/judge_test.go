@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/verdict"
 )
@@ -38,6 +39,12 @@ func held() ([]*Request, Ledger) {
 		Resets: map[string]int{"d1": 1, "d7": 1, "d8": 1},
 		Strays: 1,
 	}
+}
+
+// notFound lets the good request die because its device was not found, after the reset.
+func notFound(l *Ledger) {
+	l.Records["good"] = record.Record{State: record.Dead, Reason: string(verdict.ReasonNotFound)}
+	l.Letters = append(l.Letters, Letter{1, "good", verdict.ReasonNotFound, []byte("1")})
 }
 
 func TestJudge(t *testing.T) {
@@ -78,6 +85,11 @@ func TestJudge(t *testing.T) {
 		}, twice: "good"},
 		{name: "two letters for one message", change: func(_ []*Request, l *Ledger) { l.Letters = append(l.Letters, l.Letters[0]) }, twice: "gone"},
 		{name: "accepted without a reset", change: func(_ []*Request, l *Ledger) { delete(l.Resets, "d1") }, wrong: "good"},
+		{name: "reset, but dead, and the device is there", change: func(_ []*Request, l *Ledger) { notFound(l) }, wrong: "good"},
+		{name: "reset, and gone before that was seen", change: func(r []*Request, l *Ledger) {
+			r[0].Told = outcome.Removed
+			notFound(l)
+		}},
 		{name: "refused, but reset", change: func(_ []*Request, l *Ledger) { l.Resets["d2"] = 1 }, wrong: "gone"},
 		{name: "another reason", change: func(_ []*Request, l *Ledger) {
 			dead(*l, "gone", verdict.ReasonConflict)

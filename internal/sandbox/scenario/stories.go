@@ -1,6 +1,8 @@
 package scenario
 
 import (
+	"slices"
+
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/verdict"
@@ -46,8 +48,17 @@ func stories() []Kind {
 	}
 	for i := range all {
 		k := &all[i]
+		// A lost call for one of these cannot be told from one that had no effect, or it
+		// stays in doubt.
+		hides := slices.Contains([]int{
+			graphsim.StoryHidden, graphsim.StoryDropped, graphsim.StoryList + int(graphsim.ListLate), graphsim.StoryList + int(graphsim.ListStartNull),
+			graphsim.StoryList + int(graphsim.ListMissing), graphsim.StoryList + int(graphsim.ListUnknownName),
+		}, k.Code)
 		k.Name, k.Code = "device: "+k.Name, graphsim.StoryCode+k.Code
-		k.Want, k.Resets, k.Day, k.Chaos = Accepted(), 1, 2, 4
+		k.Want, k.Resets, k.Day, k.Chaos = Accepted(), 1, 2, 5
+		if hides {
+			k.Chaos = 0
+		}
 	}
 	return append(all, Kind{
 		Name: "400, a Windows computer", Code: graphsim.StoryCode, Day: 2, Chaos: 4, Want: Dead(verdict.ReasonRejected),
