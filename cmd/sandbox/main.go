@@ -25,7 +25,8 @@ type cli struct {
 	Chaos chaosCmd `cmd:"" help:"Kill, freeze and cut off workers and NATS under load, and count what was lost or doubled."`
 	Soak  soakCmd  `cmd:"" help:"Let one worker process work for minutes, and see whether it grows."`
 
-	Floor floorCmd `cmd:"" hidden:""`
+	Floor    floorCmd  `cmd:"" hidden:""`
+	RunAgain workerCmd `cmd:"" name:"worker" hidden:""`
 }
 
 // The fields of each command are those of the package's options.
@@ -42,6 +43,7 @@ type dayCmd struct {
 	Quota     string        `default:"" help:"What the simulated Graph grants, such as 200/20s (default with --serve; 0: no limit)."`
 	Latency   time.Duration `default:"20ms" help:"How long the simulated Graph takes."`
 	Outage    string        `default:"none" help:"With --serve: a fault of the whole system from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle, no-licence, wrong-path."`
+	Faster    int           `default:"10" placeholder:"N" help:"With --serve: look at devices N times as fast as in life; 1: after 15 s, 30 s, a minute …"`
 }
 
 // Run plays the day, or serves.
@@ -66,7 +68,7 @@ type chaosCmd struct {
 	Rate    int           `default:"100" help:"Requests published per second."`
 	Cluster bool          `help:"Three NATS servers and three replicas of everything, whose leaders are killed, too."`
 	Limit   time.Duration `default:"5m" help:"By then everything must be over."`
-	Worker  string        `default:"" help:"The worker's program; built from ./cmd/worker if not given."`
+	Worker  string        `default:"" placeholder:"PROGRAM" help:"Another program as the worker, such as one built from ./cmd/worker. It follows requests as slowly as in life, so what it tells of devices is not judged. Default: the worker in this program."`
 	Keep    bool          `help:"Keep the folder with logs and streams."`
 }
 
@@ -93,6 +95,15 @@ type floorCmd struct {
 
 // Run makes one call.
 func (c floorCmd) Run(ctx context.Context) error { return bench.Floor(ctx, c.NATSURL, c.Graph) }
+
+// workerCmd is a worker of the chaos, as a process of its own.
+type workerCmd struct {
+	NATSURL string `name:"nats-url" env:"NATS_URL" required:""`
+	Graph   string `env:"GRAPH_ENDPOINT" required:""`
+}
+
+// Run works until it is told to stop.
+func (c workerCmd) Run(ctx context.Context) error { return chaos.Worker(ctx, c.NATSURL, c.Graph) }
 
 func main() {
 	natstest.Main() // the chaos starts this program again as a NATS server

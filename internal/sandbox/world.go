@@ -5,6 +5,7 @@ package sandbox
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -126,16 +127,29 @@ func (w *World) Close() {
 	}
 }
 
-// Config is a worker's configuration in this world, with times that fit into a
-// short day.
-func (w *World) Config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.Config {
+// Place is where a worker finds everything.
+type Place struct {
+	NATS  string // URL
+	Graph string // root of Graph and of Entra
+	// CAs are trusted for TLS to Graph; nil: the system's.
+	CAs   *x509.CertPool
+	Names topology.Names
+}
+
+// Place is that of this world.
+func (w *World) Place() Place {
+	return Place{NATS: w.URL, Graph: w.Sim.URL(), CAs: w.Sim.CAs(), Names: w.Names}
+}
+
+// Config is a worker's configuration there, with times that fit into a short day.
+func (p Place) Config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.Config {
 	return worker.Config{
-		NATS:        worker.NATS{URL: w.URL},
-		Names:       w.Names,
+		NATS:        worker.NATS{URL: p.NATS},
+		Names:       p.Names,
 		Setup:       true,
-		Tenants:     []worker.Tenant{w.Tenant(w.Names.Tenant, graphsim.DefaultTenantID, rate)},
-		Endpoint:    w.Sim.URL(),
-		RootCAs:     w.Sim.CAs(),
+		Tenants:     []worker.Tenant{p.Tenant(p.Names.Tenant, graphsim.DefaultTenantID, rate)},
+		Endpoint:    p.Graph,
+		RootCAs:     p.CAs,
 		Concurrency: 32,
 		MaxPause:    3 * time.Second,
 		Policy: verdict.Policy{
@@ -155,17 +169,27 @@ func (w *World) Config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.
 }
 
 // Tenant is one of the worker's tenants, with a directory of the simulated Entra.
-func (w *World) Tenant(name, directory string, rate pace.Rate) worker.Tenant {
+func (p Place) Tenant(name, directory string, rate pace.Rate) worker.Tenant {
 	return worker.Tenant{Name: name, Rate: rate, Credential: graph.Credential{
-		Authority: w.Sim.URL(), TenantID: directory, ClientID: graphsim.DefaultClientID,
-		Scope: graph.Clouds()["global"].Scope, Secret: graphsim.DefaultClientSecret, RootCAs: w.Sim.CAs(),
+		Authority: p.Graph, TenantID: directory, ClientID: graphsim.DefaultClientID,
+		Scope: graph.Clouds()["global"].Scope, Secret: graphsim.DefaultClientSecret, RootCAs: p.CAs,
 	}}
+}
+
+// Config is [Place.Config] in this world.
+func (w *World) Config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.Config {
+	return w.Place().Config(rate, httpAddr, log)
+}
+
+// Tenant is [Place.Tenant] in this world.
+func (w *World) Tenant(name, directory string, rate pace.Rate) worker.Tenant {
+	return w.Place().Tenant(name, directory, rate)
 }
 
 // ServiceConfig is a worker's configuration with the times of the service, a log
 // like the service's, and metrics that are served.
 func (w *World) ServiceConfig(rate pace.Rate) (worker.Config, error) {
-	log, err := w.FileLog()
+	log, err := w.FileLog(zap.InfoLevel)
 	if err != nil {
 		return worker.Config{}, err
 	}
@@ -180,10 +204,14 @@ func (w *World) ServiceConfig(rate pace.Rate) (worker.Config, error) {
 func (w *World) LogFile() string { return filepath.Join(w.Dir, "worker.log") }
 
 // FileLog is a log like the worker's own, in LogFile.
-func (w *World) FileLog() (*zap.Logger, error) {
+func (w *World) FileLog(level zapcore.Level) (*zap.Logger, error) { return Log(level, w.LogFile()) }
+
+// Log is a log like the worker's own; path is a file, or stderr.
+func Log(level zapcore.Level, path string) (*zap.Logger, error) {
 	cfg := zap.NewProductionConfig()
+	cfg.Level = zap.NewAtomicLevelAt(level)
 	cfg.Sampling = nil
-	cfg.OutputPaths = []string{w.LogFile()}
+	cfg.OutputPaths = []string{path}
 	cfg.DisableStacktrace = true
 	cfg.EncoderConfig.TimeKey = "time"
 	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
@@ -222,9 +250,18 @@ func (w *World) Run(cfg worker.Config) (stop func() error) {
 
 // Waiting is how many requests are on the stream.
 func (w *World) Waiting(ctx context.Context) (uint64, error) {
-	s, err := w.JS.Stream(ctx, w.Names.Stream)
+	return w.messages(ctx, w.Names.Stream)
+}
+
+// Alarms is how many requests are followed: how many alarms wait.
+func (w *World) Alarms(ctx context.Context) (uint64, error) {
+	return w.messages(ctx, w.Names.FollowStream)
+}
+
+func (w *World) messages(ctx context.Context, stream string) (uint64, error) {
+	s, err := w.JS.Stream(ctx, stream)
 	if err != nil {
-		return 0, fmt.Errorf("stream %s: %w", w.Names.Stream, err)
+		return 0, fmt.Errorf("stream %s: %w", stream, err)
 	}
 	return s.CachedInfo().State.Msgs, nil
 }

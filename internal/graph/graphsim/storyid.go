@@ -34,8 +34,8 @@ const (
 	StoryList = 40
 )
 
-// storyCode and the number of a story are the CODE of a device id.
-const storyCode = 800
+// StoryCode and the number of a story are the CODE of a device id.
+const StoryCode = 800
 
 // FailureCode is the errorCode of [StoryFailed], as it was seen in the wild.
 const FailureCode = -2147023728 // 0x80070490
@@ -80,11 +80,11 @@ func Told(deviceID string) (outcome string) {
 // storyByID is the story that a device id asks for.
 func storyByID(g guid) Story {
 	v, ok := parseNumbers(g)
-	if !ok || v[0] < storyCode || v[0] >= storyCode+100 {
+	if !ok || v[0] < StoryCode || v[0] >= StoryCode+100 {
 		return Story{}
 	}
 	t := time.Duration(v[1]) * time.Second
-	s := storyOf(v[0]-storyCode, t, g)
+	s := storyOf(v[0]-StoryCode, t, g)
 	s.platform = pick(platforms(), v[2]/100)
 	s.owner = pick(owners(), v[2]/10%10)
 	s.enrollment = pick(enrollments(), v[2]%10)

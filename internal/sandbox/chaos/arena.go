@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,10 @@ type arenaConfig struct {
 	seed    uint64
 	workers int
 	cluster bool
-	program string            // the worker's; empty: built
+	program string // the worker's; empty: built
+	// follows: the workers are this program, started again, so that they can look at
+	// devices faster than in life, and what they told is judged.
+	follows bool
 	env     map[string]string // more of the workers' environment
 }
 
@@ -48,6 +52,9 @@ type arena struct {
 	recovery map[string][]time.Duration // from a fault to the next end of a request
 
 	requests []*scenario.Request
+
+	follows bool
+	madeUp  int // alarms that were lost, and published again in the end
 }
 
 func newArena(ctx context.Context, c arenaConfig) (*arena, error) {
@@ -55,7 +62,7 @@ func newArena(ctx context.Context, c arenaConfig) (*arena, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &arena{dir: dir, rand: rand.New(rand.NewPCG(c.seed, 1)), counts: map[string]int{}, recovery: map[string][]time.Duration{}}
+	a := &arena{dir: dir, rand: rand.New(rand.NewPCG(c.seed, 1)), counts: map[string]int{}, recovery: map[string][]time.Duration{}, follows: c.follows}
 	if err := a.build(ctx, c); err != nil {
 		a.close(false)
 		return nil, err
@@ -64,12 +71,9 @@ func newArena(ctx context.Context, c arenaConfig) (*arena, error) {
 }
 
 func (a *arena) build(ctx context.Context, c arenaConfig) error {
-	program := c.program
-	if program == "" {
-		program = filepath.Join(a.dir, "worker")
-		if err := sandbox.BuildWorker(ctx, program); err != nil {
-			return err
-		}
+	args, err := a.worker(ctx, c)
+	if err != nil {
+		return err
 	}
 	if err := a.serve(c.cluster); err != nil {
 		return err
@@ -82,13 +86,29 @@ func (a *arena) build(ctx context.Context, c arenaConfig) error {
 		return err
 	}
 	for i := range c.workers {
-		w := &sandbox.Process{Args: []string{program, "run"}, Env: env, Log: filepath.Join(a.dir, fmt.Sprintf("worker%d.log", i))}
+		w := &sandbox.Process{Args: args, Env: env, Log: filepath.Join(a.dir, fmt.Sprintf("worker%d.log", i))}
 		if err := w.Start(); err != nil {
 			return err
 		}
 		a.workers = append(a.workers, w)
 	}
 	return nil
+}
+
+// worker is how a worker is started.
+func (a *arena) worker(ctx context.Context, c arenaConfig) ([]string, error) {
+	if c.follows {
+		this, err := os.Executable()
+		return []string{this, "worker"}, err
+	}
+	program := c.program
+	if program == "" {
+		program = filepath.Join(a.dir, "worker")
+		if err := sandbox.BuildWorker(ctx, program); err != nil {
+			return nil, err
+		}
+	}
+	return []string{program, "run"}, nil
 }
 
 // serve starts NATS and the simulated Graph, and connects.
@@ -149,7 +169,7 @@ func (a *arena) setup(ctx context.Context) error {
 	for {
 		_, err := topology.Setup(ctx, a.JS, a.Names, topology.Layout{})
 		if err == nil {
-			err = a.setupConsumers(ctx)
+			err = errors.Join(a.setupConsumers(ctx), a.setupFollowing(ctx))
 		}
 		if err == nil {
 			return nil
@@ -158,6 +178,34 @@ func (a *arena) setup(ctx context.Context) error {
 			return errors.Join(err, pauseErr)
 		}
 	}
+}
+
+// setupFollowing makes the consumers of the alarms anew, and shortens what has to fit
+// the short times.
+func (a *arena) setupFollowing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s, err := a.JS.Stream(ctx, a.Names.FollowStream)
+	if err != nil {
+		return err
+	}
+	stream := s.CachedInfo().Config
+	stream.Duplicates = duplicates
+	if _, err := a.JS.UpdateStream(ctx, stream); err != nil {
+		return err
+	}
+	for step := range topology.FollowSteps {
+		cfg := topology.Layout{}.FollowStep(a.Names, step)
+		err := a.JS.DeleteConsumer(ctx, a.Names.FollowStream, cfg.Durable)
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return err
+		}
+		cfg.AckWait = ackWait
+		if _, err := a.JS.CreateOrUpdateConsumer(ctx, a.Names.FollowStream, cfg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // setupConsumers makes the consumers anew.
@@ -192,9 +240,9 @@ func (a *arena) environment(more map[string]string) (map[string]string, error) {
 	env := a.Environment()
 	maps.Copy(env, map[string]string{
 		"NATS_URL": strings.Join(urls, ","), "AZURE_TENANT_ID": "", "WORKER_TENANTS_FILE": tenants,
-		"WORKER_RATE": "0", "WORKER_REQUEST_TIMEOUT": "1s", "WORKER_VERIFY_AFTER": "1s",
-		"WORKER_BACKOFF_MIN": "50ms", "WORKER_BACKOFF_MAX": "1s", "WORKER_MAX_ATTEMPTS": "100",
-		"WORKER_MAX_PAUSE": "2s", "WORKER_DRAIN_TIMEOUT": "5s",
+		"WORKER_RATE": "0", "WORKER_REQUEST_TIMEOUT": requestTimeout.String(), "WORKER_VERIFY_AFTER": verifyAfter.String(),
+		"WORKER_BACKOFF_MIN": backoffMin.String(), "WORKER_BACKOFF_MAX": backoffMax.String(), "WORKER_MAX_ATTEMPTS": strconv.Itoa(maxAttempts),
+		"WORKER_MAX_PAUSE": maxPause.String(), "WORKER_DRAIN_TIMEOUT": drainTimeout.String(),
 	})
 	maps.Copy(env, more)
 	return sandbox.Inherit(env), nil

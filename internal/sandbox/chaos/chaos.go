@@ -23,7 +23,7 @@ type Options struct {
 	Rate    int           // requests published in a second
 	Cluster bool          // three NATS servers
 	Limit   time.Duration // by then everything must be over
-	Worker  string        // the worker's program; empty: built
+	Worker  string        // another worker's program, what it tells of devices is not judged; empty: this one, started again
 	Keep    bool          // the folder with logs and streams
 }
 
@@ -36,6 +36,23 @@ const (
 	faultLength  = 2 * time.Second
 	freezeLength = 7 * time.Second
 	graphLatency = 50 * time.Millisecond
+	duplicates   = 10 * time.Second // of the alarms
+
+	requestTimeout = time.Second
+	verifyAfter    = time.Second
+	backoffMin     = 50 * time.Millisecond
+	backoffMax     = time.Second
+	maxAttempts    = 100
+	maxPause       = 2 * time.Second
+	drainTimeout   = 5 * time.Second
+
+	// Devices are looked at 1, 2, 4, 8 s … after the acceptance: few looks for most of
+	// them, because there is a quota for looks. One that is gone is told to be so after
+	// 40 s.
+	faster    = 15
+	followFor = 75 * time.Second
+	// orderFor is how long a request is followed whose alarm was lost.
+	orderFor = 50 * time.Second
 )
 
 // Run throws faults while requests come in, and afterwards compares the
@@ -48,7 +65,7 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, o.Limit)
 	defer cancel()
 	began := time.Now()
-	a, err := newArena(ctx, arenaConfig{seed: o.Seed, workers: o.Workers, cluster: o.Cluster, program: o.Worker})
+	a, err := newArena(ctx, arenaConfig{seed: o.Seed, workers: o.Workers, cluster: o.Cluster, program: o.Worker, follows: o.Worker == ""})
 	if err != nil {
 		return err
 	}
@@ -79,7 +96,10 @@ func (a *arena) play(ctx context.Context, o Options) error {
 		return err
 	}
 	a.calm(ctx)
-	return a.settle(ctx)
+	if err := a.settle(ctx, a.Waiting); err != nil || !a.follows {
+		return err
+	}
+	return a.settleFollowing(ctx)
 }
 
 // publish puts the requests on the stream. One whose PubAck is lost is
@@ -103,14 +123,14 @@ func (a *arena) publish(ctx context.Context, rate int) error {
 	return nil
 }
 
-// settle waits until the stream is empty and stays so.
-func (a *arena) settle(ctx context.Context) error {
+// settle waits until a stream is empty and stays so.
+func (a *arena) settle(ctx context.Context, waiting func(context.Context) (uint64, error)) error {
 	empty := 0
 	for empty < 20 {
 		if err := sandbox.Pause(ctx, 100*time.Millisecond); err != nil {
 			return fmt.Errorf("it is not over in time: %w", err)
 		}
-		if left, err := a.Waiting(ctx); err == nil && left == 0 {
+		if left, err := waiting(ctx); err == nil && left == 0 {
 			empty++
 		} else {
 			empty = 0

@@ -131,7 +131,8 @@ func (a *arena) networkFaults() []fault {
 	}
 }
 
-// storeFaults fill up what must not drop anything, and make the consumer anew.
+// storeFaults fill up what must not drop anything, make consumers anew, and lose alarms,
+// which must lose no outcome for good.
 func (a *arena) storeFaults() []fault {
 	full := func(name, stream string) fault {
 		return fault{name + ": full", func(ctx context.Context) error {
@@ -150,12 +151,26 @@ func (a *arena) storeFaults() []fault {
 			}
 		}, 0}
 	}
-	return []fault{
+	faults := []fault{
 		full("records", "KV_"+a.Names.Bucket),
 		full("dead letters", a.Names.DeadStream),
 		full("requests", a.Names.Stream),
 		{"consumer: deleted and made anew", a.setupConsumers, 0},
 	}
+	if !a.follows {
+		return faults
+	}
+	return append(faults,
+		full("outcomes", "KV_"+a.Names.OutcomeBucket()),
+		full("alarms", a.Names.FollowStream),
+		fault{"consumers of the alarms: deleted and made anew", a.setupFollowing, 0},
+		fault{"alarms: lost", func(ctx context.Context) error {
+			s, err := a.JS.Stream(ctx, a.Names.FollowStream)
+			if err != nil {
+				return err
+			}
+			return s.Purge(ctx)
+		}, 0})
 }
 
 func (a *arena) limit(ctx context.Context, stream string, bytes int64) error {

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/scenario"
 )
@@ -18,6 +20,13 @@ func (a *arena) report(out io.Writer, took time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ledger, _, err := scenario.Read(ctx, a.JS, a.Names, a.Sim)
+	if err != nil {
+		return err
+	}
+	if !a.follows {
+		ledger.Outcomes = nil
+	}
+	alarms, err := a.Alarms(ctx)
 	if err != nil {
 		return err
 	}
@@ -39,8 +48,14 @@ func (a *arena) report(out io.Writer, took time.Duration) error {
 			published++
 		}
 	}
-	fmt.Fprintf(w, "\nrequests\t%d\nfaults\t%d\ncalls to Graph\t%d\nresets\t%d\nseconds\t%.0f\n\n", published, total, s.Calls, s.Executed, took.Seconds())
-	err = printFindings(w, findings(scenario.Judge(a.requests, ledger), s, slow(a.faults, a.recovery)))
+	fmt.Fprintf(w, "\nrequests\t%d\nfaults\t%d\ncalls to Graph\t%d\nlooks\t%d\nresets\t%d\n", published, total, s.Posts, s.Gets, s.Executed)
+	if a.follows {
+		fmt.Fprintf(w, "outcomes\t%s\nfollowed again after their alarm was lost\t%d\n", outcomes(ledger), a.madeUp)
+	} else {
+		alarms = 0 // they are as in life, and last longer than this
+	}
+	fmt.Fprintf(w, "seconds\t%.0f\n\n", took.Seconds())
+	err = printFindings(w, findings(scenario.Judge(a.requests, ledger), s, slow(a.faults, a.recovery), int(alarms)))
 	if flushErr := w.Flush(); flushErr != nil {
 		return flushErr
 	}
@@ -53,12 +68,35 @@ type finding struct {
 	bad  []string
 }
 
-func findings(v scenario.Verdict, sim graphsim.Status, slow []string) []finding {
+// outcomes says how many of each there are.
+func outcomes(l scenario.Ledger) string {
+	count := map[outcome.Outcome]int{}
+	for _, t := range l.Outcomes {
+		count[t.Last.Outcome]++
+	}
+	var out []string
+	for _, o := range outcome.All() {
+		if n := count[o]; n > 0 {
+			out = append(out, fmt.Sprintf("%d %s", n, o))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func findings(v scenario.Verdict, sim graphsim.Status, slow []string, alarms int) []finding {
+	var left []string
+	if alarms > 0 {
+		left = []string{fmt.Sprintf("%d on the follow stream", alarms)}
+	}
 	return []finding{
 		{"lost", v.Lost},
 		{"doubled", v.Doubled},
 		{"ended twice", v.Twice},
 		{"ended wrongly", v.Wrong},
+		{"outcomes lost", v.Untold},
+		{"outcomes that are wrong", v.Mistold},
+		{"outcomes told twice", v.Retold},
+		{"alarms left", left},
 		{"calls that a client must not make", sim.Violations},
 		{"slow to recover", slow},
 	}

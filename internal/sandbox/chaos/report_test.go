@@ -3,11 +3,13 @@ package chaos
 import (
 	"bytes"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/scenario"
 )
@@ -17,13 +19,16 @@ func TestFindings(t *testing.T) {
 	t.Parallel()
 	one := []string{"C1"}
 	for want, all := range map[string][]finding{
-		"":                                  findings(scenario.Verdict{}, graphsim.Status{}, nil),
-		"lost":                              findings(scenario.Verdict{Lost: one}, graphsim.Status{}, nil),
-		"doubled":                           findings(scenario.Verdict{Doubled: one}, graphsim.Status{}, nil),
-		"ended twice":                       findings(scenario.Verdict{Twice: one}, graphsim.Status{}, nil),
-		"ended wrongly":                     findings(scenario.Verdict{Wrong: one}, graphsim.Status{}, nil),
-		"calls that a client must not make": findings(scenario.Verdict{}, graphsim.Status{Violations: one}, nil),
-		"slow to recover":                   findings(scenario.Verdict{}, graphsim.Status{}, one),
+		"":                                  findings(scenario.Verdict{}, graphsim.Status{}, nil, 0),
+		"lost":                              findings(scenario.Verdict{Lost: one}, graphsim.Status{}, nil, 0),
+		"doubled":                           findings(scenario.Verdict{Doubled: one}, graphsim.Status{}, nil, 0),
+		"ended twice":                       findings(scenario.Verdict{Twice: one}, graphsim.Status{}, nil, 0),
+		"ended wrongly":                     findings(scenario.Verdict{Wrong: one}, graphsim.Status{}, nil, 0),
+		"outcomes lost":                     findings(scenario.Verdict{Untold: one}, graphsim.Status{}, nil, 0),
+		"outcomes that are wrong":           findings(scenario.Verdict{Mistold: one}, graphsim.Status{}, nil, 0),
+		"outcomes told twice":               findings(scenario.Verdict{Retold: one}, graphsim.Status{}, nil, 0),
+		"calls that a client must not make": findings(scenario.Verdict{}, graphsim.Status{Violations: one}, nil, 0),
+		"slow to recover":                   findings(scenario.Verdict{}, graphsim.Status{}, one, 0),
 	} {
 		var out bytes.Buffer
 		err := printFindings(&out, all)
@@ -33,6 +38,27 @@ func TestFindings(t *testing.T) {
 		if n := strings.Count(out.String(), "\t1\n"); n > 1 || (want == "") != (n == 0) || want != "" && !strings.Contains(out.String(), want+"\t1\n  C1\n") {
 			t.Errorf("%q: %s", want, out.String())
 		}
+	}
+}
+
+// TestAlarmsLeft: an alarm that is left fails the chaos.
+func TestAlarmsLeft(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if err := printFindings(&out, findings(scenario.Verdict{}, graphsim.Status{}, nil, 3)); !errors.Is(err, sandbox.ErrBroken) || !strings.Contains(out.String(), "alarms left\t1\n  3 on") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// TestOutcomes counts the outcomes, in their order.
+func TestOutcomes(t *testing.T) {
+	t.Parallel()
+	l := scenario.Ledger{Outcomes: map[string]scenario.Telling{}}
+	for i, o := range []outcome.Outcome{outcome.Removed, outcome.Done, outcome.Done} {
+		l.Outcomes[strconv.Itoa(i)] = scenario.Telling{Last: outcome.Document{Outcome: o}}
+	}
+	if got := outcomes(l); got != "2 done, 1 removed" {
+		t.Error(got)
 	}
 }
 

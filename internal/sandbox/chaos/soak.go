@@ -80,7 +80,7 @@ func Soak(ctx context.Context, o SoakOptions, out io.Writer) error {
 		return err
 	}
 	a.calm(ctx) // no list of actions leaves a doubt any more
-	if err := a.settle(ctx); err != nil {
+	if err := a.settle(ctx, a.Waiting); err != nil {
 		return err
 	}
 	grown := soakReport(out, samples)

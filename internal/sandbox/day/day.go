@@ -12,11 +12,15 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/scenario"
+	"passcode-worker/internal/topology"
+	"passcode-worker/internal/worker"
 )
 
 // Options are those of the command line.
@@ -32,6 +36,7 @@ type Options struct {
 	Quota     string // such as 200/20s; empty: that with Serve
 	Latency   time.Duration
 	Outage    string
+	Faster    int // with Serve: how many times as fast as in life devices are looked at
 }
 
 // The day.
@@ -46,6 +51,11 @@ const (
 	limit        = 4 * time.Minute                       // more than three times what it takes: only a day that stands still ends by it
 	settledAfter = 2 * time.Second
 	catchUpSlack = 15 * time.Second // for look-ups, short holds, and a busy machine
+
+	// Devices are looked at 0.5, 1, 2, 4 s … after the acceptance. One that is gone is
+	// told to be so after 20 s.
+	faster    = 30
+	followFor = 70 * time.Second
 )
 
 // Run plays the day, or serves. It fails with [sandbox.ErrBroken] where a promise
@@ -67,21 +77,35 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 		return err
 	}
 	defer forger.Close()
-	log, err := w.FileLog()
+	// All that can be written is to be looked through for secrets.
+	log, err := w.FileLog(zap.DebugLevel)
 	if err != nil {
 		return err
 	}
 	httpAddr := o.HTTPAddr
 	if httpAddr == "" {
-		httpAddr = "127.0.0.1:0"
+		port, err := sandbox.FreePort()
+		if err != nil {
+			return err
+		}
+		httpAddr = fmt.Sprint("127.0.0.1:", port)
+	}
+	heard, err := listen(w)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cfg := w.Config(pace.Rate{N: quota, W: window}, httpAddr, log)
 	cfg.Tenants = append(cfg.Tenants, w.Tenant(scenario.Neighbour, scenario.NeighbourDirectory, pace.Rate{}))
+	cfg.Follow, cfg.FollowPlan = worker.FollowOn, outcome.Plan{For: followFor, Faster: faster}
 	stop := w.Run(cfg)
-	d := &day{World: w, forger: forger, requests: scenario.Day(o.Seed), began: time.Now()}
+	d := &day{World: w, forger: forger, requests: scenario.Day(o.Seed), began: time.Now(), heard: heard, served: "http://" + httpAddr}
 	playErr := d.play(ctx, newProgress(out))
+	d.took = time.Since(d.began)
+	if playErr == nil {
+		playErr = d.readPages(ctx)
+	}
 	if err := errors.Join(playErr, stop()); err != nil {
 		_ = d.report(context.WithoutCancel(ctx), out) // what is known helps to understand the error
 		return err
@@ -95,7 +119,11 @@ type day struct {
 	forger    *nats.Conn
 	requests  []*scenario.Request
 	began     time.Time
+	took      time.Duration
 	published int
+	heard     *heard
+	served    string            // where the worker serves its pages
+	pages     map[string]string // these, when all is over
 	// backlog is how many requests waited when Graph was back, and caughtUp how
 	// long it took then until nine tenths of them were done; 0: not yet.
 	backlog  int
@@ -133,10 +161,14 @@ func (d *day) play(ctx context.Context, p *progress) error {
 		if err != nil {
 			return err
 		}
-		d.follow(elapsed, int(left))
-		p.show(elapsed, phase(elapsed), d.published, int(left), d.Sim.Status())
+		alarms, err := d.Alarms(ctx)
+		if err != nil {
+			return err
+		}
+		d.catchUp(elapsed, int(left))
+		p.show(elapsed, phase(elapsed, int(left)), d.published, int(left), int(alarms), d.Sim.Status())
 		// What is over must stay over: the end is believed after a while.
-		if next < total || left > 0 || elapsed < outageAt+outageFor {
+		if next < total || left > 0 || alarms > 0 || elapsed < outageAt+outageFor {
 			quiet = time.Time{}
 		} else if quiet.IsZero() {
 			quiet = time.Now()
@@ -145,14 +177,14 @@ func (d *day) play(ctx context.Context, p *progress) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the day is not over after %s: %d requests are still waiting", limit, left)
+			return fmt.Errorf("the day is not over after %s: %d requests are still waiting, %d are followed", limit, left, alarms)
 		case <-tick.C:
 		}
 	}
 }
 
-// follow is told how many requests wait.
-func (d *day) follow(elapsed time.Duration, left int) {
+// catchUp is told how many requests wait.
+func (d *day) catchUp(elapsed time.Duration, left int) {
 	switch back := elapsed - outageAt - outageFor; {
 	case back < 0:
 		d.backlog = left
@@ -161,7 +193,7 @@ func (d *day) follow(elapsed time.Duration, left int) {
 	}
 }
 
-// ready waits until the worker has made the stream, and serves both tenants.
+// ready waits until the worker has made what it needs, and serves both tenants.
 func (d *day) ready(ctx context.Context) error {
 	for _, tenant := range []string{d.Names.Tenant, scenario.Neighbour} {
 		names := d.Names
@@ -175,7 +207,14 @@ func (d *day) ready(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	for {
+		if _, err := d.JS.Consumer(ctx, d.Names.FollowStream, topology.FollowConsumer(topology.FollowSteps-1)); err == nil {
+			return nil
+		}
+		if sandbox.Pause(ctx, 50*time.Millisecond) != nil {
+			return errors.New("the worker does not follow requests")
+		}
+	}
 }
 
 func (d *day) publish(ctx context.Context, p *scenario.Publisher, r *scenario.Request) error {
@@ -210,7 +249,7 @@ func (d *day) faults(ctx context.Context) {
 	}
 }
 
-func phase(elapsed time.Duration) string {
+func phase(elapsed time.Duration, left int) string {
 	switch {
 	case elapsed < revokeAt:
 		return "morning"
@@ -218,6 +257,8 @@ func phase(elapsed time.Duration) string {
 		return "tokens revoked"
 	case elapsed < outageAt+outageFor:
 		return "Graph and Entra unreachable"
+	case left == 0:
+		return "following devices"
 	}
 	return "catching up"
 }

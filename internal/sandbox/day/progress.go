@@ -24,9 +24,9 @@ func newProgress(out *os.File) *progress {
 	return &progress{out: out, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 
-func (p *progress) show(elapsed time.Duration, phase string, published, waiting int, s graphsim.Status) {
-	line := fmt.Sprintf("%4.0fs  %-28s published %4d  waiting %4d  calls %4d  executed %4d  429s %3d",
-		elapsed.Seconds(), phase, published, waiting, s.Calls, s.Executed, s.Throttled)
+func (p *progress) show(elapsed time.Duration, phase string, published, waiting, followed int, s graphsim.Status) {
+	line := fmt.Sprintf("%4.0fs  %-28s published %4d  waiting %4d  followed %4d  calls %4d  executed %4d  429s %3d",
+		elapsed.Seconds(), phase, published, waiting, followed, s.Calls, s.Executed, s.Throttled)
 	if p.terminal {
 		fmt.Fprintf(p.out, "\r\x1b[K%s", line)
 		return

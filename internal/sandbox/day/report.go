@@ -1,16 +1,18 @@
 package day
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"os"
+	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/scenario"
 )
@@ -20,15 +22,20 @@ import (
 func (d *day) report(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	ledger, stored, err := scenario.Read(ctx, d.JS, d.Names, d.Sim)
+	ledger, _, err := scenario.Read(ctx, d.JS, d.Names, d.Sim)
 	if err != nil {
 		return err
 	}
+	d.heard.compare(ledger)
 	waiting, err := d.Waiting(ctx)
 	if err != nil {
 		return err
 	}
-	log, err := os.ReadFile(d.LogFile())
+	alarms, err := d.Alarms(ctx)
+	if err != nil {
+		return err
+	}
+	written, err := d.written(ctx)
 	if err != nil {
 		return err
 	}
@@ -36,13 +43,14 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 	found := findings{
 		Verdict: scenario.Judge(d.requests, ledger),
 		waiting: int(waiting),
+		alarms:  int(alarms),
 		sim:     s,
 		slow:    slow(d.speed()),
-		leaks:   leaks(d.Sim.Secrets(), map[string]string{"log": string(log), "record or dead letter": stored}),
+		leaks:   leaks(d.Sim.Secrets(), written),
 	}
 	printFates(out, found.Fates)
-	fmt.Fprintf(out, "\n%d requests in %d messages; %d calls to Graph, %d resets, %d answered 429; %.0f s\n",
-		len(d.requests), d.published, s.Calls, s.Executed, s.Throttled, time.Since(d.began).Seconds())
+	fmt.Fprintf(out, "\n%d requests in %d messages; %d calls to Graph and %d looks, %d resets, %d answered 429; %.0f s\n",
+		len(d.requests), d.published, s.Posts, s.Gets, s.Executed, s.Throttled, d.took.Seconds())
 	if d.caughtUp > 0 {
 		fmt.Fprintf(out, "%d requests waited when Graph was back; nine tenths were done after %.0f s\n", d.backlog, d.caughtUp.Seconds())
 	}
@@ -54,6 +62,7 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 type findings struct {
 	scenario.Verdict
 	waiting int // requests that are still on the stream
+	alarms  int // requests that are still followed
 	sim     graphsim.Status
 	slow    []string
 	leaks   []string
@@ -71,10 +80,12 @@ func promises(f findings) []promise {
 			counted(max(0, f.Forged-f.Echoes), "PubAcks that were sent to be requests have no dead letter"))},
 		{"nothing is reset twice", slices.Concat(f.Doubled, f.sim.ResetTwice)},
 		{"one bad thing does not spoil the rest", slices.Concat(f.Wrong, f.Twice)},
+		{"each accepted request has its device's end, told once", slices.Concat(f.Untold, f.Mistold, f.Retold,
+			counted(f.alarms, "alarms are left"))},
 		{"as fast as Graph allows", f.slow},
 		{"no call inside an announced Retry-After", counted(f.sim.DuringRetry, "calls")},
 		{"no call that a client must not make", f.sim.Violations},
-		{"no secret, token or passcode in a log, record or dead letter", f.leaks},
+		{"no secret, token or passcode in what the worker has written", f.leaks},
 	}
 }
 
@@ -116,7 +127,7 @@ type speed struct {
 
 func (d *day) speed() speed {
 	status := d.Sim.Status()
-	s := speed{calls: status.Calls, throttled: status.Throttled, caughtUp: d.caughtUp}
+	s := speed{calls: status.Posts, throttled: status.Throttled, caughtUp: d.caughtUp}
 	for _, r := range d.requests {
 		if strings.HasPrefix(r.Kind, "429") {
 			s.meant++
@@ -124,8 +135,8 @@ func (d *day) speed() speed {
 	}
 	back := d.began.Add(outageAt + outageFor)
 	for _, c := range d.Sim.Calls() {
-		if c.Time.Before(back) {
-			continue
+		if c.Time.Before(back) || c.Method != http.MethodPost {
+			continue // looks have a quota of their own
 		}
 		s.callsAfter++
 		if pausing(c) {
@@ -168,9 +179,48 @@ func leaks(secrets []string, texts map[string]string) []string {
 // row counts the ends of one kind.
 type row struct {
 	want   scenario.End
+	told   outcome.Outcome
 	n      int
 	resets int
 	got    map[scenario.End]int
+	// accepted are those that were, and did what was told of their devices.
+	accepted int
+	did      map[outcome.Outcome]int
+}
+
+func (r *row) add(f scenario.Fate) {
+	r.n++
+	r.resets += f.Reset
+	r.got[f.Got]++
+	if f.Got == scenario.Accepted() {
+		r.accepted++
+		r.did[f.Outcome]++
+	}
+}
+
+// device is what was told of the devices against what they were told to come to.
+func (r *row) device() string {
+	if r.accepted == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d %s", r.did[r.told], r.accepted, r.told)
+}
+
+// otherwise is what is not as it was expected.
+func (r *row) otherwise() string {
+	var out []string
+	for got, n := range r.got {
+		if got != r.want {
+			out = append(out, fmt.Sprintf("%d %s", n, got))
+		}
+	}
+	for did, n := range r.did {
+		if did != r.told {
+			out = append(out, fmt.Sprintf("%d %s on the device", n, cmp.Or(did, "nothing")))
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
 }
 
 // printFates counts the ends per kind, in the order of the kinds.
@@ -179,27 +229,17 @@ func printFates(out io.Writer, fates []scenario.Fate) {
 	for _, f := range fates {
 		r := rows[f.Kind]
 		if r == nil {
-			r = &row{want: f.Want, got: map[scenario.End]int{}}
+			r = &row{want: f.Want, told: f.Told, got: map[scenario.End]int{}, did: map[outcome.Outcome]int{}}
 			rows[f.Kind] = r
 		}
-		r.n++
-		r.resets += f.Reset
-		r.got[f.Got]++
+		r.add(f)
 	}
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "\nKIND\tREQUESTS\tEXPECTED\tAS EXPECTED\tRESETS\tOTHERWISE")
+	fmt.Fprintln(w, "\nKIND\tREQUESTS\tEXPECTED\tAS EXPECTED\tRESETS\tON THE DEVICE\tOTHERWISE")
 	for _, k := range scenario.Kinds() {
-		r := rows[k.Name]
-		if r == nil {
-			continue
+		if r := rows[k.Name]; r != nil {
+			fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%s\t%s\n", k.Name, r.n, r.want, r.got[r.want], r.resets, r.device(), r.otherwise())
 		}
-		other := ""
-		for got, n := range r.got {
-			if got != r.want {
-				other += fmt.Sprintf("%d %s  ", n, got)
-			}
-		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%s\n", k.Name, r.n, r.want, r.got[r.want], r.resets, other)
 	}
 	_ = w.Flush() // to a terminal or a pipe: nothing could be done about it
 }

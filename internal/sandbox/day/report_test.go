@@ -3,13 +3,20 @@ package day
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/scenario"
+	"passcode-worker/internal/topology"
+	"passcode-worker/internal/verdict"
 )
 
 // TestPromises: whatever is wrong breaks its promise, and no other.
@@ -28,6 +35,10 @@ func TestPromises(t *testing.T) {
 		{"nothing is reset twice", findings{sim: graphsim.Status{ResetTwice: one}}},
 		{"one bad thing does not spoil the rest", findings{Verdict: scenario.Verdict{Wrong: one}}},
 		{"one bad thing does not spoil the rest", findings{Verdict: scenario.Verdict{Twice: one}}},
+		{"each accepted request has its device's end", findings{Verdict: scenario.Verdict{Untold: one}}},
+		{"each accepted request has its device's end", findings{Verdict: scenario.Verdict{Mistold: one}}},
+		{"each accepted request has its device's end", findings{Verdict: scenario.Verdict{Retold: one}}},
+		{"each accepted request has its device's end", findings{alarms: 1}},
 		{"as fast as Graph allows", findings{slow: one}},
 		{"no call inside an announced Retry-After", findings{sim: graphsim.Status{DuringRetry: 1}}},
 		{"no call that a client must not make", findings{sim: graphsim.Status{Violations: one}}},
@@ -95,13 +106,53 @@ func TestLeaks(t *testing.T) {
 // TestPrintFates: what ended otherwise is in the table.
 func TestPrintFates(t *testing.T) {
 	t.Parallel()
-	good := &scenario.Request{Kind: "good", Want: scenario.Accepted(), Resets: 1}
+	good := &scenario.Request{Kind: "good", Want: scenario.Accepted(), Resets: 1, Told: outcome.Done}
+	bad := &scenario.Request{Kind: "404", Want: scenario.Dead(verdict.ReasonNotFound), Told: outcome.Done}
+	fate := func(r *scenario.Request, got scenario.End, resets int, did outcome.Outcome) scenario.Fate {
+		return scenario.Fate{Request: r, Got: got, Reset: resets, Outcome: did}
+	}
 	var out bytes.Buffer
 	printFates(&out, []scenario.Fate{
-		{Request: good, Got: scenario.Accepted(), Reset: 1}, {Request: good, Got: scenario.Accepted(), Reset: 2}, {Request: good},
+		fate(good, scenario.Accepted(), 1, outcome.Done), fate(good, scenario.Accepted(), 2, outcome.Failed),
+		fate(good, scenario.Accepted(), 1, ""), fate(good, scenario.End{}, 0, ""), fate(bad, bad.Want, 0, ""),
 	})
+	want := []string{
+		"good 4 accepted 3 4 1 of 3 done 1 failed on the device, 1 no record, 1 nothing on the device",
+		"404 1 dead: not_found 1 0",
+	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 2 || strings.Join(strings.Fields(lines[1]), " ") != "good 3 accepted 2 3 1 no record" {
-		t.Errorf("%s", out.String())
+	for i, w := range want {
+		if len(lines) != len(want)+1 || strings.Join(strings.Fields(lines[i+1]), " ") != w {
+			t.Errorf("%s", out.String())
+		}
+	}
+}
+
+// TestHeard: an end that was told twice is counted although the bucket holds it once,
+// and one that nobody heard is counted as untold.
+func TestHeard(t *testing.T) {
+	t.Parallel()
+	names := topology.DefaultNames()
+	h := hearing(names)
+	say := func(id string, o outcome.Outcome, header nats.Header) {
+		d := fmt.Sprintf(`{"id":%q,"tenant":"default","outcome":%q,"final":%t,"acceptedAt":"2026-11-27T10:00:00Z"}`, id, o, o.Final())
+		h.hear(&nats.Msg{Subject: names.Outcome(id), Header: header, Data: []byte(d)})
+	}
+	servers := nats.Header{jetstream.StreamHeader: {"KV_x"}, jetstream.SubjectHeader: {"x"}, jetstream.SequenceHeader: {"1"}, jetstream.TimeStampHeaer: {"2026-11-27T10:00:00Z"}}
+	say("twice", outcome.Pending, servers)
+	say("twice", outcome.Done, servers)
+	say("twice", outcome.Done, servers)
+	say("once", outcome.Failed, servers)
+	h.hear(&nats.Msg{Subject: names.Outcome("once"), Data: []byte(`{"stream":"S","seq":1}`)})
+	h.hear(&nats.Msg{Subject: names.Filter(), Data: []byte("SimPass-1")})
+	ledger := scenario.Ledger{Outcomes: map[string]scenario.Telling{"twice": {Finals: 1}, "once": {Finals: 1}, "unheard": {Finals: 1}, "open": {}}}
+	h.compare(ledger)
+	for id, n := range map[string]int{"twice": 2, "once": 1, "unheard": 0, "open": 0} {
+		if got := ledger.Outcomes[id].Finals; got != n {
+			t.Errorf("%s: %d", id, got)
+		}
+	}
+	if !strings.Contains(h.text(), "SimPass-1") {
+		t.Error("not all is kept")
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/verdict"
 )
@@ -32,6 +34,12 @@ type Ledger struct {
 	Resets map[string]int
 	// Strays are messages among the dead letters that are none.
 	Strays int
+
+	// Outcomes is what was told of the devices, by the escaped id of the request; nil:
+	// nobody follows, and nothing is expected.
+	Outcomes map[string]Telling
+	// Devices is what the devices really did, by their id in lower case.
+	Devices map[string]graphsim.DeviceState
 }
 
 // Fate is what became of one request.
@@ -39,6 +47,8 @@ type Fate struct {
 	*Request
 	Got   End
 	Reset int // how often the device was
+	// Outcome is what was told of the device; empty: nothing.
+	Outcome outcome.Outcome
 }
 
 // Verdict is what is wrong with a ledger: nothing, where all lists are empty.
@@ -47,6 +57,9 @@ type Verdict struct {
 	Doubled []string // devices that were reset twice
 	Twice   []string // requests that ended twice
 	Wrong   []string // requests that did not end as they must, and what nobody asked for
+	Untold  []string // accepted requests of which no end is told
+	Mistold []string // those of which an end is told that is not what the device did
+	Retold  []string // those of which an end was told twice, or taken back
 	Fates   []Fate
 	// Echoes are dead letters of PubAcks that were sent to be requests, and Forged
 	// how many of these there can be.
@@ -116,7 +129,8 @@ func (j *judge) request(r *Request) {
 		resets = j.Ledger.Resets[r.Device]
 		delete(j.left, r.Device)
 	}
-	j.Fates = append(j.Fates, Fate{r, got, resets})
+	j.Fates = append(j.Fates, Fate{r, got, resets, j.Outcomes[escape(id)].Last.Outcome})
+	j.followed(r, rec, name)
 
 	if resets > 1 {
 		j.Doubled = append(j.Doubled, fmt.Sprintf("%s: %d resets", name, resets))

@@ -16,8 +16,8 @@ import (
 // Kind is requests that are alike.
 type Kind struct {
 	Name string
-	// Code, Times and Variant are the fault of the device, as the simulator has
-	// them; 0: none.
+	// Code, Times and Variant are the fault or the story of the device, as the
+	// simulator has them; 0: none.
 	Code, Times, Variant int
 	Want                 End
 	Resets               int
@@ -60,7 +60,7 @@ func in(d time.Duration) string {
 // Kinds is the list. The first kind is the plain good request.
 func Kinds() []Kind {
 	var all []Kind
-	for _, part := range [][]Kind{good(), refused(), throttled(), unknown(), listed(), broken(), forged()} {
+	for _, part := range [][]Kind{good(), refused(), throttled(), unknown(), listed(), stories(), broken(), forged()} {
 		all = append(all, part...)
 	}
 	return all
@@ -273,6 +273,10 @@ func forged() []Kind {
 		own,
 		reply("an operator's order", "$KV.{records}-state.{tenant}.operator", 2, 5),
 		reply("what replicas hand on", "$KV.{records}-state.{tenant}.worker", 2, 5),
+		reply("its own outcome", "$KV.{records}-outcomes.{tenant}.{id}", 2, 5),
+		reply("the outcome of a record that has ended", "$KV.{records}-outcomes.{tenant}.{ended}", 2, 5),
+		reply("the alarms", "{alarms}.0.{tenant}", 2, 5),
+		reply("a purge of the alarms", "$JS.API.STREAM.PURGE.{alarm stream}", 2, 5),
 		reply("the dead letters", deadReply, 2, 5),
 		reply("the requests", ownReply, 2, 5),
 		reply("the requests of a neighbour", neighbourReply, 2, 5),

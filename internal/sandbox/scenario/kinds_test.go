@@ -82,7 +82,17 @@ func TestScenarios(t *testing.T) {
 	if messages != 1000 {
 		t.Errorf("%d messages", messages)
 	}
+	for _, r := range chaos {
+		if r.Want == Accepted() && !r.Told.Final() {
+			t.Fatalf("%s: the device is told %q", r.Kind, r.Told)
+		}
+	}
 	one, same, other := Day(1), Day(1), Day(2)
+	for i, r := range one[1:] {
+		if r.slow() && !one[i].slow() {
+			t.Errorf("%s comes after %s", r.Kind, one[i].Kind)
+		}
+	}
 	differs := false
 	for i := range one {
 		if one[i].ID != same[i].ID {

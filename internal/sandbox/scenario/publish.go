@@ -82,7 +82,7 @@ func (p *Publisher) fill(ctx context.Context, r *Request) string {
 	return strings.NewReplacer(
 		"{records}", p.Names.Bucket, "{tenant}", p.Names.Tenant, "{id}", escape(r.ID), "{ended}", escape(ended),
 		deadReply, p.Names.Dead(), ownReply, p.Names.Filter(), neighbourReply, p.Names.Subject+"."+Neighbour,
-		"{stream}", p.Names.Stream, "{consumer}", p.Names.Consumer(),
+		"{alarms}", p.Names.FollowSubject, "{alarm stream}", p.Names.FollowStream, "{stream}", p.Names.Stream, "{consumer}", p.Names.Consumer(),
 	).Replace(r.Reply)
 }
 

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -13,13 +14,15 @@ import (
 	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/topology"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var names = topology.Names{Tenant: "default", Stream: "REQ", Subject: "req", DeadStream: "DEAD", DeadSubject: "dead", Bucket: "rec"}
+var names = topology.Names{Tenant: "default", Stream: "REQ", Subject: "req", DeadStream: "DEAD", DeadSubject: "dead", Bucket: "rec",
+	FollowStream: "ALARMS", FollowSubject: "alarms"}
 
 func publisher(t *testing.T) (*Publisher, context.Context) {
 	t.Helper()
@@ -101,6 +104,9 @@ func TestForgedReplies(t *testing.T) {
 		{"record", "$KV.{records}.{tenant}.{id}", "KV_rec", "$KV.rec.default.record"},
 		{"past", "$KV.{records}.{tenant}.{ended}", "KV_rec", "$KV.rec.default.ended"},
 		{"order", "$KV.{records}-state.{tenant}.operator", "KV_rec-state", "$KV.rec-state.default.operator"},
+		{"outcome", "$KV.{records}-outcomes.{tenant}.{id}", "KV_rec-outcomes", "$KV.rec-outcomes.default.outcome"},
+		{"alarm", "{alarms}.0.{tenant}", "ALARMS", "alarms.0.default"},
+		{"alarms", "$JS.API.STREAM.PURGE.{alarm stream}", "ALARMS", "alarms.0.default"},
 		{"dead", deadReply, "DEAD", "dead.default"},
 		{"neighbour", neighbourReply, "REQ", "req." + Neighbour},
 		{"purge", "$JS.API.STREAM.PURGE.{stream}", "", ""},
@@ -155,9 +161,24 @@ func TestRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	outcomes, err := p.JS.KeyValue(ctx, names.OutcomeBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kvp := range [][2]string{
+		{"default.a", document("a", outcome.Pending)}, {"default.a", document("a", outcome.Done)}, {"default.a", `{"stream":"REQ","seq":4}`},
+		{"default.b", document("b", outcome.Failed)}, {"default.b", document("b", outcome.Done)}, {"default.x", document("b", outcome.Done)},
+	} {
+		if _, err := outcomes.PutString(ctx, kvp[0], kvp[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	l, stored, err := Read(ctx, p.JS, names, sim)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if a, b := l.Outcomes["a"], l.Outcomes["b"]; len(l.Outcomes) != 2 || a.Finals != 1 || a.Last.Outcome != outcome.Done || b.Finals != 2 || b.Last.Outcome != outcome.Done {
+		t.Errorf("%+v", l.Outcomes)
 	}
 	if len(l.Records) != 1 || l.Records["a"].State != record.Accepted || l.Strays != 1 || l.Stream != "REQ" {
 		t.Errorf("%+v", l)
@@ -165,9 +186,20 @@ func TestRead(t *testing.T) {
 	if len(l.Letters) != 1 || l.Letters[0].Sequence != 7 || l.Letters[0].ID != "d" || l.Letters[0].Reason != "expired" || string(l.Letters[0].Data) != "body" {
 		t.Errorf("%+v", l.Letters)
 	}
-	for _, text := range []string{"SimPass-1", "body", "other"} {
+	for _, text := range []string{"SimPass-1", "body", "other", `"outcome":"failed"`} {
 		if !strings.Contains(stored, text) {
 			t.Errorf("%q is missing of what is stored", text)
 		}
 	}
+	if err := p.JS.DeleteStream(ctx, kvStream(names.OutcomeBucket())); err != nil {
+		t.Fatal(err)
+	}
+	if l, _, err = Read(ctx, p.JS, names, sim); err != nil || l.Outcomes != nil {
+		t.Errorf("where nobody follows: %v, %v", l.Outcomes, err)
+	}
+}
+
+// document is an outcome as it is stored.
+func document(id string, o outcome.Outcome) string {
+	return fmt.Sprintf(`{"id":%q,"tenant":"default","outcome":%q,"final":%t,"acceptedAt":"2026-11-27T10:00:00Z"}`, id, o, o.Final())
 }

@@ -6,11 +6,13 @@ package scenario
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/verdict"
 )
@@ -58,6 +60,8 @@ type Request struct {
 	Want   End
 	// Resets is how often the device must have been reset.
 	Resets int
+	// Told is what the device is told to come to, where the request is accepted.
+	Told outcome.Outcome
 	// Unknowable: the request's record is overwritten before it begins, so that it
 	// ends as outcome_unknown; but chance may let it begin before that.
 	Unknowable bool
@@ -104,10 +108,12 @@ func (m *maker) request(k *Kind, i int) *Request {
 	if r.Data == "" && !k.raw {
 		r.Data = Body(r.ID, r.Device)
 	}
+	r.Told = told(r.Device)
 	return r
 }
 
-// Day is a mixed day, in an order that the seed decides.
+// Day is a mixed day, in an order that the seed decides. What takes long to be
+// followed to its end comes first, so that the day is no longer for it.
 func Day(seed uint64) []*Request {
 	var out []*Request
 	m := maker{prefix: "INC"}
@@ -118,6 +124,15 @@ func Day(seed uint64) []*Request {
 	}
 	r := rand.New(rand.NewPCG(seed, 0))
 	r.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	slices.SortStableFunc(out, func(a, b *Request) int {
+		switch {
+		case a.slow() == b.slow():
+			return 0
+		case a.slow():
+			return -1
+		}
+		return 1
+	})
 	return out
 }
 
