@@ -28,6 +28,7 @@ import (
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/topology"
@@ -101,7 +102,7 @@ func newRig(t testing.TB, sim graphsim.Config, change func(*Config)) *rig {
 	r.names = topology.DefaultNames()
 	enc := zap.NewProductionEncoderConfig()
 	r.cfg = Config{
-		NATS:  NATS{URL: n.URL()},
+		NATS:  natsconn.Config{URL: n.URL()},
 		Names: r.names,
 		Setup: true,
 		Tenants: []Tenant{{Name: "default", Credential: graph.Credential{
