@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/check"
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 	"passcode-worker/internal/worker"
@@ -64,7 +65,7 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 		report(check.Line{Status: check.Warning, What: "tenants", Detail: s, Do: sharingHint})
 	}
 	config := check.Config{
-		Connect:      func(o ...nats.Option) (*nats.Conn, error) { return worker.Connect(cfg.NATS, o...) },
+		Connect:      func(o ...nats.Option) (*nats.Conn, error) { return natsconn.Connect(cfg.NATS, o...) },
 		JetStream:    cfg.NATS.JetStream,
 		Inbox:        cfg.NATS.InboxPrefix,
 		Servers:      hosts(cfg.NATS.URL),

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
@@ -158,7 +159,7 @@ type serviceOptions struct {
 	DrainTimeout string `group:"service" env:"WORKER_DRAIN_TIMEOUT" default:"25s" placeholder:"TIME" help:"Time to finish in after SIGTERM."`
 }
 
-func (o natsOptions) read(r *reader) worker.NATS {
+func (o natsOptions) read(r *reader) natsconn.Config {
 	r.tidy(&o)
 	o = o.withContext(r)
 	r.tidy(&o) // what the context holds as well
@@ -206,20 +207,20 @@ func (o natsOptions) read(r *reader) worker.NATS {
 		return err
 	})
 	r.file("NATS_NKEY", o.NatsNkey, "a file with the nkey seed of a user", func(path string) error {
-		_, err := worker.NATSKey(path)
+		_, err := natsconn.Key(path)
 		return err
 	})
 	r.file("NATS_CA", o.NatsCA, "a PEM file with certificates", func(path string) error {
-		return worker.NATSAuthorities(path)(&nats.Options{})
+		return natsconn.Authorities(path)(&nats.Options{})
 	})
 	cert, key := r.file("NATS_CERT", o.NatsCert, "", nil), r.file("NATS_KEY", o.NatsKey, "", nil)
 	switch {
 	case (o.NatsCert == "") != (o.NatsKey == ""):
 		r.fail("NATS_CERT, NATS_KEY", "give both or neither")
-	case cert && key && o.NatsCert != "" && worker.NATSCertificate(o.NatsCert, o.NatsKey)(&nats.Options{}) != nil:
+	case cert && key && o.NatsCert != "" && natsconn.Certificate(o.NatsCert, o.NatsKey)(&nats.Options{}) != nil:
 		r.fail("NATS_CERT, NATS_KEY", "they are not PEM files with a certificate and its unencrypted key")
 	}
-	return worker.NATS{
+	return natsconn.Config{
 		URL: o.NatsURL, Creds: o.NatsCreds, NKey: o.NatsNkey, User: o.NatsUser, Password: o.NatsPassword, Token: o.NatsToken,
 		JWT: o.NatsJWT, Seed: o.NatsSeed, CA: o.NatsCA, Cert: o.NatsCert, Key: o.NatsKey, TLSFirst: first,
 		Timeout:     r.duration("NATS_TIMEOUT", o.NatsTimeout, 100*time.Millisecond),

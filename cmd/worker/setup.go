@@ -15,8 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/topology"
-	"passcode-worker/internal/worker"
 )
 
 type setupCmd struct {
@@ -79,7 +79,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	defer cancel()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	nc, err := worker.Connect(natsCfg, nats.RetryOnFailedConnect(false),
+	nc, err := natsconn.Connect(natsCfg, nats.RetryOnFailedConnect(false),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			// To the one who asked, a request that is not allowed looks like
 			// one that nobody answers.

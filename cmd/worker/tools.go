@@ -12,10 +12,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/ops"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
-	"passcode-worker/internal/worker"
 )
 
 type outputOption struct {
@@ -59,7 +59,7 @@ func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(co
 		fmt.Fprintf(s.err, "worker: %s\n", unknownVariable(name))
 	}
 	rights := ops.Rights{Inbox: natsCfg.InboxPrefix}
-	nc, err := worker.Connect(natsCfg, nats.RetryOnFailedConnect(false), rights.Option())
+	nc, err := natsconn.Connect(natsCfg, nats.RetryOnFailedConnect(false), rights.Option())
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", hosts(natsCfg.URL), err)
 	}

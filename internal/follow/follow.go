@@ -124,11 +124,12 @@ type Follower struct {
 func New(cfg Config) *Follower { return &Follower{cfg: cfg, said: said{seen: map[string]struct{}{}}} }
 
 // Run works until ctx ends. A look under way is cut short then: its alarm comes again.
-func (f *Follower) Run(ctx context.Context) {
+// What was seen is still written down, until hard ends.
+func (f *Follower) Run(ctx, hard context.Context) {
 	for ctx.Err() == nil {
 		store, err := f.bind(ctx)
 		if err == nil {
-			f.work(ctx, store)
+			f.work(ctx, hard, store)
 			continue
 		}
 		if ctx.Err() != nil {

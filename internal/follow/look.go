@@ -21,7 +21,7 @@ const turns = 3
 
 // ring deals with an alarm that is due: look, document, next alarm, acknowledgement.
 // What fails leaves the alarm in its queue, and whoever gets it next looks again.
-func (f *Follower) ring(ctx context.Context, m jetstream.Msg, a outcome.Alarm, store *outcome.Store) {
+func (f *Follower) ring(ctx, hard context.Context, m jetstream.Msg, a outcome.Alarm, store *outcome.Store) {
 	t := f.cfg.Tenant(a.Tenant)
 	if t == nil {
 		back(m, againWait) // it is about to be begun anew
@@ -29,7 +29,7 @@ func (f *Follower) ring(ctx context.Context, m jetstream.Msg, a outcome.Alarm, s
 	}
 	var look *outcome.Look // once it is made it stands
 	for range turns {
-		err := f.turn(ctx, m, t, a, store, &look)
+		err := f.turn(ctx, hard, m, t, a, store, &look)
 		switch {
 		case err == nil:
 			return
@@ -44,7 +44,7 @@ func (f *Follower) ring(ctx context.Context, m jetstream.Msg, a outcome.Alarm, s
 	back(m, againWait)
 }
 
-func (f *Follower) turn(ctx context.Context, m jetstream.Msg, t *Tenant, a outcome.Alarm, store *outcome.Store, look **outcome.Look) error {
+func (f *Follower) turn(ctx, hard context.Context, m jetstream.Msg, t *Tenant, a outcome.Alarm, store *outcome.Store, look **outcome.Look) error {
 	c, revision, err := f.gather(ctx, t, a, store)
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func (f *Follower) turn(ctx context.Context, m jetstream.Msg, t *Tenant, a outco
 		f.cfg.Log.Warn("an accepted request is followed no more: it has no record", zap.String("key", a.Key()))
 		return m.Ack()
 	case outcome.DoPutBack:
-		return f.next(ctx, m, f.cfg.Policy.PutBack(a, c.Now))
+		return f.next(hard, m, f.cfg.Policy.PutBack(a, c.Now))
 	case outcome.DoLook:
 	}
 	if *look == nil {
@@ -67,7 +67,7 @@ func (f *Follower) turn(ctx context.Context, m jetstream.Msg, t *Tenant, a outco
 		}
 		*look, c.Now = &l, t.now()
 	}
-	return f.carryOut(ctx, m, store, c, revision, **look)
+	return f.carryOut(hard, m, store, c, revision, **look)
 }
 
 // gather reads what the decisions depend on.
@@ -86,10 +86,11 @@ func (f *Follower) gather(ctx context.Context, t *Tenant, a outcome.Alarm, store
 }
 
 // carryOut does what a look means: the document, then the next alarm, then the
-// acknowledgement. A step that fails is done again by whoever gets the alarm next.
+// acknowledgement. A step that fails is done again by whoever gets the alarm next. The
+// context is the hard one: what was seen is written down although the process is told to
+// stop.
 func (f *Follower) carryOut(ctx context.Context, m jetstream.Msg, store *outcome.Store, c outcome.Case, revision uint64, l outcome.Look) error {
-	// What was seen is written down although the process is told to stop.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeWait)
+	ctx, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()
 	d := f.cfg.Policy.OfLook(c, l)
 	if d.Write {
@@ -120,7 +121,7 @@ func (f *Follower) observe(l outcome.Look, d outcome.Decision) {
 
 // next stores the next alarm, and only then acknowledges this one.
 func (f *Follower) next(ctx context.Context, m jetstream.Msg, a outcome.Alarm) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeWait)
+	ctx, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()
 	if err := Publish(ctx, f.cfg.JS, f.cfg.Names.FollowSubject, f.cfg.Names.FollowStream, a); err != nil {
 		return err

@@ -23,13 +23,13 @@ const (
 )
 
 // work takes alarms until ctx ends, or a consumer is gone.
-func (f *Follower) work(ctx context.Context, store *outcome.Store) {
+func (f *Follower) work(ctx, hard context.Context, store *outcome.Store) {
 	ctx, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	for step := range topology.FollowSteps {
 		all.Go(func() {
 			defer stop() // the others end with it, and all is bound anew
-			err := f.take(ctx, step, store)
+			err := f.take(ctx, hard, step, store)
 			if err != nil && ctx.Err() == nil {
 				f.cfg.Log.Warn("the alarms of a step can no longer be taken; binding again", zap.Int("step", step), zap.Error(err))
 			}
@@ -41,7 +41,7 @@ func (f *Follower) work(ctx context.Context, store *outcome.Store) {
 }
 
 // take takes the alarms of a step until ctx ends, or the consumer is gone.
-func (f *Follower) take(ctx context.Context, step int, store *outcome.Store) error {
+func (f *Follower) take(ctx, hard context.Context, step int, store *outcome.Store) error {
 	bind, cancel := context.WithTimeout(ctx, bindWait)
 	defer cancel()
 	consumer, err := f.cfg.JS.Consumer(bind, f.cfg.Names.FollowStream, topology.FollowConsumer(step))
@@ -73,7 +73,7 @@ func (f *Follower) take(ctx context.Context, step int, store *outcome.Store) err
 			back(m, due)
 			continue
 		}
-		under.Go(func() { f.ring(ctx, m, alarm, store) })
+		under.Go(func() { f.ring(ctx, hard, m, alarm, store) })
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
@@ -144,7 +145,7 @@ func (w *World) Place() Place {
 // Config is a worker's configuration there, with times that fit into a short day.
 func (p Place) Config(rate pace.Rate, httpAddr string, log *zap.Logger) worker.Config {
 	return worker.Config{
-		NATS:        worker.NATS{URL: p.NATS},
+		NATS:        natsconn.Config{URL: p.NATS},
 		Names:       p.Names,
 		Setup:       true,
 		Tenants:     []worker.Tenant{p.Tenant(p.Names.Tenant, graphsim.DefaultTenantID, rate)},

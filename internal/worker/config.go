@@ -10,6 +10,7 @@ import (
 
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
@@ -17,32 +18,10 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// NATS says how to reach the server and who the worker is there. Everything
-// is optional.
-type NATS struct {
-	URL            string // comma-separated addresses; empty: nats://127.0.0.1:4222
-	Creds          string // file
-	NKey           string // file with the seed
-	User, Password string
-	Token          string
-	JWT, Seed      string // of the user, themselves; an account may trust a JWT without a seed
-	CA, Cert, Key  string // PEM files
-	// TLSFirst begins with TLS, before the server has said anything.
-	TLSFirst bool
-	// Timeout is for connecting to one server, until it has accepted the user; 0
-	// means 5 s.
-	Timeout time.Duration
-	// InboxPrefix begins the subjects on which answers arrive; empty: _INBOX.
-	InboxPrefix string
-	// JSDomain and JSAPIPrefix name the JetStream that is meant, where it is not
-	// the one of the server that answers; at most one of them.
-	JSDomain, JSAPIPrefix string
-}
-
 // Config is everything that [Run] needs. Zero durations and counts are not
 // replaced by defaults: the command line has these.
 type Config struct {
-	NATS NATS
+	NATS natsconn.Config
 	// Names are the names on NATS; their Tenant is not looked at.
 	Names topology.Names
 	// Setup creates missing streams, buckets and consumers, laid out as Layout says.

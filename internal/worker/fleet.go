@@ -70,7 +70,7 @@ func (f *fleet) run(ctx, work context.Context) {
 	others.Go(func() { f.buckets.watch(ctx) })
 	others.Go(func() { f.watchUnserved(ctx) })
 	if follower := newFollower(f); follower != nil {
-		others.Go(func() { follower.Run(ctx) })
+		others.Go(func() { follower.Run(ctx, work) })
 	}
 	for ctx.Err() == nil {
 		select {

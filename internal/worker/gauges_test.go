@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/topology"
 )
@@ -51,7 +52,7 @@ func TestGauges(t *testing.T) {
 			if r.js, err = jetstream.New(nc); err != nil {
 				t.Fatal(err)
 			}
-			r.cfg.NATS = NATS{URL: s.URL(), User: "worker", Password: "p"}
+			r.cfg.NATS = natsconn.Config{URL: s.URL(), User: "worker", Password: "p"}
 			ctx := context.Background()
 			if _, err := topology.Setup(ctx, r.js, r.names, topology.Layout{}); err != nil {
 				t.Fatal(err)

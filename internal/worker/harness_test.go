@@ -28,6 +28,7 @@ import (
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/topology"
@@ -101,7 +102,7 @@ func newRig(t testing.TB, sim graphsim.Config, change func(*Config)) *rig {
 	r.names = topology.DefaultNames()
 	enc := zap.NewProductionEncoderConfig()
 	r.cfg = Config{
-		NATS:  NATS{URL: n.URL()},
+		NATS:  natsconn.Config{URL: n.URL()},
 		Names: r.names,
 		Setup: true,
 		Tenants: []Tenant{{Name: "default", Credential: graph.Credential{
@@ -253,17 +254,17 @@ func (r *rig) awaitState(id string, s record.State) record.Record {
 }
 
 // letters reads all dead letters by sequence of the request.
-func (r *rig) letters() map[string]*jetstream.RawStreamMsg {
+func (r *rig) letters() map[string]*topology.Stored {
 	r.t.Helper()
-	out := map[string]*jetstream.RawStreamMsg{}
+	out := map[string]*topology.Stored{}
 	s, err := r.js.Stream(context.Background(), r.names.DeadStream)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	for seq := s.CachedInfo().State.FirstSeq; seq > 0 && seq <= s.CachedInfo().State.LastSeq; seq++ {
-		m, err := s.GetMsg(context.Background(), seq)
-		if err != nil {
-			r.t.Fatal(err)
+		m, err := topology.StoredAt(context.Background(), r.js, r.names.DeadStream, seq) // from the leader: others may lag
+		if err != nil || m == nil {
+			r.t.Fatalf("letter %d: %v", seq, err)
 		}
 		key := m.Header.Get(deadletter.HeaderSequence)
 		if out[key] != nil {

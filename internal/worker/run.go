@@ -13,6 +13,7 @@ import (
 
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/natsconn"
 )
 
 // Times of the end.
@@ -44,7 +45,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	health := newHealth(cfg.NATS, log.Named("nats"), m)
-	nc, err := Connect(cfg.NATS, health.options()...)
+	nc, err := natsconn.Connect(cfg.NATS, health.options()...)
 	if err != nil {
 		if ln != nil {
 			_ = ln.Close() // nothing was served on it

@@ -1,4 +1,4 @@
-package worker
+package natsconn
 
 import (
 	"crypto/tls"
@@ -16,8 +16,8 @@ import (
 // What the library has for these files takes a byte order mark for a part of the
 // key or certificate. Each file is read again for each connection.
 
-// NATSAuthorities is the option that trusts the certificates in a PEM file.
-func NATSAuthorities(path string) nats.Option {
+// Authorities is the option that trusts the certificates in a PEM file.
+func Authorities(path string) nats.Option {
 	read := func() (*x509.CertPool, error) {
 		data, err := readLines(path)
 		if err != nil {
@@ -38,8 +38,8 @@ func NATSAuthorities(path string) nats.Option {
 	}
 }
 
-// NATSCertificate is the option that presents a client certificate.
-func NATSCertificate(certPath, keyPath string) nats.Option {
+// Certificate is the option that presents a client certificate.
+func Certificate(certPath, keyPath string) nats.Option {
 	read := func() (tls.Certificate, error) {
 		cert, err := readLines(certPath)
 		if err != nil {
@@ -68,8 +68,8 @@ func secure(o *nats.Options) error {
 	return nil
 }
 
-// NATSKey is the option that answers the server's challenge with the seed in a file.
-func NATSKey(path string) (nats.Option, error) {
+// Key is the option that answers the server's challenge with the seed in a file.
+func Key(path string) (nats.Option, error) {
 	read := func() (nkeys.KeyPair, error) {
 		data, err := readLines(path)
 		if err != nil {
