@@ -46,6 +46,7 @@ func (d *day) report(ctx context.Context, out io.Writer) error {
 		alarms:  int(alarms),
 		sim:     s,
 		slow:    slow(d.speed()),
+		early:   early(d.Sim.Calls(), d.began),
 		leaks:   leaks(d.Sim.Secrets(), written),
 	}
 	printFates(out, found.Fates)
@@ -65,6 +66,7 @@ type findings struct {
 	alarms  int // requests that are still followed
 	sim     graphsim.Status
 	slow    []string
+	early   []string // calls inside an announced Retry-After
 	leaks   []string
 }
 
@@ -83,7 +85,7 @@ func promises(f findings) []promise {
 		{"each accepted request has its device's end, told once", slices.Concat(f.Untold, f.Mistold, f.Retold,
 			counted(f.alarms, "alarms are left"))},
 		{"as fast as Graph allows", f.slow},
-		{"no call inside an announced Retry-After", counted(f.sim.DuringRetry, "calls")},
+		{"no call inside an announced Retry-After", slices.Concat(counted(f.sim.DuringRetry, "calls"), f.early)},
 		{"no call that a client must not make", f.sim.Violations},
 		{"no secret, token or passcode in what the worker has written", f.leaks},
 	}
@@ -158,6 +160,25 @@ func slow(s speed) []string {
 	most := outageFor + time.Duration(s.callsAfter)*window/quota + time.Duration(s.pausesAfter)*time.Second + catchUpSlack
 	if s.caughtUp == 0 || s.caughtUp > most {
 		out = append(out, fmt.Sprintf("nine tenths of the backlog could have been done within %.0f s", most.Seconds()))
+	}
+	return out
+}
+
+// early tells of each call inside an announced Retry-After, and which call had been told
+// to wait last.
+func early(calls []graphsim.Call, began time.Time) []string {
+	at := func(c graphsim.Call) string {
+		return fmt.Sprintf("%s at %.3f s, answered %d", c.Method, c.Time.Sub(began).Seconds(), c.Status)
+	}
+	told := "nobody"
+	var out []string
+	for _, c := range calls {
+		if c.SentDuringRetryAfter {
+			out = append(out, fmt.Sprintf("%s (%s), after %s", at(c), c.Device, told))
+		}
+		if pausing(c) {
+			told = fmt.Sprintf("%s (%s)", at(c), c.Device)
+		}
 	}
 	return out
 }

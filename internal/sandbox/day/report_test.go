@@ -41,6 +41,7 @@ func TestPromises(t *testing.T) {
 		{"each accepted request has its device's end", findings{alarms: 1}},
 		{"as fast as Graph allows", findings{slow: one}},
 		{"no call inside an announced Retry-After", findings{sim: graphsim.Status{DuringRetry: 1}}},
+		{"no call inside an announced Retry-After", findings{early: one}},
 		{"no call that a client must not make", findings{sim: graphsim.Status{Violations: one}}},
 		{"no secret, token or passcode", findings{leaks: one}},
 	} {
@@ -89,6 +90,20 @@ func TestSlow(t *testing.T) {
 		if got := slow(s); (len(got) > 0) != c.slow {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+}
+
+func TestEarly(t *testing.T) {
+	t.Parallel()
+	began := time.Unix(100, 0)
+	calls := []graphsim.Call{
+		{Time: began, Method: "POST", Device: "d1", Status: 429},
+		{Time: began.Add(time.Second / 2), Method: "GET", Device: "d2", Status: 200, SentDuringRetryAfter: true},
+		{Time: began.Add(2 * time.Second), Method: "POST", Device: "d3", Status: 204},
+	}
+	want := "GET at 0.500 s, answered 200 (d2), after POST at 0.000 s, answered 429 (d1)"
+	if got := early(calls, began); len(got) != 1 || got[0] != want {
+		t.Errorf("%q", got)
 	}
 }
 
