@@ -78,7 +78,7 @@ func TestTextsAreWhole(t *testing.T) {
 			for _, reason := range []Reason{"", WipePending, Retired, Deleted} {
 				for _, hex := range []string{"", "0x80070490"} {
 					d := Document{Outcome: o, Platform: platform, Reason: reason, ErrorCodeHex: hex}
-					if step, text := (Policy{}).tell(d, d.AcceptedAt); text == "" || strings.ContainsAny(text, "{}") {
+					if step, text := (Policy{}).tell(d, d.AcceptedAt, d.DecidedAt); text == "" || strings.ContainsAny(text, "{}") {
 						t.Errorf("%+v: %s: %s", d, step, text)
 					}
 				}

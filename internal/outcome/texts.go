@@ -72,15 +72,16 @@ func (s NextStep) Text() string {
 	return ""
 }
 
-// tell is the next step for a document, and what it says in words.
-func (p Policy) tell(d Document, now time.Time) (NextStep, string) {
-	step := p.step(d, now)
-	shown := d.StartedAt
-	if shown.IsZero() {
-		shown = d.AcceptedAt
+// tell is the next step for a document, and what it says in words. changed is when Intune
+// last changed the reset; zero: now.
+func (p Policy) tell(d Document, now, changed time.Time) (NextStep, string) {
+	if changed.IsZero() {
+		changed = now
 	}
+	shownUntil := changed.Add(passcodeShown)
+	step := p.step(d, now, shownUntil)
 	return step, strings.NewReplacer(
-		"{date}", shown.Add(passcodeShown).UTC().Format("2 January 2006"),
+		"{date}", shownUntil.UTC().Format("2 January 2006"),
 		"{sync}", lastSync(d.LastSyncAt),
 		"{code}", errorCode(d.ErrorCodeHex),
 		"{reason}", removedBy(d.Reason),
@@ -88,11 +89,14 @@ func (p Policy) tell(d Document, now time.Time) (NextStep, string) {
 	).Replace(step.Text())
 }
 
-// step is the next step for a document.
-func (p Policy) step(d Document, now time.Time) NextStep {
+// step is the next step for a document. Intune shows the passcode until shownUntil.
+func (p Policy) step(d Document, now, shownUntil time.Time) NextStep {
 	apple, android := d.Platform.apple(), d.Platform == Android
 	switch d.Outcome {
 	case Done:
+		if now.After(shownUntil) {
+			return LookItUp // what Intune showed is gone
+		}
 		return choose(android, ReadPasscode, choose(apple, Unlocked, LookItUp))
 	case Failed:
 		return choose(android, CheckPolicy, choose(apple, CheckToken, LookItUp))
