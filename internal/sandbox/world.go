@@ -23,6 +23,7 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
@@ -187,8 +188,8 @@ func (w *World) Tenant(name, directory string, rate pace.Rate) worker.Tenant {
 	return w.Place().Tenant(name, directory, rate)
 }
 
-// ServiceConfig is a worker's configuration with the times of the service, a log
-// like the service's, and metrics that are served.
+// ServiceConfig is a worker's configuration with the times of the service, which follows
+// requests as the service does, a log like the service's, and metrics that are served.
 func (w *World) ServiceConfig(rate pace.Rate) (worker.Config, error) {
 	log, err := w.FileLog(zap.InfoLevel)
 	if err != nil {
@@ -197,6 +198,7 @@ func (w *World) ServiceConfig(rate pace.Rate) (worker.Config, error) {
 	cfg := w.Config(rate, "127.0.0.1:0", log)
 	cfg.MaxPause = time.Hour
 	cfg.Policy = verdict.DefaultPolicy()
+	cfg.Follow, cfg.FollowPlan = worker.FollowAuto, outcome.Plan{For: outcome.DefaultFor}
 	cfg.DrainTimeout = 25 * time.Second
 	return cfg, nil
 }

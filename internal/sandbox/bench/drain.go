@@ -21,7 +21,7 @@ const drainRounds = 6
 
 // drain measures how fast a backlog drains when Graph is instant and grants
 // everything, beside two bare loops in the same process: pull, POST, ack; and
-// the same with two record writes and a confirmed ack. The worker and the second
+// the same with two record writes, an alarm and a confirmed ack. The worker and the second
 // take turns, and the median of their ratios counts, so that what else the
 // machine has to do favours neither.
 func (c Options) drain(ctx context.Context) ([]sample, error) {
@@ -58,7 +58,7 @@ func (c Options) drain(ctx context.Context) ([]sample, error) {
 	}
 	return []sample{
 		{what: "floor: pull, POST, ack", unit: "per s", value: bare.perSecond()},
-		{what: "floor: and two record writes, confirmed ack", unit: "per s", value: floor.all.perSecond()},
+		{what: "floor: and two record writes, alarm, confirmed ack", unit: "per s", value: floor.all.perSecond()},
 		{what: "worker", unit: "per s", value: ours.all.perSecond()},
 		{what: "floor, processor time of everything", unit: "µs each", value: floor.all.cpuEach()},
 		{what: "worker, processor time of everything", unit: "µs each", value: ours.all.cpuEach()},

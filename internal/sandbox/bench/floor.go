@@ -19,6 +19,7 @@ import (
 
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/sandbox"
 )
@@ -91,9 +92,11 @@ func (w *world) send(subject string, from, n int) error {
 type floorLoop struct {
 	client     *http.Client
 	url, token string
+	js         jetstream.JetStream
+	alarms     string // subject of the first step
 	kv         jetstream.KeyValue
-	// records tells that a record is written before and after each call, and
-	// that the ack is confirmed.
+	// records tells that a record is written before and after each call, that an
+	// alarm is published then, and that the ack is confirmed.
 	records bool
 
 	once  sync.Once
@@ -116,7 +119,7 @@ func (w *world) floorLoopAt(ctx context.Context, url string, roots *x509.CertPoo
 	if err != nil {
 		return nil, err
 	}
-	return &floorLoop{client: client, url: url, token: token, kv: kv, records: records}, nil
+	return &floorLoop{client: client, url: url, token: token, js: w.JS, alarms: w.Names.FollowSubject + ".0." + w.Names.Tenant, kv: kv, records: records}, nil
 }
 
 // fetchToken asks the simulator for a token, as the worker does.
@@ -237,6 +240,13 @@ func (f *floorLoop) step(ctx context.Context, msg jetstream.Msg) error {
 		return err
 	}
 	if _, err := f.kv.Update(ctx, key, value, revision); err != nil {
+		return err
+	}
+	alarm := outcome.Of(rec)
+	if value, err = outcome.MarshalAlarm(alarm); err != nil {
+		return err
+	}
+	if _, err := f.js.Publish(ctx, f.alarms, value, jetstream.WithMsgID(alarm.MessageID())); err != nil {
 		return err
 	}
 	return msg.DoubleAck(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"slices"
 	"time"
 
@@ -111,6 +112,11 @@ func idle(ctx context.Context, rate pace.Rate, sim graphsim.Config) (*world, fun
 	return w, stop, nil
 }
 
+// posts are the calls but for the looks at devices.
+func (w *world) posts() []graphsim.Call {
+	return slices.DeleteFunc(w.Sim.Calls(), func(c graphsim.Call) bool { return c.Method != http.MethodPost })
+}
+
 // join ends the worker after an error.
 func join(err error, stop func() error) error { return errors.Join(err, stop()) }
 
@@ -150,7 +156,7 @@ func (Options) burst(ctx context.Context) ([]sample, error) {
 	if err := stop(); err != nil {
 		return nil, err
 	}
-	calls := w.Sim.Calls()
+	calls := w.posts()
 	if len(calls) != granted {
 		return nil, fmt.Errorf("%d calls for %d requests", len(calls), granted)
 	}
@@ -234,7 +240,7 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 		return 0, 0, err
 	}
 	var took []float64
-	for _, c := range w.Sim.Calls() {
+	for _, c := range w.posts() {
 		if at, ok := published[c.Device]; ok {
 			took = append(took, float64(c.Time.Sub(at))/float64(time.Millisecond))
 		}

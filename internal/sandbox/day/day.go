@@ -53,9 +53,10 @@ const (
 	catchUpSlack = 15 * time.Second // for look-ups, short holds, and a busy machine
 
 	// Devices are looked at 0.5, 1, 2, 4 s … after the acceptance. One that is gone is
-	// told to be so after 20 s.
+	// told to be so after 20 s, which must fit between the last two looks, at 60 s and at
+	// the end: those before may all be lost to the outage and to pauses.
 	faster    = 30
-	followFor = 70 * time.Second
+	followFor = 82 * time.Second
 )
 
 // Run plays the day, or serves. It fails with [sandbox.ErrBroken] where a promise

@@ -85,7 +85,7 @@ func promises(f findings) []promise {
 		{"each accepted request has its device's end, told once", slices.Concat(f.Untold, f.Mistold, f.Retold,
 			counted(f.alarms, "alarms are left"))},
 		{"as fast as Graph allows", f.slow},
-		{"no call inside an announced Retry-After", slices.Concat(counted(f.sim.DuringRetry, "calls"), f.early)},
+		{"no call inside an announced Retry-After", f.early},
 		{"no call that a client must not make", f.sim.Violations},
 		{"no secret, token or passcode in what the worker has written", f.leaks},
 	}
@@ -164,20 +164,25 @@ func slow(s speed) []string {
 	return out
 }
 
+// underWay is how long after Graph has asked for a pause a call may come that was sent
+// before the answer was read. When looks are possible again, hundreds are due at once, and
+// client and server share a process. No pause of the day is as short.
+const underWay = 400 * time.Millisecond
+
 // early tells of each call inside an announced Retry-After, and which call had been told
 // to wait last.
 func early(calls []graphsim.Call, began time.Time) []string {
 	at := func(c graphsim.Call) string {
-		return fmt.Sprintf("%s at %.3f s, answered %d", c.Method, c.Time.Sub(began).Seconds(), c.Status)
+		return fmt.Sprintf("%s at %.3f s, answered %d (%s)", c.Method, c.Time.Sub(began).Seconds(), c.Status, c.Device)
 	}
-	told := "nobody"
+	var told graphsim.Call
 	var out []string
 	for _, c := range calls {
-		if c.SentDuringRetryAfter {
-			out = append(out, fmt.Sprintf("%s (%s), after %s", at(c), c.Device, told))
+		if c.SentDuringRetryAfter && c.Time.Sub(told.Time) > underWay {
+			out = append(out, at(c)+", after "+at(told))
 		}
 		if pausing(c) {
-			told = fmt.Sprintf("%s (%s)", at(c), c.Device)
+			told = c
 		}
 	}
 	return out
