@@ -32,42 +32,43 @@ func NextSteps() []NextStep {
 	return []NextStep{Wake, Sync, Network, Away, ReadPasscode, Unlocked, CheckPolicy, CheckToken, StepNotSupported, Gone, Newer, StepCanceled, GaveUp, LookItUp}
 }
 
-// Text is what a help desk reads at a step. In braces stand {date}, the last day on
-// which Intune shows the passcode, {sync}, when the device last checked in, {code},
-// the error code in brackets, and {reason}, what else is done to the device.
+// Text is what a help desk reads at a step. The braces stand for: {date}, the last day
+// on which Intune shows the passcode; {sync}, when the device last checked in; {code},
+// the error code, and {reason}, why the device is gone, both in brackets; {newer}, why
+// the reset no longer counts.
 func (s NextStep) Text() string {
 	switch s {
 	case Wake:
-		return "Intune has the order, and a device usually follows within a minute or two. Is it switched on, and on a network?"
+		return "Intune has accepted the reset. A device usually carries it out within a minute or two. Is it switched on and connected to a network?"
 	case Sync:
-		return "The device has not followed yet. Ask the user to open Company Portal or the Intune app and to sync, and to switch the work profile on if it is off."
+		return "The device has not carried out the reset yet. Ask the user to open Company Portal or the Intune app and start a sync, and to switch on the work profile if it is off."
 	case Network:
-		return "The device has not followed yet. An iPhone or iPad that was restarted joins no known Wi-Fi before it is unlocked: it needs cellular data, " +
-			"or a USB cable to a Mac that shares its network."
+		return "The device has not carried out the reset yet. After a restart, an iPhone or iPad does not join a known Wi-Fi network until it is unlocked: " +
+			"it needs cellular data, or a USB cable to a Mac that shares its network."
 	case Away:
-		return "The device has not followed yet. It last checked in {sync}. It will follow when it checks in again. Do not order a second reset."
+		return "The device has not carried out the reset yet. It last checked in {sync}. It will carry out the reset when it checks in again. Do not order a second reset."
 	case ReadPasscode:
-		return "The device has reset its passcode. The temporary passcode is in the Intune admin centre until {date}; read it out only to the verified user."
+		return "The device has reset its passcode. The Intune admin centre shows the temporary passcode until {date}. Read it out only to the user, after you have verified who is calling."
 	case Unlocked:
-		return "The device has removed its passcode. It opens without one, and asks for a new one if a policy wants it."
+		return "The device has removed its passcode. It opens without one, and asks for a new one if a policy requires it."
 	case CheckPolicy:
-		return "The device could not reset its passcode{code}. Is a passcode policy assigned to it, and was the reset activated on it by unlocking it once? " +
+		return "The device could not reset its passcode{code}. Check that a passcode policy is assigned to it, and that its user has unlocked it once to activate the reset. " +
 			"Then send a new request."
 	case CheckToken:
 		return "The device could not remove its passcode{code}. Send one new request. If that fails too, Intune does not hold the right unlock token, and only a wipe helps."
 	case StepNotSupported:
-		return "This kind of device cannot reset its passcode from Intune{code}. Another request will not help."
+		return "Intune cannot reset the passcode of this kind of device{code}. Another request will not help."
 	case Gone:
-		return "The device is no longer in Intune{reason}, so the reset is void. If the device was enrolled again, send a new request with its new id."
+		return "The device is no longer in Intune{reason}, so it will not be reset. If it has been enrolled again, send a new request with its new device id."
 	case Newer:
-		return "This reset is void: {newer}."
+		return "This reset no longer counts: {newer}."
 	case StepCanceled:
-		return "Somebody has canceled the reset in Intune. If it is still wanted, send a new request."
+		return "Someone canceled the reset in Intune. If it is still needed, send a new request."
 	case GaveUp:
-		return "The device has not followed in the time that it is watched. It last checked in {sync}. It may still follow when it comes back; " +
-			"only the Intune admin centre can withdraw the order."
+		return "The device did not carry out the reset while it was being watched. It last checked in {sync}. It may still carry it out when it is back online; " +
+			"the reset can be canceled only in the Intune admin centre."
 	case LookItUp:
-		return "Look the device up in the Intune admin centre, under its device actions status{code}."
+		return "Look up the device in the Intune admin centre, under device actions status{code}."
 	}
 	return ""
 }
@@ -136,7 +137,7 @@ func choose(is bool, yes, no NextStep) NextStep {
 
 func lastSync(at time.Time) string {
 	if at.IsZero() {
-		return "at a time that Intune does not tell"
+		return "at a time that Intune does not show"
 	}
 	return "on " + at.UTC().Format("2 January 2006 at 15:04 UTC")
 }
@@ -151,11 +152,11 @@ func errorCode(hex string) string {
 func removedBy(r Reason) string {
 	switch r {
 	case Wiped, WipePending:
-		return ": it was wiped"
+		return " (it was wiped)"
 	case Retired, RetirePending:
-		return ": it was retired"
+		return " (it was retired)"
 	case Deleted, DeletePending:
-		return ": it was deleted there"
+		return " (it was deleted there)"
 	}
 	return ""
 }
@@ -169,7 +170,7 @@ func newer(r Reason) string {
 	case DeletePending, Deleted:
 		return "the device is being deleted from Intune"
 	}
-	return "another reset followed, and only the newest passcode is valid"
+	return "another reset followed it, and only the newest passcode is valid"
 }
 
 // Platform is a kind of device, as Graph spells its operating system.
