@@ -29,10 +29,14 @@ func (s *Sim) SetStory(deviceID string, story Story) {
 
 // storyOf is the story of a device. Call with mu held.
 func (s *Sim) storyOf(g guid, d *device) Story {
+	story := storyByID(g)
 	if d != nil && d.story != nil {
-		return *d.story
+		story = *d.story
 	}
-	return storyByID(g)
+	if s.cfg.Work > 0 && !story.work.set && !story.stuck {
+		story = story.Works(s.cfg.Work)
+	}
+	return story
 }
 
 // look is a device at the moment of a read.

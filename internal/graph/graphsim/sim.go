@@ -84,6 +84,9 @@ type Config struct {
 	// RetryAfter is how 429s for a quota announce the next chance.
 	RetryAfter RetryAfterStyle
 
+	// Work is how long a reset takes once the device has taken it, where its story does
+	// not say; zero means 1 s.
+	Work time.Duration
 	// Latency of every Graph answer, after the call was settled.
 	Latency time.Duration
 	// ClockOffset is Graph's clock minus ours, shown in Date headers and in

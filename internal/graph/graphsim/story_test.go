@@ -135,6 +135,26 @@ func sameReset(a, b graphsim.Reset) bool {
 }
 
 // TestStories plays stories that a test makes.
+// TestWork: what a reset takes can be changed for all devices whose story does not say
+// it.
+func TestWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newDirect(t, graphsim.Config{Work: 300 * time.Millisecond})
+		plain, slow, stuck := graphsim.GoodDevice(1), graphsim.StoryDevice(graphsim.StoryDone, 2, 0, 1), graphsim.StoryDevice(graphsim.StoryStuck, 0, 0, 1)
+		set := graphsim.GoodDevice(2)
+		s.SetStory(set, graphsim.Story{}.Fails(1))
+		for _, d := range []string{plain, slow, stuck, set} {
+			c.wantStatus(d, http.StatusNoContent)
+		}
+		s.Advance(300 * time.Millisecond)
+		for d, want := range map[string]string{plain: "done", slow: "pending", stuck: "pending", set: "failed"} {
+			if v := c.view(d, allMembers); v.states() != want {
+				t.Errorf("%s: %s, want %s", d, v.states(), want)
+			}
+		}
+	})
+}
+
 func TestStories(t *testing.T) {
 	const h = time.Hour
 	var s graphsim.Story

@@ -56,6 +56,7 @@ const (
 	// told to be so after 20 s, which must fit between the last two looks, at 60 s and at
 	// the end: those before may all be lost to the outage and to pauses.
 	faster    = 30
+	work      = 300 * time.Millisecond // of most devices, so that one look is enough: there is a quota for looks
 	followFor = 82 * time.Second
 )
 
@@ -67,7 +68,7 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 	}
 	w, err := sandbox.New(sandbox.Options{NATS: &server.Options{Port: o.NATSPort}, Sim: graphsim.Config{
 		Quota: quota, Window: window, RetryAfter: graphsim.Decimal, Latency: o.Latency, Addr: o.GraphAddr,
-		Tenants: []string{scenario.NeighbourDirectory},
+		Tenants: []string{scenario.NeighbourDirectory}, Work: work,
 	}})
 	if err != nil {
 		return err
