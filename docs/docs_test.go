@@ -247,6 +247,69 @@ func TestPurpose(t *testing.T) {
 	}
 }
 
+var (
+	mark       = regexp.MustCompile("^ *<!-- *(?:run|output)")
+	markOfRun  = regexp.MustCompile("^ *<!-- run: .+ -->$")
+	markOfShow = regexp.MustCompile("^ *<!-- output(?:: .+)? -->$")
+)
+
+// Each mark of docs/outputs.sh is one that the script knows, and a block follows where it shows something.
+func TestMarks(t *testing.T) {
+	t.Parallel()
+	n := 0
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(page)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(string(text), "\n")
+		for i, line := range lines {
+			switch {
+			case !mark.MatchString(line), markOfRun.MatchString(line):
+				continue
+			case !markOfShow.MatchString(line):
+				t.Errorf("%s: docs/outputs.sh does not know %q", page, line)
+				continue
+			}
+			n++
+			for i++; i < len(lines) && lines[i] == ""; i++ {
+			}
+			if i == len(lines) || !strings.HasPrefix(strings.TrimSpace(lines[i]), "```") {
+				t.Errorf("%s: no fenced block follows %q", page, line)
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d outputs are marked", n)
+	}
+}
+
+var day = regexp.MustCompile(`\b20\d\d-\d\d-\d\d\b`)
+
+// Each part of docs/performance.md that has figures says when they were measured, and by which command.
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(root, "docs", "performance.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	figure := regexp.MustCompile(`\d ?(?:s|ms|MiB|KB|%)\b|\d ?%`)
+	for _, part := range strings.Split(string(text), "\n## ")[1:] {
+		title, body, _ := strings.Cut(part, "\n")
+		if title == "Measure it yourself" || !figure.MatchString(body) {
+			continue
+		}
+		n++
+		if !day.MatchString(body) || !strings.Contains(body, "`go run ./cmd/sandbox bench") {
+			t.Errorf("the figures under %q are without the date or the command that made them", title)
+		}
+	}
+	if n == 0 {
+		t.Error("no figures were found")
+	}
+}
+
 var mention = regexp.MustCompile(`\bdocs/([a-z-]+\.md)(#[A-Za-z0-9_-]+)?`)
 
 // What help texts, comments, alerts and dashboards say of a page is there, and nothing sends its reader into a section of the README.

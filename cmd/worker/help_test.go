@@ -9,9 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"passcode-worker/internal/hold"
-	"passcode-worker/internal/verdict"
 )
 
 // shown is a help text with each option on one line.
@@ -184,16 +181,6 @@ func TestManualNamesEveryOption(t *testing.T) {
 	for flag, o := range options(reflect.TypeFor[runCmd]()) {
 		if row := fmt.Sprintf("\n| `%s` | `%s` | `%s` | ", o[0], flag, o[1]); o[1] != "" && !strings.Contains(configuration, row) {
 			t.Errorf("there is no row that begins with %q", row)
-		}
-	}
-	for name, words := range map[string][]string{
-		"docs/dead-letters.md": texts(verdict.Reasons()),
-		"docs/rate.md":         texts(hold.Causes()),
-	} {
-		for _, word := range words {
-			if !strings.Contains(page(name), "\n| `"+word+"` | ") {
-				t.Errorf("%s: %s has no row", name, word)
-			}
 		}
 	}
 }
