@@ -35,7 +35,8 @@ func NextSteps() []NextStep {
 // Text is what a help desk reads at a step. The braces stand for: {date}, the last day
 // on which Intune shows the passcode; {sync}, when the device last checked in; {code},
 // the error code, and {reason}, why the device is gone, both in brackets; {newer}, why
-// the reset no longer counts.
+// the reset no longer counts. Who is to send a new request is told to use a new ticket
+// number: under the id of an accepted request, a new one counts as a copy and does nothing.
 func (s NextStep) Text() string {
 	switch s {
 	case Wake:
@@ -53,20 +54,21 @@ func (s NextStep) Text() string {
 		return "The device has removed its passcode. It opens without one, and asks for a new one if a policy requires it."
 	case CheckPolicy:
 		return "The device could not reset its passcode{code}. Check that a passcode policy is assigned to it, and that its user has unlocked it once to activate the reset. " +
-			"Then send a new request."
+			"Then send a new request under a new ticket number."
 	case CheckToken:
-		return "The device could not remove its passcode{code}. Send one new request. If that fails too, Intune does not hold the right unlock token, and only a wipe helps."
+		return "The device could not remove its passcode{code}. Send one new request under a new ticket number. " +
+			"If the second one fails too, Intune cannot unlock this device: only erasing it (a wipe) helps."
 	case StepNotSupported:
 		return "Intune cannot reset the passcode of this kind of device{code}. Another request will not help."
 	case Gone:
-		return "The device is no longer in Intune{reason}, so it will not be reset. If it has been enrolled again, send a new request with its new device id."
+		return "The device is no longer in Intune{reason}, so it will not be reset. If it has been enrolled again, send a new request with its new device id, under a new ticket number."
 	case Newer:
 		return "This reset no longer counts: {newer}."
 	case StepCanceled:
-		return "Someone canceled the reset in Intune. If it is still needed, send a new request."
+		return "Someone canceled the reset in Intune. If it is still needed, send a new request under a new ticket number."
 	case GaveUp:
-		return "The device did not carry out the reset while it was being watched. It last checked in {sync}. It may still carry it out when it is back online; " +
-			"the reset can be canceled only in the Intune admin centre."
+		return "The device did not carry out the reset while it was being watched. It last checked in {sync}. When the device is back online, it may still reset itself. " +
+			"To prevent that, cancel the reset in the Intune admin centre."
 	case LookItUp:
 		return "Look up the device in the Intune admin centre, under device actions status{code}."
 	}
