@@ -64,7 +64,7 @@ func TestTakers(t *testing.T) {
 		t.Error(err)
 	}
 	makeAt(far, "FAR")
-	r.await("both to answer", func() bool { return len(find(testTime, 2)) == 2 })
+	r.await("both to answer", func() bool { return len(find(time.Second, 2)) == 2 })
 	found := find(time.Second, 0)
 	slices.Sort(found)
 	if !slices.Equal(found, []string{"FAR", "NEAR"}) || !slices.Equal(Others(found, "NEAR"), []string{"FAR"}) || len(find(testTime, 1)) != 1 {
