@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"encoding/json"
+	"os"
 	"reflect"
+	"regexp"
 	"testing"
 	"time"
 
@@ -80,5 +82,28 @@ func TestOutcomeSchemaRefuses(t *testing.T) {
 		`"id":""`, `"outcome":"active","final":false`, `"traceparent":"x"`,
 	} {
 		checkRefused(t, schema, wholeOutcome(t), change)
+	}
+}
+
+// TestOutcomeExamplesSayWhatTheWorkerSays checks the words of each example.
+func TestOutcomeExamplesSayWhatTheWorkerSays(t *testing.T) {
+	t.Parallel()
+	checked := 0
+	for _, file := range []string{outcomeSchema, "asyncapi.yaml"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`nextStep"?: "?(\w+)"?,?\s+"?text"?: "?(.*?)"?,?\n`).FindAllStringSubmatch(string(data), -1) {
+			words := regexp.QuoteMeta(outcome.NextStep(m[1]).Text())
+			words = regexp.MustCompile(`\\\{\w+\\\}`).ReplaceAllString(words, ".*")
+			if m[1] == "" || !regexp.MustCompile("^"+words+"$").MatchString(m[2]) {
+				t.Errorf("%s: at %s it says %q", file, m[1], m[2])
+			}
+			checked++
+		}
+	}
+	if checked < 4 {
+		t.Errorf("%d examples", checked)
 	}
 }

@@ -181,7 +181,7 @@ func TestSystemdEnvironment(t *testing.T) {
 	}
 	help := strings.Join(strings.Fields(output(t, program(t, "worker"), "run", "--help")), " ")
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(env)), slices.Collect(maps.Keys(defaults))) {
-		if traces := "`" + name + "`"; strings.HasPrefix(name, "OTEL_") && strings.Contains(read(t, "../README.md"), traces) {
+		if traces := "`" + name + "`"; strings.HasPrefix(name, "OTEL_") && strings.Contains(read(t, "../docs/configuration.md"), traces) {
 			continue // of a library, which has no flags
 		}
 		if !strings.Contains(help, "($"+name+")") {

@@ -219,7 +219,7 @@ func TestCheckWeakness(t *testing.T) {
 	p.is(t, "consumer worker-default", "failed", "contoso")
 }
 
-// lockedDown are the rights of a worker that sets nothing up, as the README
+// lockedDown are the rights of a worker that sets nothing up, as deploy/nats/accounts.conf
 // lists them, and whether each must be there.
 func lockedDown() map[string]string {
 	return map[string]string{

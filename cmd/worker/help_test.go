@@ -6,11 +6,9 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
-
-	"passcode-worker/internal/hold"
-	"passcode-worker/internal/verdict"
 )
 
 // shown is a help text with each option on one line.
@@ -144,28 +142,45 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestReadmeNamesEveryOption compares the tables of the README with the command
-// line, defaults included.
-func TestReadmeNamesEveryOption(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
+// TestManualNamesEveryOption compares the tables of the manual with the command
+// line, defaults included, and the README's list of variables with both.
+func TestManualNamesEveryOption(t *testing.T) {
+	page := func(name string) string {
+		t.Helper()
+		text, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
-	for _, name := range variables(reflect.TypeFor[cli]()) {
-		if !strings.Contains(string(readme), "\n| `"+name+"` | `--") {
-			t.Errorf("%s has no row", name)
+	configuration := page("docs/configuration.md")
+	_, list, ok := strings.Cut(page("README.md"), "\n## Variables\n")
+	if !ok {
+		t.Fatal("the README has no list of variables")
+	}
+	list, _, _ = strings.Cut(list, "\n## ")
+	all := variables(reflect.TypeFor[cli]())
+	for _, name := range all {
+		if strings.Count(configuration, "\n| `"+name+"` | `--") != 1 {
+			t.Errorf("%s has not one row", name)
+		}
+		if strings.Count(list, "`"+name+"`") != 1 {
+			t.Errorf("the README does not name %s once", name)
+		}
+	}
+	for _, m := range regexp.MustCompile("`((?:WORKER|NATS|AZURE|GRAPH)_[A-Z0-9_]+)`").FindAllStringSubmatch(list, -1) {
+		if !slices.Contains(all, m[1]) {
+			t.Errorf("the README names %s, which is no variable", m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z0-9_]+)` \\| `--").FindAllStringSubmatch(configuration, -1) {
+		if !slices.Contains(all, m[1]) {
+			t.Errorf("there is a row for %s, which is no variable", m[1])
 		}
 	}
 	for flag, o := range options(reflect.TypeFor[runCmd]()) {
-		if row := fmt.Sprintf("\n| `%s` | `%s` | `%s` | ", o[0], flag, o[1]); o[1] != "" && !strings.Contains(string(readme), row) {
+		if row := fmt.Sprintf("\n| `%s` | `%s` | `%s` | ", o[0], flag, o[1]); o[1] != "" && !strings.Contains(configuration, row) {
 			t.Errorf("there is no row that begins with %q", row)
-		}
-	}
-	for _, list := range [][]string{texts(verdict.Reasons()), texts(hold.Causes())} {
-		for _, word := range list {
-			if !strings.Contains(string(readme), "\n| `"+word+"` | ") {
-				t.Errorf("%s has no row", word)
-			}
 		}
 	}
 }

@@ -89,7 +89,11 @@ func (m *missing) tell(t *tool, sel ops.Selection) error {
 		return nil
 	}
 	for _, id := range slices.Sorted(maps.Values(m.ids)) {
-		t.tell("%s: no such dead letter", plain(id))
+		hint := ""
+		if _, err := strconv.ParseUint(id, 10, 64); err == nil {
+			hint = "; the number of a letter is given with --sequence"
+		}
+		t.tell("%s: no such dead letter%s", plain(id), hint)
 	}
 	for _, n := range slices.Sorted(maps.Keys(m.sequences)) {
 		t.tell("letter %d: no such dead letter", n)

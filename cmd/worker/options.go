@@ -96,9 +96,9 @@ type natsOptions struct {
 	NatsCert        string `group:"nats" env:"NATS_CERT" placeholder:"FILE" help:"PEM file of the client certificate."`
 	NatsKey         string `group:"nats" env:"NATS_KEY" placeholder:"FILE" help:"PEM file of the client certificate's key."`
 	NatsTLSFirst    string `name:"nats-tls-first" group:"nats" env:"NATS_TLS_FIRST" filled:"" placeholder:"BOOL" help:"true: begin with TLS, before the server says anything."`
-	NatsTimeout     string `group:"nats" env:"NATS_TIMEOUT" default:"5s" placeholder:"TIME" help:"Time to connect to one server in."`
+	NatsTimeout     string `group:"nats" env:"NATS_TIMEOUT" default:"5s" placeholder:"TIME" help:"Time limit for connecting to one server."`
 	NatsInboxPrefix string `group:"nats" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" help:"Where answers arrive, in place of _INBOX."`
-	NatsJSDomain    string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"NAME" help:"JetStream domain that is meant, of a hub or a leaf node."`
+	NatsJSDomain    string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"NAME" help:"JetStream domain of the hub or leaf node to use."`
 	NatsJSAPIPrefix string `name:"nats-js-api-prefix" group:"nats" env:"NATS_JS_API_PREFIX" placeholder:"SUBJECT" help:"Prefix of the JetStream API, where it is imported from another account."`
 }
 
@@ -152,7 +152,7 @@ type policyOptions struct {
 }
 
 type serviceOptions struct {
-	Setup        string `group:"service" env:"WORKER_SETUP" default:"true" placeholder:"BOOL" help:"Create missing streams, bucket and consumer at the start."`
+	Setup        string `group:"service" env:"WORKER_SETUP" default:"true" placeholder:"BOOL" help:"Create missing streams, buckets and consumers at the start."`
 	HTTPAddr     string `name:"http-addr" group:"service" env:"WORKER_HTTP_ADDR" default:":9090" placeholder:"ADDR" help:"Address of /metrics, /livez, /readyz and the status page."`
 	LogLevel     string `group:"service" env:"WORKER_LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat    string `group:"service" env:"WORKER_LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"json or console."`

@@ -282,6 +282,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 	expect(t, env, exitFailed, "", `worker: no dead letter\nworker: x\\u001b: no such dead letter\nworker: letter 99: no such dead letter\n`, "dead", "list", "x\x1b", "--sequence", "99")
 	expect(t, env, exitFailed, "", "worker: x: no such dead letter\n", "dead", "show", "x")
+	expect(t, env, exitFailed, "", "worker: 2: no such dead letter; the number of a letter is given with --sequence\n", "dead", "show", "2")
 	expect(t, env, exitDone, "letter      1, of .*\nrequest     A\n.*reason      not_found\n.*body        \\{\"managed.*\n", "", "dead", "show", "A")
 	if o := objects(t, runFor(t, env, "dead", "show", "A", "-o", "json").out)[0]; o["body"] != body("A", graphsim.GoodDevice(7)) || o["headers"] == nil {
 		t.Errorf("shown: %v", o)

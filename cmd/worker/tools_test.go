@@ -312,7 +312,7 @@ func TestToolsBeforeSetup(t *testing.T) {
 	}
 }
 
-// operator is what each command needs, and no more; the README lists it.
+// operator is what each command needs, and no more; docs/tools.md lists it.
 func operatorRights() map[string][]string {
 	const stream, dead, records, states = "PASSCODE_RESETS", "PASSCODE_RESETS_DEAD", "KV_passcode-resets", "KV_passcode-resets-state"
 	get := []string{"$JS.API.STREAM.INFO." + dead, "$JS.API.DIRECT.GET." + dead}

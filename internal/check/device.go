@@ -59,7 +59,7 @@ func (c *checker) shape(ctx context.Context, client *graph.Client, token graph.T
 // action reports one entry of the device's list.
 func (c *checker) action(number int, a graph.Action) {
 	what := fmt.Sprintf("action %d", number)
-	detail := fmt.Sprintf("%s, state %s, started %s, updated %s, error code %s", word(a.Name), word(a.State), date(a.Started), date(a.Updated), outcome.ErrorCode(a.ErrorCode))
+	detail := fmt.Sprintf("%s, type %s, state %s, started %s, updated %s, error code %s", word(a.Name), word(a.Type), word(a.State), date(a.Started), date(a.Updated), outcome.ErrorCode(a.ErrorCode))
 	switch {
 	case a.What == graph.ActionOther:
 		c.ok(what, detail+": taken for something else than a reset")

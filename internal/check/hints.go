@@ -65,10 +65,10 @@ func Hints() []Hint {
 			Everybody: true},
 		{Says: "Invalid audience", Means: "the token is for another cloud's Graph", Do: "set GRAPH_CLOUD to the directory's cloud; GRAPH_ENDPOINT must be of the same cloud", Everybody: true},
 		{Says: "does not have application permissions configured", Means: "no application permission of Graph's was consented to",
-			Do: "grant the application permissions of the README, not delegated ones, and give admin consent", Everybody: true},
+			Do: "grant the application permissions of docs/install.md, not delegated ones, and give admin consent", Everybody: true},
 		{Says: "Application must have one of the following scopes", Means: "the application lacks the permission that the text names",
 			Do: "grant it as an application permission, and give admin consent", Everybody: true},
-		{Says: "Authorization_RequestDenied", Means: "the application lacks a permission", Do: "grant the application permissions of the README, and give admin consent", Everybody: true},
+		{Says: "Authorization_RequestDenied", Means: "the application lacks a permission", Do: "grant the application permissions of docs/install.md, and give admin consent", Everybody: true},
 
 		// Graph: what concerns a request.
 		{Says: "User id must be in the form of Guid", Means: "Intune wants the object id where userId is a name",

@@ -137,6 +137,7 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	const what = "tenants with requests but no consumer"
 	tenants, err := topology.Unserved(ctx, js, c.cfg.Tenants[0].Names)
 	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound): // which is said already
 	case err != nil:
 		c.say(Warning, what, fmt.Sprintf("could not be found out: %v", err), "see the lines above")
 	case len(tenants) > 0:

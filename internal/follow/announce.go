@@ -57,22 +57,20 @@ func NewAnnouncer(js jetstream.JetStream, stream, subject string, plan outcome.P
 }
 
 // Announce publishes the first alarm of an accepted request. ctx ends with the process.
+// What cannot be stored in time goes on to be published while nobody waits.
 func (n *Announcer) Announce(ctx context.Context, a outcome.Alarm) {
 	a = n.plan.First(a)
-	if n.inTrouble() {
-		n.publishLate(ctx, a)
-		return
-	}
-	var err error
-	for _, wait := range []time.Duration{firstTry, secondTry} {
-		if err = n.publish(ctx, a, wait); err == nil {
-			return
+	if !n.inTrouble() {
+		for _, wait := range []time.Duration{firstTry, secondTry} {
+			if n.publish(ctx, a, wait) == nil {
+				return
+			}
 		}
+		n.mu.Lock()
+		n.trouble = time.Now().Add(troubleFor)
+		n.mu.Unlock()
 	}
-	n.mu.Lock()
-	n.trouble = time.Now().Add(troubleFor)
-	n.mu.Unlock()
-	n.lost(a.Tenant, err)
+	n.publishLate(ctx, a)
 }
 
 func (n *Announcer) inTrouble() bool {
@@ -102,10 +100,11 @@ func (n *Announcer) publishLate(ctx context.Context, a outcome.Alarm) {
 	}
 	go func() {
 		defer n.all.Done()
+		begun := time.Now()
 		err := n.publish(ctx, a, lateTry)
 		n.mu.Lock()
 		n.late--
-		if err == nil {
+		if err == nil && time.Since(begun) < firstTry { // as fast as those that wait need it
 			n.trouble = time.Time{}
 		}
 		n.mu.Unlock()

@@ -8,6 +8,7 @@ package follow
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,8 +30,8 @@ type Config struct {
 	Setup  bool
 	Layout topology.Layout
 	Policy outcome.Policy
-	// Timeout bounds a look.
-	Timeout time.Duration
+	// Auto makes no look with a token that can be read and lacks the right.
+	Auto bool
 
 	// Records and State are the buckets as they were found last; nil: not found.
 	Records func() *record.Store
@@ -71,12 +72,15 @@ type Tenant struct {
 	Name   string
 	Graph  *graph.Client
 	Tokens *graph.Tokens
-	// Ahead is how far the NATS server's clock is ahead of this machine's.
+	// Ahead is how far the NATS server's clock is ahead of this machine's, and Known
+	// reports whether that was found out yet: before, nothing is due.
 	Ahead func() time.Duration
+	Known func() bool
 	// Paused is until when Graph has asked this replica's resets to wait; zero: it has not.
 	Paused func() time.Time
-	// Waiting reports whether requests wait for the tenant, so that somebody probes a hold.
-	Waiting func() bool
+	// Probed reports whether somebody probes a hold of the tenant: requests wait, and no
+	// operator has paused them.
+	Probed func() bool
 	// Reads paces the looks; see [NewReads].
 	Reads *pace.Pacer
 	// MaxPause caps what a service asks for; 0 means no cap.
@@ -110,8 +114,13 @@ const (
 	againWait = 15 * time.Second
 	// bindWait is the wait between two tries to bind to the stream.
 	bindWait = 5 * time.Second
+	// stepWait is the wait between two tries to take the alarms of a step.
+	stepWait = time.Second
 	// depthEach is how often the depth is read.
 	depthEach = 10 * time.Second
+	// lookTime bounds one look. Graph answers within a second; a tenant whose looks hang
+	// must not fill the queue of others.
+	lookTime = 10 * time.Second
 )
 
 // Follower looks at devices.
@@ -127,44 +136,51 @@ func New(cfg Config) *Follower { return &Follower{cfg: cfg, said: said{seen: map
 // What was seen is still written down, until hard ends.
 func (f *Follower) Run(ctx, hard context.Context) {
 	for ctx.Err() == nil {
-		store, err := f.bind(ctx)
-		if err == nil {
+		if store, err := f.bind(ctx); err == nil {
 			f.work(ctx, hard, store)
-			continue
+		} else if ctx.Err() == nil {
+			f.cannot(err)
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		f.said.once(err.Error(), func() {
-			f.cfg.Log.Warn("accepted requests are not followed for now, so that nobody learns what their devices did; resets go on; "+
-				"worker setup makes what is missing, and worker outcome follow --since makes up for the gap", zap.Error(err))
-		})
-		select {
-		case <-ctx.Done():
-		case <-time.After(bindWait):
-		}
+		pause(ctx, bindWait)
+	}
+}
+
+// cannot says once why nobody is followed.
+func (f *Follower) cannot(err error) {
+	f.said.once(err.Error(), func() {
+		f.cfg.Log.Warn("accepted requests are not followed for now, so that nobody learns what their devices did; resets go on; "+
+			"worker setup makes what is missing, and worker outcome follow --since makes up for the gap", zap.Error(err))
+	})
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
 // bind looks up what following needs, and makes it where that is allowed.
 func (f *Follower) bind(ctx context.Context) (*outcome.Store, error) {
 	c := f.cfg
-	store, err := outcome.Open(ctx, c.JS, c.Names.OutcomeBucket())
-	if err == nil {
-		err = f.bound(ctx)
-	}
+	store, err := f.open(ctx)
 	if err == nil || !c.Setup || ctx.Err() != nil {
 		return store, err
 	}
 	if _, err := topology.SetupFollow(ctx, c.JS, c.Names, c.Layout); err != nil {
 		return nil, err
 	}
-	return outcome.Open(ctx, c.JS, c.Names.OutcomeBucket())
+	return f.open(ctx)
 }
 
-// bound fails where the last of the consumers, which are made in their order, is
-// missing.
-func (f *Follower) bound(ctx context.Context) error {
-	_, err := f.cfg.JS.Consumer(ctx, f.cfg.Names.FollowStream, topology.FollowConsumer(topology.FollowSteps-1))
-	return err
+// open fails where the bucket or the stream is missing.
+func (f *Follower) open(ctx context.Context) (*outcome.Store, error) {
+	store, err := outcome.Open(ctx, f.cfg.JS, f.cfg.Names.OutcomeBucket())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.cfg.JS.Stream(ctx, f.cfg.Names.FollowStream); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", f.cfg.Names.FollowStream, err)
+	}
+	return store, nil
 }

@@ -13,6 +13,7 @@ import (
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/state"
 )
 
 // turns is how often a look is decided on, where another replica has written the
@@ -57,7 +58,7 @@ func (f *Follower) turn(ctx, hard context.Context, m jetstream.Msg, t *Tenant, a
 		f.cfg.Log.Warn("an accepted request is followed no more: it has no record", zap.String("key", a.Key()))
 		return m.Ack()
 	case outcome.DoPutBack:
-		return f.next(hard, m, f.cfg.Policy.PutBack(a, c.Now))
+		return f.next(hard, m, f.cfg.Policy.PutBack(c.Alarm, c.Now))
 	case outcome.DoLook:
 	}
 	if *look == nil {
@@ -82,7 +83,7 @@ func (f *Follower) gather(ctx context.Context, t *Tenant, a outcome.Alarm, store
 		return c, 0, err
 	}
 	c.Document, revision, err = store.Get(ctx, a.Key())
-	return c, revision, err
+	return c.Settled(), revision, err
 }
 
 // carryOut does what a look means: the document, then the next alarm, then the
@@ -132,7 +133,7 @@ func (f *Follower) next(ctx context.Context, m jetstream.Msg, a outcome.Alarm) e
 // lookIfOpen looks at the device, unless nobody may now.
 func (f *Follower) lookIfOpen(ctx context.Context, t *Tenant, device string) outcome.Look {
 	failed := outcome.Look{Failed: true}
-	places, open := f.open(ctx, t)
+	places, open := f.mayLook(ctx, t)
 	if !open || !t.lane.enter(places) {
 		return failed
 	}
@@ -143,8 +144,11 @@ func (f *Follower) lookIfOpen(ctx context.Context, t *Tenant, device string) out
 	}
 	defer slot.Release()
 	token, err := t.Tokens.Get(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return f.failed(outcome.ResultFailed)
+	case f.cfg.Auto && token.LacksRead():
+		return f.failed(outcome.ResultNotPermitted)
 	}
 	l, result := f.look(ctx, t, device, token, slot)
 	if l.Failed && result != "" {
@@ -162,7 +166,7 @@ func (f *Follower) failed(r outcome.Result) outcome.Look {
 // not made.
 func (f *Follower) look(ctx context.Context, t *Tenant, device string, token graph.Token, slot *pace.Slot) (l outcome.Look, result outcome.Result) {
 	sent := time.Now()
-	dev, err := t.Graph.Device(ctx, device, t.Call(token, f.cfg.Timeout))
+	dev, err := t.Graph.Device(ctx, device, t.Call(token, lookTime))
 	if errors.Is(err, graph.ErrHeldBack) {
 		return outcome.Look{Failed: true}, ""
 	}
@@ -170,7 +174,8 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 	if err != nil && !errors.As(err, &e) {
 		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
-	f.account(ctx, t, slot, sent, e)
+	t.Account(ctx, f.cfg.State(), slot, sent, e)
+	t.lane.answered(e == nil || e.Status != 0)
 	if e != nil {
 		f.cfg.Log.Debug("a look at a device failed", zap.String("tenant", t.Name), zap.String("device", device), zap.Error(e))
 	}
@@ -188,9 +193,11 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 		result = outcome.ResultNotPermitted
 	case graph.Unauthorized:
 		result = outcome.ResultNotPermitted
-		// A rejected token concerns the resets, too, which replace it by the same rules.
-		if _, err := t.Tokens.Renew(ctx, token, e.Claims); err != nil && ctx.Err() == nil {
-			f.cfg.Log.Debug("a token that was rejected could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
+		// Resets replace a token as often as they must; looks need not hurry.
+		if t.mayRenew(time.Now()) {
+			if _, err := t.Tokens.Renew(ctx, token, e.Claims); err != nil && ctx.Err() == nil {
+				f.cfg.Log.Debug("a token that was rejected could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
+			}
 		}
 	case graph.Refused, graph.Unavailable, graph.NotSent, graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:
 		result = outcome.ResultFailed
@@ -206,22 +213,28 @@ func (t *Tenant) Call(token graph.Token, timeout time.Duration) graph.Call {
 	}
 }
 
-// account tells the pacer of the looks what a call came to, and the other replicas
-// what Graph has asked for.
-func (f *Follower) account(ctx context.Context, t *Tenant, slot *pace.Slot, sent time.Time, e *graph.Error) {
+// Account tells the pacer of the looks what a look came to, and the other replicas what
+// Graph has asked for. store may be nil, and e is nil where the look was answered.
+func (t *Tenant) Account(ctx context.Context, store *state.Store, slot *pace.Slot, sent time.Time, e *graph.Error) {
+	var until time.Time
 	switch {
 	case e == nil || e.Kind == graph.Refused || e.Kind == graph.Forbidden:
 		slot.Accepted()
 	case e.Kind == graph.Throttled:
-		until, _, _ := slot.Throttled(sent, e.RetryAfter)
-		f.handOn(ctx, t, until)
+		until, _, _ = slot.Throttled(sent, e.RetryAfter)
 	case e.RetryAfter > 0:
 		slot.Done()
-		until, _, _ := t.Reads.Throttled(sent, e.RetryAfter)
-		f.handOn(ctx, t, until)
+		until, _, _ = t.Reads.Throttled(sent, e.RetryAfter)
 	default:
 		slot.Done()
 	}
+	if store == nil || until.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, othersWait)
+	defer cancel()
+	// Best effort: a replica that is not told is told by its own next look.
+	_ = store.SetReads(ctx, t.Name, until.Add(t.Ahead()))
 }
 
 // serves reports whether Graph serves the tenant, and asks for the list of its devices
@@ -237,7 +250,7 @@ func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) boo
 	}
 	defer slot.Release()
 	sent := time.Now()
-	_, err = t.Graph.List(ctx, t.Call(token, f.cfg.Timeout))
+	_, err = t.Graph.List(ctx, t.Call(token, lookTime))
 	var e *graph.Error
 	switch {
 	case errors.Is(err, graph.ErrHeldBack):
@@ -245,7 +258,7 @@ func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) boo
 	case err != nil && !errors.As(err, &e):
 		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
-	f.account(ctx, t, slot, sent, e)
+	t.Account(ctx, f.cfg.State(), slot, sent, e)
 	if e == nil {
 		t.served(time.Now())
 	}

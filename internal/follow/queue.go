@@ -3,6 +3,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -22,22 +23,36 @@ const (
 	pullExpiry = 30 * time.Second
 )
 
-// work takes alarms until ctx ends, or a consumer is gone.
+// work takes alarms until ctx ends, or the stream or the bucket is gone.
 func (f *Follower) work(ctx, hard context.Context, store *outcome.Store) {
 	ctx, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	for step := range topology.FollowSteps {
-		all.Go(func() {
-			defer stop() // the others end with it, and all is bound anew
-			err := f.take(ctx, hard, step, store)
-			if err != nil && ctx.Err() == nil {
-				f.cfg.Log.Warn("the alarms of a step can no longer be taken; binding again", zap.Int("step", step), zap.Error(err))
-			}
-		})
+		all.Go(func() { f.step(ctx, hard, step, store) })
 	}
-	all.Go(func() { f.watch(ctx) })
+	all.Go(func() {
+		defer stop()
+		f.watch(ctx)
+	})
 	all.Wait()
-	stop()
+}
+
+// step takes the alarms of a step until ctx ends, and makes its consumer where that is
+// missing and allowed. The other steps go on meanwhile.
+func (f *Follower) step(ctx, hard context.Context, step int, store *outcome.Store) {
+	for ctx.Err() == nil {
+		err := f.take(ctx, hard, step, store)
+		if ctx.Err() != nil {
+			return
+		}
+		if f.cfg.Setup && errors.Is(err, jetstream.ErrConsumerNotFound) {
+			_, err = topology.SetupFollow(ctx, f.cfg.JS, f.cfg.Names, f.cfg.Layout)
+		}
+		if err != nil {
+			f.cannot(fmt.Errorf("consumer %s: %w", topology.FollowConsumer(step), err))
+		}
+		pause(ctx, stepWait)
+	}
 }
 
 // take takes the alarms of a step until ctx ends, or the consumer is gone.
@@ -106,6 +121,9 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 		_ = m.Ack() // lost, it comes again
 		return a, 0, false
 	}
+	if !t.Known() {
+		return a, bindWait, true
+	}
 	return a, f.cfg.Policy.Due(a, meta.Timestamp).Sub(t.now()), true
 }
 
@@ -113,19 +131,22 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 // ack wait.
 func back(m jetstream.Msg, wait time.Duration) { _ = m.NakWithDelay(max(0, wait)) }
 
-// watch tells how much is open, until ctx ends.
+// watch tells how much is open, until ctx ends or the stream or the bucket is gone.
 func (f *Follower) watch(ctx context.Context) {
 	ticker := time.NewTicker(depthEach)
 	defer ticker.Stop()
-	for {
-		if d, err := f.depth(ctx); err == nil {
+	for ctx.Err() == nil {
+		d, err := f.depth(ctx)
+		switch {
+		case err == nil:
 			f.cfg.Observe.Depth(d)
-		} else if ctx.Err() == nil {
+		case errors.Is(err, jetstream.ErrStreamNotFound), outcome.IsMissing(err):
+			return
+		case ctx.Err() == nil:
 			f.cfg.Log.Debug("how many requests are followed could not be read", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-ticker.C:
 		}
 	}
@@ -134,6 +155,9 @@ func (f *Follower) watch(ctx context.Context) {
 func (f *Follower) depth(ctx context.Context) (d Depth, err error) {
 	ctx, cancel := context.WithTimeout(ctx, depthEach)
 	defer cancel()
+	if _, err := f.open(ctx); err != nil {
+		return d, err
+	}
 	s, err := f.cfg.JS.Stream(ctx, f.cfg.Names.FollowStream)
 	if err != nil {
 		return d, err
@@ -156,7 +180,7 @@ func (f *Follower) depth(ctx context.Context) (d Depth, err error) {
 		}
 		now := t.now()
 		d.Oldest = max(d.Oldest, now.Sub(a.AcceptedAt))
-		d.Lag = max(d.Lag, now.Sub(f.cfg.Policy.Due(a, head.Time)))
+		d.Lag = max(d.Lag, f.cfg.Policy.Late(a, now))
 	}
 	return d, nil
 }

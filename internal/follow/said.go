@@ -28,17 +28,32 @@ func (s *said) once(what string, say func()) {
 // lane bounds how many looks of a tenant wait or are under way, so that a tenant
 // whose quota is used up, or whose calls hang, takes no place from another.
 type lane struct {
-	mu   sync.Mutex
-	busy int
+	mu    sync.Mutex
+	busy  int
+	hangs bool // the last look had no answer
 }
 
-// lanes is how many looks of a tenant may be under way.
-const lanes = 32
+// lanes is how many looks of a tenant may be under way, and lanesThatHang where the last
+// one had no answer.
+const (
+	lanes         = 32
+	lanesThatHang = 4
+)
+
+// answered notes whether a look was answered, with whatever.
+func (l *lane) answered(is bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hangs = !is
+}
 
 // enter reports whether there is a place among the first so many.
 func (l *lane) enter(places int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.hangs {
+		places = min(places, lanesThatHang)
+	}
 	if l.busy >= places {
 		return false
 	}

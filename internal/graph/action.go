@@ -23,6 +23,9 @@ type Action struct {
 	// ErrorCode is errorCode, often a negative HRESULT; 0 where it is missing
 	// or no 32-bit number.
 	ErrorCode int32
+	// Type is the last part of @odata.type, in one line and cut; empty where it is missing,
+	// as it is for the base type.
+	Type string
 }
 
 // What reports whether an action is a reset of the passcode.
@@ -56,6 +59,7 @@ func action(entry json.RawMessage, names []string) Action {
 	kind, kindOK := text(raw.Type)
 	name, nameOK := text(raw.Name)
 	a.Name = clean(name, maxCode)
+	a.Type = clean(kind[strings.LastIndexByte(kind, '.')+1:], maxCode)
 	a.What = what(kind, a.Name, names)
 	if !nameOK && a.What == ActionReset || !kindOK && a.What == ActionOther && !known(a.Name) {
 		a.What = ActionUnclear // what cannot be read might have said otherwise

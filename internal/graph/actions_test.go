@@ -36,13 +36,13 @@ func TestAction(t *testing.T) {
 	}{
 		// As documented, or seen.
 		{`{` + reset + `"actionName":"resetPasscode","actionState":"pending",` + dates + `,"passcode":"` + testPasscode + `","errorCode":0}`,
-			Action{ActionReset, "resetPasscode", "pending", start, second, 0}},
+			Action{What: ActionReset, Name: "resetPasscode", State: "pending", Started: start, Updated: second, ErrorCode: 0}},
 		{`{` + reset + `"actionName":"resetPasscode","actionState":"failed",` + dates + `,"passcode":null,"errorCode":-2147023728}`,
-			Action{ActionReset, "resetPasscode", "failed", start, second, -2147023728}},
+			Action{What: ActionReset, Name: "resetPasscode", State: "failed", Started: start, Updated: second, ErrorCode: -2147023728}},
 		{`{` + reset + `"actionName":"setDeviceName","actionState":"done",` + dates + `,"passcode":"` + testPasscode + `","errorCode":-2147023728}`,
-			Action{ActionOther, "setDeviceName", "done", start, second, -2147023728}},
+			Action{What: ActionOther, Name: "setDeviceName", State: "done", Started: start, Updated: second, ErrorCode: -2147023728}},
 		{`{"actionName":"windowsDefenderUpdateSignatures","actionState":"done",` + dates + `}`,
-			Action{ActionOther, "windowsDefenderUpdateSignatures", "done", start, second, 0}},
+			Action{What: ActionOther, Name: "windowsDefenderUpdateSignatures", State: "done", Started: start, Updated: second, ErrorCode: 0}},
 		{`{"@odata.type":"#microsoft.graph.windowsDefenderScanActionResult","actionName":"windowsDefenderScan",` + dates + `,"scanType":"quick"}`,
 			like(ActionOther, "windowsDefenderScan")},
 		{`{"@odata.type":"#microsoft.graph.locateDeviceActionResult","actionName":"locateDevice",` + dates + `,"deviceLocation":{"latitude":1}}`,
@@ -103,6 +103,11 @@ func TestAction(t *testing.T) {
 		{`{"actionName":"resetPasscode","errorCode":1.5}`, Action{What: ActionReset, Name: "resetPasscode"}},
 	} {
 		got := action([]byte(tc.entry), []string{"newpin"})
+		if said := strings.ToLower(tc.entry); got.Type != "" && !strings.Contains(said, strings.ToLower(got.Type)+`"`) ||
+			got.Type == "" && strings.Contains(said, `"@odata.type":"`) {
+			t.Errorf("%s: type %q", tc.entry, got.Type)
+		}
+		got.Type = ""
 		if got != tc.want {
 			t.Errorf("%s:\n%+v, want\n%+v", tc.entry, got, tc.want)
 		}

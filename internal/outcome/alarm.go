@@ -64,6 +64,9 @@ func (a Alarm) MessageID() string {
 	if a.Again > 0 {
 		id += "/again-" + strconv.Itoa(a.Again)
 	}
+	if !a.Until.IsZero() { // it must not be lost to the plan's own alarm, which has another end
+		id += "/until-" + strconv.FormatInt(a.Until.Unix(), 10)
+	}
 	if a.Order != "" {
 		id += "/" + a.Order
 	}
@@ -100,24 +103,25 @@ func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
 		return Alarm{}, errors.New("it names no device, or no call")
 	case a.Number < 0 || a.Number > MaxNumber || a.Again < 0 || a.Again > MaxNumber:
 		return Alarm{}, errors.New("its number is out of range")
-	case a.AttemptedAt.IsZero() || a.AcceptedAt.Before(a.AttemptedAt) || a.AcceptedAt.After(stored.Add(ahead)):
-		return Alarm{}, errors.New("it was accepted at no time that can be")
-	case a.LookedAt.After(stored.Add(ahead)) || a.MissingSince.After(stored.Add(ahead)):
-		return Alarm{}, errors.New("it was looked at at no time that can be")
+	case a.AttemptedAt.IsZero() || a.AcceptedAt.IsZero():
+		return Alarm{}, errors.New("it does not say when the request was accepted")
 	case a.Until.After(stored.Add(longest)):
 		return Alarm{}, errors.New("it has no end that can be")
+	}
+	// What is yet to come was written by a clock that is ahead.
+	for _, at := range []*time.Time{&a.AttemptedAt, &a.AcceptedAt, &a.LookedAt, &a.MissingSince} {
+		if at.After(stored) {
+			*at = stored
+		}
 	}
 	return a, nil
 }
 
 const (
 	maxAlarm = 4096
-	// ahead is how far the clock of a worker, as it reckons that of the server, may
-	// be ahead of it.
-	ahead = time.Minute
 	// longest is how far away the end of an operator's order may be: outcomes are
 	// kept no longer.
-	longest = 90*24*time.Hour + ahead
+	longest = 90*24*time.Hour + time.Minute
 )
 
 func guid(s string) bool { return len(s) == 36 && uuid.Validate(s) == nil }

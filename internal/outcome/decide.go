@@ -60,12 +60,21 @@ const (
 	DoPutBack
 )
 
+// Settled is the case with the alarm's instants taken from the record of its call, which
+// is what counts: those in the alarm are a copy, and may be anybody's word.
+func (c Case) Settled() Case {
+	if c.Record.State == record.Accepted && c.Record.ClientRequestID == c.Alarm.ClientRequestID {
+		c.Alarm.AttemptedAt, c.Alarm.AcceptedAt = c.Record.AttemptedAt, c.Record.FinishedAt
+	}
+	return c
+}
+
 // OfAlarm decides what is to be done about an alarm that is due.
 func (p Policy) OfAlarm(c Case) Do {
 	d, r := c.standing(), c.Record
 	over := !c.Now.Before(p.End(c.Alarm))
 	switch {
-	case c.Document.Outcome != "" && c.Document.AcceptedAt.After(c.Alarm.AcceptedAt):
+	case c.Document.Outcome != "" && d.Outcome == "" && c.Document.AcceptedAt.After(c.Alarm.AcceptedAt):
 		return DoDrop // it is of a later call
 	case d.Outcome.Final() && !d.Outcome.ByTime():
 		return DoDrop
@@ -120,6 +129,7 @@ func (p Policy) OfLook(c Case, l Look) Decision {
 		d = begun(c.Record)
 	}
 	out := Decision{}
+	var changed time.Time
 	switch {
 	case l.Failed:
 	case l.Missing:
@@ -132,7 +142,7 @@ func (p Policy) OfLook(c Case, l Look) Decision {
 		}
 	default:
 		a.LookedAt, a.MissingSince = c.Now, time.Time{}
-		out.Doubt = p.seen(&d, c.Record, l)
+		out.Doubt, changed = p.seen(&d, c.Record, l)
 	}
 	if !d.Outcome.Final() && !c.Now.Before(p.End(a)) {
 		if d.Outcome = TimedOut; c.Now.Sub(a.LookedAt) > p.scaled(lookedWithin) {
@@ -151,7 +161,7 @@ func (p Policy) OfLook(c Case, l Look) Decision {
 		d.DurationSeconds = max(0, c.Now.Sub(d.AcceptedAt).Seconds())
 	}
 	if !stands.Final || out.Write {
-		d.NextStep, d.Text = p.tell(d, c.Now)
+		d.NextStep, d.Text = p.tell(d, c.Now, changed)
 		out.Write = d.Outcome != stands.Outcome || d.NextStep != stands.NextStep ||
 			!d.LastSyncAt.Equal(stands.LastSyncAt) || !d.StartedAt.Equal(stands.StartedAt)
 	}
@@ -193,8 +203,9 @@ func (p Policy) window(d Document, r record.Record, ahead time.Duration) graph.W
 	}
 }
 
-// seen puts into a document what a look shows, and returns what is in doubt.
-func (p Policy) seen(d *Document, r record.Record, l Look) (doubt string) {
+// seen puts into a document what a look shows, and returns what is in doubt, and when
+// Intune last changed the reset.
+func (p Policy) seen(d *Document, r record.Record, l Look) (doubt string, changed time.Time) {
 	dev := l.Device
 	if platform := PlatformOf(dev.OS); platform != "" {
 		d.Platform = platform
@@ -217,7 +228,7 @@ func (p Policy) seen(d *Document, r record.Record, l Look) (doubt string) {
 	case graph.OwnPending:
 		d.Outcome = Pending
 	}
-	return found.Doubt
+	return found.Doubt, found.Reset.Updated
 }
 
 // ofState is the outcome that a word of Intune's means. A word that nobody knows is

@@ -39,14 +39,17 @@ func TestOfAlarm(t *testing.T) {
 		change func(c *Case)
 		want   Do
 	}{
-		"accepted":                      {func(*Case) {}, DoLook},
-		"pending":                       {func(c *Case) { c.Document = doc(Pending) }, DoLook},
-		"done":                          {func(c *Case) { c.Document = doc(Done) }, DoDrop},
-		"timed out":                     {func(c *Case) { c.Document = doc(TimedOut) }, DoDrop},
-		"timed out, ordered again":      {func(c *Case) { c.Document = doc(TimedOut); c.Alarm.Until = c.Now.Add(hour) }, DoLook},
-		"timed out, the order over too": {func(c *Case) { c.Document = doc(TimedOut); c.Alarm.Until = c.Now }, DoDrop},
-		"done, ordered again":           {func(c *Case) { c.Document = doc(Done); c.Alarm.Until = c.Now.Add(hour) }, DoDrop},
-		"a document of a later call":    {func(c *Case) { c.Document = later(doc(Pending)) }, DoDrop},
+		"accepted":                 {func(*Case) {}, DoLook},
+		"pending":                  {func(c *Case) { c.Document = doc(Pending) }, DoLook},
+		"done":                     {func(c *Case) { c.Document = doc(Done) }, DoDrop},
+		"timed out":                {func(c *Case) { c.Document = doc(TimedOut) }, DoDrop},
+		"timed out, ordered again": {func(c *Case) { c.Document = doc(TimedOut); c.Alarm.Until = c.Now.Add(hour) }, DoLook},
+		"timed out, the order over too": {func(c *Case) {
+			c.Now = accepted().Add(2 * DefaultFor)
+			c.Document, c.Alarm.Until = doc(TimedOut), c.Now
+		}, DoDrop},
+		"done, ordered again":        {func(c *Case) { c.Document = doc(Done); c.Alarm.Until = c.Now.Add(hour) }, DoDrop},
+		"a document of a later call": {func(c *Case) { c.Document = later(doc(Pending)) }, DoDrop},
 		"a document of an earlier call": {func(c *Case) {
 			c.Document = doc(Done)
 			c.Document.AcceptedAt, c.Document.ClientRequestID = accepted().Add(-hour), "another"
@@ -94,10 +97,12 @@ func TestOfLook(t *testing.T) {
 		write   bool
 		more    bool // alarms
 	}{
-		"done, Android":            {age: 15 * second, look: seen(device("Android", "done", 0)), outcome: Done, step: ReadPasscode, write: true},
-		"done, AndroidForWork":     {age: 15 * second, look: seen(device("androidForWork", "Done", 0)), outcome: Done, step: ReadPasscode, write: true},
-		"done, iOS":                {age: 15 * second, look: seen(device("iOS", "done", 0)), outcome: Done, step: Unlocked, write: true},
-		"done, unknown":            {age: 15 * second, look: seen(device("HoloDeck", "done", 0)), outcome: Done, step: LookItUp, write: true},
+		"done, Android":        {age: 15 * second, look: seen(device("Android", "done", 0)), outcome: Done, step: ReadPasscode, write: true},
+		"done, AndroidForWork": {age: 15 * second, look: seen(device("androidForWork", "Done", 0)), outcome: Done, step: ReadPasscode, write: true},
+		"done, iOS":            {age: 15 * second, look: seen(device("iOS", "done", 0)), outcome: Done, step: Unlocked, write: true},
+		"done, unknown":        {age: 15 * second, look: seen(device("HoloDeck", "done", 0)), outcome: Done, step: LookItUp, write: true},
+		"done, found when the passcode is gone": {age: 8 * 24 * hour, change: func(c *Case) { c.Alarm.Until = c.Now.Add(hour) },
+			look: seen(with(device("Android", "done", 0), func(d *graph.Device) { d.List[0].Updated = accepted() })), outcome: Done, step: LookItUp, write: true},
 		"failed, Android":          {age: 15 * second, look: seen(device("Android", "failed", -2147023728)), outcome: Failed, step: CheckPolicy, write: true},
 		"failed, iOS":              {age: 15 * second, look: seen(device("iPadOS", "failed", 1)), outcome: Failed, step: CheckToken, write: true},
 		"not supported":            {age: 15 * second, look: seen(device("Android", "notSupported", 0)), outcome: NotSupported, step: StepNotSupported, write: true},
@@ -175,7 +180,7 @@ func ordered(o Outcome) func(*Case) {
 	return func(c *Case) {
 		c.Document = begun(acceptedRecord())
 		c.Document.Outcome, c.Document.Final, c.Document.DecidedAt = o, true, accepted().Add(DefaultFor)
-		c.Document.NextStep, c.Document.Text = policy().tell(c.Document, c.Document.DecidedAt)
+		c.Document.NextStep, c.Document.Text = policy().tell(c.Document, c.Document.DecidedAt, time.Time{})
 		c.Alarm.Until = accepted().Add(DefaultFor + 2*time.Hour)
 	}
 }

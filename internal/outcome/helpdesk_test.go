@@ -74,16 +74,33 @@ func TestHelpDeskPage(t *testing.T) {
 // Each next step that a document can have is told in words without a brace.
 func TestTextsAreWhole(t *testing.T) {
 	for _, o := range All() {
-		for _, platform := range []Platform{"", Android, IOS, Windows} {
+		for _, platform := range []Platform{"", Android, IOS, VisionOS, Windows} {
 			for _, reason := range []Reason{"", WipePending, Retired, Deleted} {
 				for _, hex := range []string{"", "0x80070490"} {
 					d := Document{Outcome: o, Platform: platform, Reason: reason, ErrorCodeHex: hex}
-					if step, text := (Policy{}).tell(d, d.AcceptedAt); text == "" || strings.ContainsAny(text, "{}") {
+					if step, text := (Policy{}).tell(d, d.AcceptedAt, d.DecidedAt); text == "" || strings.ContainsAny(text, "{}") {
 						t.Errorf("%+v: %s: %s", d, step, text)
 					}
 				}
 			}
 		}
+	}
+}
+
+// A text that asks for a new request says that it needs a new ticket number: under the id
+// of an accepted one it would do nothing.
+func TestTextsAskForANewTicketNumber(t *testing.T) {
+	n := 0
+	for _, step := range NextSteps() {
+		if text := step.Text(); strings.Contains(text, "new request") {
+			n++
+			if !strings.Contains(text, "under a new ticket number") {
+				t.Errorf("%s: %s", step, text)
+			}
+		}
+	}
+	if n < 4 {
+		t.Errorf("only %d texts ask for a new request", n)
 	}
 }
 

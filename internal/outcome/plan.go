@@ -85,12 +85,12 @@ func (p Plan) number(age time.Duration) int {
 	return firstHour + int((age-p.Age(firstHour-1))/p.Wait(hours))
 }
 
-// End is when following ends.
+// End is when following ends. An order can only make it later.
 func (p Plan) End(a Alarm) time.Time {
-	if !a.Until.IsZero() {
-		return a.Until
+	if end := a.AcceptedAt.Add(p.For); end.After(a.Until) {
+		return end
 	}
-	return a.AcceptedAt.Add(p.For)
+	return a.Until
 }
 
 // First is a request's own first alarm.
@@ -133,6 +133,14 @@ func (p Plan) PutBack(a Alarm, now time.Time) Alarm {
 		return next
 	}
 	return back
+}
+
+// Late is by how much the look of an alarm is late, also where it was put back.
+func (p Plan) Late(a Alarm, now time.Time) time.Duration {
+	if a.Again == 0 {
+		return now.Sub(a.DueAt)
+	}
+	return now.Sub(a.AcceptedAt.Add(p.Age(a.Number)))
 }
 
 // Due is when an alarm is due that the server stored at an instant: nobody can make

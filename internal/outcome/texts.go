@@ -32,55 +32,59 @@ func NextSteps() []NextStep {
 	return []NextStep{Wake, Sync, Network, Away, ReadPasscode, Unlocked, CheckPolicy, CheckToken, StepNotSupported, Gone, Newer, StepCanceled, GaveUp, LookItUp}
 }
 
-// Text is what a help desk reads at a step. In braces stand {date}, the last day on
-// which Intune shows the passcode, {sync}, when the device last checked in, {code},
-// the error code in brackets, and {reason}, what else is done to the device.
+// Text is what a help desk reads at a step. The braces stand for: {date}, the last day
+// on which Intune shows the passcode; {sync}, when the device last checked in; {code},
+// the error code, and {reason}, why the device is gone, both in brackets; {newer}, why
+// the reset no longer counts. Who is to send a new request is told to use a new ticket
+// number: under the id of an accepted request, a new one counts as a copy and does nothing.
 func (s NextStep) Text() string {
 	switch s {
 	case Wake:
-		return "Intune has the order, and a device usually follows within a minute or two. Is it switched on, and on a network?"
+		return "Intune has accepted the reset. A device usually carries it out within a minute or two. Is it switched on and connected to a network?"
 	case Sync:
-		return "The device has not followed yet. Ask the user to open Company Portal or the Intune app and to sync, and to switch the work profile on if it is off."
+		return "The device has not carried out the reset yet. Ask the user to open Company Portal or the Intune app and start a sync, and to switch on the work profile if it is off."
 	case Network:
-		return "The device has not followed yet. An iPhone or iPad that was restarted joins no known Wi-Fi before it is unlocked: it needs cellular data, " +
-			"or a USB cable to a Mac that shares its network."
+		return "The device has not carried out the reset yet. After a restart, an iPhone or iPad does not join a known Wi-Fi network until it is unlocked: " +
+			"it needs cellular data, or a USB cable to a Mac that shares its network."
 	case Away:
-		return "The device has not followed yet. It last checked in {sync}. It will follow when it checks in again. Do not order a second reset."
+		return "The device has not carried out the reset yet. It last checked in {sync}. It will carry out the reset when it checks in again. Do not order a second reset."
 	case ReadPasscode:
-		return "The device has reset its passcode. The temporary passcode is in the Intune admin centre until {date}; read it out only to the verified user."
+		return "The device has reset its passcode. The Intune admin centre shows the temporary passcode until {date}. Read it out only to the user, after you have verified who is calling."
 	case Unlocked:
-		return "The device has removed its passcode. It opens without one, and asks for a new one if a policy wants it."
+		return "The device has removed its passcode. It opens without one, and asks for a new one if a policy requires it."
 	case CheckPolicy:
-		return "The device could not reset its passcode{code}. Is a passcode policy assigned to it, and was the reset activated on it by unlocking it once? " +
-			"Then send a new request."
+		return "The device could not reset its passcode{code}. Check that a passcode policy is assigned to it, and that its user has unlocked it once to activate the reset. " +
+			"Then send a new request under a new ticket number."
 	case CheckToken:
-		return "The device could not remove its passcode{code}. Send one new request. If that fails too, Intune does not hold the right unlock token, and only a wipe helps."
+		return "The device could not remove its passcode{code}. Send one new request under a new ticket number. " +
+			"If the second one fails too, Intune cannot unlock this device: only erasing it (a wipe) helps."
 	case StepNotSupported:
-		return "This kind of device cannot reset its passcode from Intune{code}. Another request will not help."
+		return "Intune cannot reset the passcode of this kind of device{code}. Another request will not help."
 	case Gone:
-		return "The device is no longer in Intune{reason}, so the reset is void. If the device was enrolled again, send a new request with its new id."
+		return "The device is no longer in Intune{reason}, so it will not be reset. If it has been enrolled again, send a new request with its new device id, under a new ticket number."
 	case Newer:
-		return "This reset is void: {newer}."
+		return "This reset no longer counts: {newer}."
 	case StepCanceled:
-		return "Somebody has canceled the reset in Intune. If it is still wanted, send a new request."
+		return "Someone canceled the reset in Intune. If it is still needed, send a new request under a new ticket number."
 	case GaveUp:
-		return "The device has not followed in the time that it is watched. It last checked in {sync}. It may still follow when it comes back; " +
-			"only the Intune admin centre can withdraw the order."
+		return "The device did not carry out the reset while it was being watched. It last checked in {sync}. When the device is back online, it may still reset itself. " +
+			"To prevent that, cancel the reset in the Intune admin centre."
 	case LookItUp:
-		return "Look the device up in the Intune admin centre, under its device actions status{code}."
+		return "Look up the device in the Intune admin centre, under device actions status{code}."
 	}
 	return ""
 }
 
-// tell is the next step for a document, and what it says in words.
-func (p Policy) tell(d Document, now time.Time) (NextStep, string) {
-	step := p.step(d, now)
-	shown := d.StartedAt
-	if shown.IsZero() {
-		shown = d.AcceptedAt
+// tell is the next step for a document, and what it says in words. changed is when Intune
+// last changed the reset; zero: now.
+func (p Policy) tell(d Document, now, changed time.Time) (NextStep, string) {
+	if changed.IsZero() {
+		changed = now
 	}
+	shownUntil := changed.Add(passcodeShown)
+	step := p.step(d, now, shownUntil)
 	return step, strings.NewReplacer(
-		"{date}", shown.Add(passcodeShown).UTC().Format("2 January 2006"),
+		"{date}", shownUntil.UTC().Format("2 January 2006"),
 		"{sync}", lastSync(d.LastSyncAt),
 		"{code}", errorCode(d.ErrorCodeHex),
 		"{reason}", removedBy(d.Reason),
@@ -88,11 +92,14 @@ func (p Policy) tell(d Document, now time.Time) (NextStep, string) {
 	).Replace(step.Text())
 }
 
-// step is the next step for a document.
-func (p Policy) step(d Document, now time.Time) NextStep {
+// step is the next step for a document. Intune shows the passcode until shownUntil.
+func (p Policy) step(d Document, now, shownUntil time.Time) NextStep {
 	apple, android := d.Platform.apple(), d.Platform == Android
 	switch d.Outcome {
 	case Done:
+		if now.After(shownUntil) {
+			return LookItUp // what Intune showed is gone
+		}
 		return choose(android, ReadPasscode, choose(apple, Unlocked, LookItUp))
 	case Failed:
 		return choose(android, CheckPolicy, choose(apple, CheckToken, LookItUp))
@@ -132,7 +139,7 @@ func choose(is bool, yes, no NextStep) NextStep {
 
 func lastSync(at time.Time) string {
 	if at.IsZero() {
-		return "at a time that Intune does not tell"
+		return "at a time that Intune does not show"
 	}
 	return "on " + at.UTC().Format("2 January 2006 at 15:04 UTC")
 }
@@ -147,11 +154,11 @@ func errorCode(hex string) string {
 func removedBy(r Reason) string {
 	switch r {
 	case Wiped, WipePending:
-		return ": it was wiped"
+		return " (it was wiped)"
 	case Retired, RetirePending:
-		return ": it was retired"
+		return " (it was retired)"
 	case Deleted, DeletePending:
-		return ": it was deleted there"
+		return " (it was deleted there)"
 	}
 	return ""
 }
@@ -165,7 +172,7 @@ func newer(r Reason) string {
 	case DeletePending, Deleted:
 		return "the device is being deleted from Intune"
 	}
-	return "another reset followed, and only the newest passcode is valid"
+	return "another reset followed it, and only the newest passcode is valid"
 }
 
 // Platform is a kind of device, as Graph spells its operating system.

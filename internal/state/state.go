@@ -226,9 +226,13 @@ func decodeReads(v bucket.Revision) (r reads, ok bool) {
 // longestPause bounds what counts as a pause of looks.
 const longestPause = 24 * time.Hour
 
-// SetReads hands on until when Graph wants no looks. The last one to write wins: a
-// replica that was told otherwise is told again by its next look.
+// SetReads hands on until when Graph wants no looks, unless somebody was told to wait
+// longer. Of two at once the last one wins: a replica that was told otherwise is told
+// again by its next look.
 func (s *Store) SetReads(ctx context.Context, tenant string, until time.Time) error {
+	if known, err := s.Reads(ctx, tenant); err != nil || known.After(until) {
+		return err
+	}
 	value, err := json.Marshal(reads{until.UTC()})
 	if err == nil {
 		_, err = s.bucket.Put(ctx, readsKey(tenant), value)

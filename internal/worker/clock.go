@@ -33,6 +33,9 @@ func (c *clock) ahead() time.Duration {
 	return 0
 }
 
+// known reports whether a reading was taken.
+func (c *clock) known() bool { return c.reading.Load() != nil }
+
 // reading is how far a clock is ahead of this machine's, by an answer that took
 // twice as long as that may be wrong.
 type reading struct {

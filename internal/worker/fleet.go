@@ -38,6 +38,8 @@ type fleet struct {
 	// announcer publishes the first alarms of accepted requests; nil: nobody is followed.
 	announcer *follow.Announcer
 	count     atomic.Int32 // of tenants
+	// followChecked is set once the settings of what following needs were looked at.
+	followChecked atomic.Bool
 
 	// left brings run the services that have ended because their tenants are no
 	// longer listed.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +25,7 @@ func newFollower(f *fleet) *follow.Follower {
 	return follow.New(follow.Config{
 		JS: f.js, Names: cfg.Names, Setup: cfg.Setup, Layout: cfg.Layout,
 		Policy:  outcome.Policy{Plan: cfg.FollowPlan, VerifyAfter: cfg.Policy.VerifyAfter},
-		Timeout: cfg.Policy.RequestTimeout,
+		Auto:    cfg.Follow == FollowAuto,
 		Records: func() *record.Store { return f.buckets.stores().records },
 		State:   func() *state.Store { return f.buckets.stores().state },
 		Tenant: func(name string) *follow.Tenant {
@@ -107,7 +108,7 @@ func (d *delivery) follow(ctx context.Context) {
 
 const (
 	// explainWait bounds the look that explains a refusal.
-	explainWait = 5 * time.Second
+	explainWait = 3 * time.Second
 	// explainTurn bounds the wait for its turn.
 	explainTurn = time.Second
 )
@@ -126,11 +127,14 @@ func (d *delivery) explain(ctx context.Context, token graph.Token) string {
 		return ""
 	}
 	defer slot.Release()
+	sent := time.Now()
 	dev, err := d.t.graph.Device(ctx, d.req.DeviceID, d.t.following.looks.Call(token, explainWait))
+	if errors.Is(err, graph.ErrHeldBack) {
+		return ""
+	}
+	d.t.following.looks.Account(ctx, d.t.stores().state, slot, sent, failureOf(err))
 	if err != nil {
-		slot.Done()
 		return "" // the refusal stands as it is
 	}
-	slot.Accepted()
 	return outcome.Explain(dev.OS, dev.Enrollment, dev.Management)
 }

@@ -36,7 +36,7 @@ func (d *delivery) turned(soft, hard context.Context, a *verdict.Answer, l leave
 	serves := d.serves(soft, hard, l.token)
 	d.signal(a, hold.Signal{Kind: kind, Serves: serves, Detail: a.Detail})
 	if a.NotKnown = serves == hold.NotKnown; a.NotKnown {
-		a.Paused = later(a.Paused, d.t.pacer.Paused())
+		a.Paused = later(a.Paused, later(d.t.pacer.Paused(), d.t.following.looks.Reads.Paused()))
 	}
 }
 
@@ -80,7 +80,9 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 		Token:           token,
 		ClientRequestID: uuid.NewString(),
 		Deadline:        sent.Add(d.t.policy.RequestTimeout),
-		May:             func() bool { return soft.Err() == nil && d.t.pacer.Paused().IsZero() },
+		May: func() bool {
+			return soft.Err() == nil && d.t.pacer.Paused().IsZero() && d.t.following.looks.Reads.Paused().IsZero()
+		},
 	})
 	if errors.Is(err, graph.ErrHeldBack) {
 		return hold.NotKnown

@@ -81,8 +81,8 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 	t.queued.Store(-1)
 	t.following.mode, t.following.announcer, t.following.once = f.cfg.Follow, f.announcer, f.once
 	t.following.looks = &follow.Tenant{
-		Name: spec.Name, Graph: client, Tokens: t.tokens, Ahead: t.clock.ahead,
-		Paused: t.pacer.Paused, Waiting: func() bool { return t.queued.Load() != 0 },
+		Name: spec.Name, Graph: client, Tokens: t.tokens, Ahead: t.clock.ahead, Known: t.clock.known,
+		Paused: t.pacer.Paused, Probed: t.probed,
 		Reads: follow.NewReads(f.cfg.MaxPause),
 	}
 	s := &service{
@@ -162,7 +162,8 @@ func (s *service) watch(ctx context.Context) {
 		}
 		if !checked {
 			checked = true
-			for _, w := range topology.Weaknesses(ctx, s.fleet.js, s.names, s.keep(), s.fleet.cfg.Follow != FollowOff) {
+			follows := s.fleet.cfg.Follow != FollowOff && !s.fleet.followChecked.Swap(true) // all tenants share that
+			for _, w := range topology.Weaknesses(ctx, s.fleet.js, s.names, s.keep(), follows) {
 				s.fleet.once("weaker than promised: " + w)
 			}
 			for _, stream := range topology.Rivals(ctx, s.fleet.js, s.names) {

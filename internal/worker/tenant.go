@@ -138,6 +138,14 @@ func (t *tenant) setActive(active bool) {
 	t.log.Info("working on the tenant")
 }
 
+// probed reports whether somebody probes a hold: requests wait, or may, and no operator
+// has paused them.
+func (t *tenant) probed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.operator && t.queued.Load() != 0
+}
+
 // setPaused is told whether an operator has paused the queue, and until when;
 // zero: until it is resumed.
 func (t *tenant) setPaused(paused bool, until time.Time) {

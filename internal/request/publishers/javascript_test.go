@@ -35,7 +35,7 @@ func TestJavaScript(t *testing.T) {
 			{ID: "INC0012345", DeviceID: device, RequestedBy: "jo"},
 			{ID: "/servicedesk INC0012347", DeviceID: strings.Replace(device, "01", "03", 1), RequestedBy: "jo"},
 		} {
-			snippet := strings.ReplaceAll(snippets(t, "js", 2)[i], "nats://127.0.0.1:4222", q.url)
+			snippet := strings.ReplaceAll(snippets(t, publishing, "js", 2)[i], "nats://127.0.0.1:4222", q.url)
 			if err := os.WriteFile(filepath.Join(dir, "snippet.mjs"), []byte(snippet), 0o600); err != nil {
 				t.Fatal(err)
 			}

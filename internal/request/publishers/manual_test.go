@@ -17,15 +17,19 @@ import (
 	"passcode-worker/internal/request"
 )
 
-const manual = "../../../README.md"
+// The pages of the manual that show how to publish and how to follow a request.
+const (
+	publishing = "../../../docs/publishing.md"
+	records    = "../../../docs/records.md"
+)
 
 var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 
-// snippets returns the pieces of code of one language that the manual has; there must be n. Those
-// without a language are commands or what these print.
-func snippets(t *testing.T, language string, n int) []string {
+// snippets returns the pieces of code of one language that a page of the manual has; there must be n.
+// Those without a language are commands or what these print.
+func snippets(t *testing.T, page, language string, n int) []string {
 	t.Helper()
-	text, err := os.ReadFile(manual)
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +40,7 @@ func snippets(t *testing.T, language string, n int) []string {
 		}
 	}
 	if len(all) != n {
-		t.Fatalf("%d snippets of %s in the manual, want %d", len(all), language, n)
+		t.Fatalf("%d snippets of %s in %s, want %d", len(all), language, page, n)
 	}
 	return all
 }
@@ -55,7 +59,7 @@ func TestManualGo(t *testing.T) {
 	if _, err := kv.PutString(t.Context(), "default.INC0012345", `{"state":"accepted","reason":"none"}`); err != nil {
 		t.Fatal(err)
 	}
-	code := snippets(t, "go", 2)
+	publish, follow := snippets(t, publishing, "go", 1)[0], snippets(t, records, "go", 1)[0]
 	program := `package main
 
 import (
@@ -92,13 +96,13 @@ func report(state, reason string) error {
 }
 
 func publish(ctx context.Context, js jetstream.JetStream) error {
-` + code[0] + `
+` + publish + `
 	log.Print(ack.Sequence)
 	return nil
 }
 
 func follow(ctx context.Context, js jetstream.JetStream, id string) error {
-` + code[1] + `
+` + follow + `
 	return nil
 }
 `
@@ -135,13 +139,12 @@ func TestManualCommands(t *testing.T) {
 		}
 	}
 	env := []string{"NATS_URL=" + q.url, "HOME=" + dir, "PATH=" + dir + string(os.PathListSeparator) + os.Getenv("PATH")}
-	text, err := os.ReadFile(manual)
+	text, err := os.ReadFile(publishing)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := 0
 	for _, m := range fence.FindAllStringSubmatch(string(text), -1) {
-		// What redrives a letter needs one.
 		if m[1] != "" || !strings.HasPrefix(m[2], "nats req passcode.reset.requests.") {
 			continue
 		}
@@ -157,7 +160,7 @@ func TestManualCommands(t *testing.T) {
 		return request.Request{ID: id, DeviceID: strings.TrimSuffix(device, "1") + n, RequestedBy: "jo"}
 	}
 	for _, want := range []request.Request{
-		desk("INC0012345", "1"), desk("INC0012345", "1"), desk("/servicedesk INC0012346", "2"), desk("/servicedesk INC0012347", "3"),
+		desk("INC0012345", "1"), desk("/servicedesk INC0012346", "2"), desk("/servicedesk INC0012347", "3"),
 	} {
 		same(t, want.ID, q.next(want.ID), want)
 	}
@@ -215,7 +218,7 @@ func TestManualPython(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
 		t.Skip("python3 is not installed")
 	}
-	code := snippets(t, "python", 2)
+	code := snippets(t, publishing, "python", 2)
 	t.Run("events", func(t *testing.T) {
 		t.Parallel()
 		q := newQueue(t)

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"math"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,5 +82,32 @@ func TestIdeal(t *testing.T) {
 		if got := idealDrain(n); math.Abs(float64(got-want)) > float64(time.Microsecond) {
 			t.Errorf("%d: %s instead of %s", n, got, want)
 		}
+	}
+}
+
+// The manual's table of rows has each row that can be measured, and no other.
+func TestManualNamesEveryRow(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Measure it yourself\n")
+	var got, want []string
+	for line := range strings.Lines(section) {
+		first, _, _ := strings.Cut(strings.TrimPrefix(line, "|"), "|")
+		if strings.HasPrefix(line, "| `") {
+			for _, name := range strings.Split(first, ",") {
+				got = append(got, strings.Trim(name, " `"))
+			}
+		}
+	}
+	for _, r := range allRows() {
+		want = append(want, r.name)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("the page has the rows %q, the program %q", got, want)
 	}
 }

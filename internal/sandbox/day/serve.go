@@ -87,7 +87,7 @@ A device id like %s gets a 404. What a device does once Graph has accepted
 its reset is in its id, too:
 
 %s
-See the README for the others. %s
+See docs/sandbox.md for the others. %s
 
 `, w.URL, w.Sim.URL(), w.Sim.URL(), served,
 		w.URL, graphsim.DefaultTenantID, graphsim.DefaultClientID, graphsim.DefaultClientSecret,

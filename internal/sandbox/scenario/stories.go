@@ -71,10 +71,10 @@ func told(device string) outcome.Outcome { return outcome.Outcome(graphsim.Told(
 
 // turn is when a request comes in a day: first, somewhere, or last.
 func (r *Request) turn() int {
-	switch r.Told {
-	case outcome.TimedOut:
+	switch {
+	case r.Told == outcome.TimedOut:
 		return -1
-	case outcome.Removed:
+	case r.Told == outcome.Removed:
 		return 1
 	}
 	return 0
