@@ -52,12 +52,12 @@ const (
 	settledAfter = 2 * time.Second
 	catchUpSlack = 15 * time.Second // for look-ups, short holds, and a busy machine
 
-	// Devices are looked at 0.5, 1, 2, 4 s … after the acceptance. One that is gone is
-	// told to be so after 20 s, which must fit between the last two looks, at 60 s and at
-	// the end: those before may all be lost to the outage and to pauses.
-	faster    = 30
-	work      = 300 * time.Millisecond // of most devices, so that one look is enough: there is a quota for looks
-	followFor = 82 * time.Second
+	// Devices are looked at 0.25, 0.5, 1, 2 s … after the acceptance. One that is gone is
+	// told to be so after 10 s. Most have done it at the first look, because there is a
+	// quota for looks.
+	faster    = 60
+	followFor = 70 * time.Second
+	work      = 200 * time.Millisecond
 )
 
 // Run plays the day, or serves. It fails with [sandbox.ErrBroken] where a promise

@@ -112,8 +112,10 @@ func (m *maker) request(k *Kind, i int) *Request {
 	return r
 }
 
-// Day is a mixed day, in an order that the seed decides. What takes long to be
-// followed to its end comes first, so that the day is no longer for it.
+// Day is a mixed day, in an order that the seed decides. Devices that do nothing come
+// first, because it takes the whole time of following to be sure of it. Devices that are
+// taken away come last: they have to be missed twice, some time apart, and while Graph is
+// away or asks for pauses nobody sees whether they are there.
 func Day(seed uint64) []*Request {
 	var out []*Request
 	m := maker{prefix: "INC"}
@@ -124,15 +126,7 @@ func Day(seed uint64) []*Request {
 	}
 	r := rand.New(rand.NewPCG(seed, 0))
 	r.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
-	slices.SortStableFunc(out, func(a, b *Request) int {
-		switch {
-		case a.slow() == b.slow():
-			return 0
-		case a.slow():
-			return -1
-		}
-		return 1
-	})
+	slices.SortStableFunc(out, func(a, b *Request) int { return a.turn() - b.turn() })
 	return out
 }
 

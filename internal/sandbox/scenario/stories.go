@@ -69,8 +69,13 @@ func stories() []Kind {
 // told is what a device is told to come to, once its reset is accepted.
 func told(device string) outcome.Outcome { return outcome.Outcome(graphsim.Told(device)) }
 
-// slow reports whether it takes long to be sure of what the device did: that it is
-// gone, or that it does nothing.
-func (r *Request) slow() bool {
-	return r.Told == outcome.Removed || r.Told == outcome.TimedOut
+// turn is when a request comes in a day: first, somewhere, or last.
+func (r *Request) turn() int {
+	switch {
+	case r.Told == outcome.TimedOut:
+		return -1
+	case r.Told == outcome.Removed:
+		return 1
+	}
+	return 0
 }
