@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -101,6 +102,10 @@ func program(t *testing.T, name string) string {
 }
 
 func TestMain(m *testing.M) {
+	// Most of the tests wait for servers and workers of their own.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
 	dir, err := os.MkdirTemp("", "passcode-deploy-")
 	if err != nil {
 		panic(err)
