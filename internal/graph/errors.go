@@ -140,7 +140,7 @@ func cleaned(s string, limit int, secrets []string) string {
 		_, size := utf8.DecodeLastRuneInString(s)
 		s = s[:len(s)-size]
 	}
-	return s
+	return strings.TrimRight(s, " ") // which a cut may have left at the end
 }
 
 // isWord tells that there is nothing to clean: visible ASCII within the limit,

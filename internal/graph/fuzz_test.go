@@ -71,7 +71,7 @@ func FuzzDevice(f *testing.F) {
 			}
 			checkWords(t, got.OS, got.Owner, got.Enrollment, got.Management)
 			for _, a := range got.List {
-				checkWords(t, a.Name, a.State)
+				checkWords(t, a.Name, a.State, a.Type)
 			}
 			checkFindings(t, got.List)
 		}
@@ -157,10 +157,13 @@ func FuzzClean(f *testing.F) {
 	f.Add("ab", "a\u200b\tb", 300)
 	f.Add("a+b", "a b", 300)
 	f.Add("x", "", 0)
+	f.Add("ab cd", "", 3) // a cut leaves no space at the end
 	f.Fuzz(func(t *testing.T, s, secret string, limit int) {
 		limit = max(0, limit)
 		if got, want := clean(s, limit, secret, "another"), cleaned(s, limit, []string{secret, "another"}); got != want {
 			t.Errorf("%q without %q: %q instead of %q", s, secret, got, want)
+		} else if strings.HasSuffix(got, " ") {
+			t.Errorf("%q cut at %d: %q", s, limit, got)
 		}
 	})
 }
