@@ -37,7 +37,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// Most of the tests wait most of the time.
-	if err := flag.Set("test.parallel", "10"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
