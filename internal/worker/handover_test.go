@@ -33,7 +33,7 @@ func (r *rig) handedOn() state.Worker {
 // successor is a worker on a page of its own; the one before may still run.
 func (r *rig) successor() *rig {
 	next := *r
-	next.addr = freeAddr(r.t)
+	next.addr = lowAddr(r.t)
 	next.cfg.HTTPAddr = next.addr
 	return &next
 }

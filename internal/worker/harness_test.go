@@ -98,7 +98,7 @@ func newRig(t testing.TB, sim graphsim.Config, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, nats: n, sim: s, nc: nc, js: js, log: &lines{}, addr: freeAddr(t)}
+	r := &rig{t: t, nats: n, sim: s, nc: nc, js: js, log: &lines{}, addr: lowAddr(t)}
 	r.names = topology.DefaultNames()
 	enc := zap.NewProductionEncoderConfig()
 	r.cfg = Config{
@@ -132,16 +132,6 @@ func newRig(t testing.TB, sim graphsim.Config, change func(*Config)) *rig {
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // start runs the worker; the returned function stops it and waits.
 func (r *rig) start() (stop func()) {
@@ -333,7 +323,7 @@ var lowPort = func() *atomic.Int64 {
 
 // lowAddr is a free address with a port that no connection and no other
 // listener is given by chance.
-func lowAddr(t *testing.T) string {
+func lowAddr(t testing.TB) string {
 	t.Helper()
 	for range 100 {
 		addr := fmt.Sprint("127.0.0.1:", lowPort.Add(1))
