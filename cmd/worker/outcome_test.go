@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
@@ -437,6 +438,30 @@ func TestOutcomeFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, env, exitFailed, "", "worker: no stream takes alarms: has worker setup been run, .*\n", "outcome", "follow", "none")
+}
+
+// TestOutcomeFollowLostReply loses the PubAck of an ordered alarm: it is asked for again,
+// and the alarm is stored once.
+func TestOutcomeFollowLostReply(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, graphsim.Config{})
+	w.setUp()
+	accepted(t, w.js, "a", func(*record.Record) {})
+	proxy, err := natstest.StartProxy(w.nats.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	lost := proxy.SwallowNext(1, natstest.PubAck(names.FollowStream))
+	expect(t, w.env("NATS_URL", proxy.URL()), exitDone, "followed      a, until .*\n", "(worker: so far: .*\n)*worker: 1 followed\n", "outcome", "follow", "a")
+	select {
+	case <-lost:
+	default:
+		t.Error("no reply was lost")
+	}
+	if all := w.alarms(); len(all) != 1 {
+		t.Errorf("%d alarms", len(all))
+	}
 }
 
 // TestOutcomeFollowsToTheEnd has a request that was not followed looked at.

@@ -41,7 +41,9 @@ type Config struct {
 
 	// Observe is told what happens; all of it is called from many goroutines.
 	Observe Observer
-	Log     *zap.Logger
+	// Warn gives a warning, each once in the life of the process.
+	Warn func(warning string, fields ...zap.Field)
+	Log  *zap.Logger
 }
 
 // Observer is told what happens. Each function is set.
@@ -83,8 +85,6 @@ type Tenant struct {
 	Probed func() bool
 	// Reads paces the looks; see [NewReads].
 	Reads *pace.Pacer
-	// MaxPause caps what a service asks for; 0 means no cap.
-	MaxPause time.Duration
 
 	lane     lane
 	standing standing
@@ -102,7 +102,7 @@ func NewReads(maxPause time.Duration) *pace.Pacer {
 	return pace.New(pace.Rate{N: looks, W: looksWindow}, maxPause)
 }
 
-// Now is the present instant by the NATS server's clock.
+// now is the present instant by the NATS server's clock.
 func (t *Tenant) now() time.Time { return time.Now().Add(t.Ahead()) }
 
 // Times of the work with NATS.
@@ -124,13 +124,10 @@ const (
 )
 
 // Follower looks at devices.
-type Follower struct {
-	cfg  Config
-	said said
-}
+type Follower struct{ cfg Config }
 
 // New makes a follower.
-func New(cfg Config) *Follower { return &Follower{cfg: cfg, said: said{seen: map[string]struct{}{}}} }
+func New(cfg Config) *Follower { return &Follower{cfg: cfg} }
 
 // Run works until ctx ends. A look under way is cut short then: its alarm comes again.
 // What was seen is still written down, until hard ends.
@@ -147,10 +144,8 @@ func (f *Follower) Run(ctx, hard context.Context) {
 
 // cannot says once why nobody is followed.
 func (f *Follower) cannot(err error) {
-	f.said.once(err.Error(), func() {
-		f.cfg.Log.Warn("accepted requests are not followed for now, so that nobody learns what their devices did; resets go on; "+
-			"worker setup makes what is missing, and worker outcome follow --since makes up for the gap", zap.Error(err))
-	})
+	f.cfg.Warn(fmt.Sprintf("accepted requests are not followed for now, so that nobody learns what their devices did; resets go on; "+
+		"worker setup makes what is missing, and worker outcome follow --since makes up for the gap: %v", err))
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -163,24 +158,27 @@ func pause(ctx context.Context, d time.Duration) {
 // bind looks up what following needs, and makes it where that is allowed.
 func (f *Follower) bind(ctx context.Context) (*outcome.Store, error) {
 	c := f.cfg
-	store, err := f.open(ctx)
+	store, _, err := f.open(ctx)
 	if err == nil || !c.Setup || ctx.Err() != nil {
 		return store, err
 	}
 	if _, err := topology.SetupFollow(ctx, c.JS, c.Names, c.Layout); err != nil {
 		return nil, err
 	}
-	return f.open(ctx)
+	store, _, err = f.open(ctx)
+	return store, err
 }
 
-// open fails where the bucket or the stream is missing.
-func (f *Follower) open(ctx context.Context) (*outcome.Store, error) {
+// open looks up the bucket of outcomes and the stream of alarms, and fails where one is
+// missing.
+func (f *Follower) open(ctx context.Context) (*outcome.Store, jetstream.Stream, error) {
 	store, err := outcome.Open(ctx, f.cfg.JS, f.cfg.Names.OutcomeBucket())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if _, err := f.cfg.JS.Stream(ctx, f.cfg.Names.FollowStream); err != nil {
-		return nil, fmt.Errorf("stream %s: %w", f.cfg.Names.FollowStream, err)
+	alarms, err := f.cfg.JS.Stream(ctx, f.cfg.Names.FollowStream)
+	if err != nil {
+		return nil, nil, fmt.Errorf("stream %s: %w", f.cfg.Names.FollowStream, err)
 	}
-	return store, nil
+	return store, alarms, nil
 }

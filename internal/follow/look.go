@@ -3,6 +3,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,6 +29,12 @@ func (f *Follower) ring(ctx, hard context.Context, m jetstream.Msg, a outcome.Al
 		back(m, againWait) // it is about to be begun anew
 		return
 	}
+	defer func() {
+		// It must not take the resets with it, and comes again with the ack wait.
+		if p := recover(); p != nil {
+			f.cfg.Log.Error("panic while a device was followed", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()), zap.String("key", a.Key()))
+		}
+	}()
 	var look *outcome.Look // once it is made it stands
 	for range turns {
 		err := f.turn(ctx, hard, m, t, a, store, &look)
@@ -170,10 +177,7 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 	if errors.Is(err, graph.ErrHeldBack) {
 		return outcome.Look{Failed: true}, ""
 	}
-	var e *graph.Error
-	if err != nil && !errors.As(err, &e) {
-		e = &graph.Error{Kind: graph.Unknown, Err: err}
-	}
+	e := graph.FailureOf(err)
 	t.Account(ctx, f.cfg.State(), slot, sent, e)
 	t.lane.answered(e == nil || e.Status != 0)
 	if e != nil {
@@ -251,13 +255,10 @@ func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) boo
 	defer slot.Release()
 	sent := time.Now()
 	_, err = t.Graph.List(ctx, t.Call(token, lookTime))
-	var e *graph.Error
-	switch {
-	case errors.Is(err, graph.ErrHeldBack):
+	if errors.Is(err, graph.ErrHeldBack) {
 		return false
-	case err != nil && !errors.As(err, &e):
-		e = &graph.Error{Kind: graph.Unknown, Err: err}
 	}
+	e := graph.FailureOf(err)
 	t.Account(ctx, f.cfg.State(), slot, sent, e)
 	if e == nil {
 		t.served(time.Now())

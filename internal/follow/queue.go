@@ -23,6 +23,9 @@ const (
 	pullExpiry = 30 * time.Second
 )
 
+// The plan has a queue for each step that is set up.
+var _ [topology.FollowSteps]struct{} = [outcome.Steps]struct{}{}
+
 // work takes alarms until ctx ends, or the stream or the bucket is gone.
 func (f *Follower) work(ctx, hard context.Context, store *outcome.Store) {
 	ctx, stop := context.WithCancel(ctx)
@@ -103,21 +106,16 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 	a, err = outcome.ParseAlarm(tokens, m.Data(), meta.Timestamp)
 	if err != nil {
 		f.cfg.Observe.Stray()
-		f.said.once("stray", func() {
-			f.cfg.Log.Warn("a message on the follow stream is no alarm, and is dropped; further ones are only counted",
-				zap.Uint64("sequence", meta.Sequence.Stream), zap.Error(err))
-		})
+		f.cfg.Warn("a message on the follow stream is no alarm, and is dropped; further ones are only counted",
+			zap.Uint64("sequence", meta.Sequence.Stream), zap.Error(err))
 		_ = m.Ack() // lost, it comes again
 		return a, 0, false
 	}
 	t := f.cfg.Tenant(a.Tenant)
 	if t == nil {
 		f.cfg.Observe.Stray()
-		f.said.once("tenant "+a.Tenant, func() {
-			f.cfg.Log.Warn("an accepted request is of a tenant that this worker does not serve, and is not followed; "+
-				"workers of different tenants on one NATS account take a follow stream of their own: WORKER_FOLLOW_STREAM, WORKER_FOLLOW_SUBJECT",
-				zap.String("tenant", a.Tenant))
-		})
+		f.cfg.Warn(fmt.Sprintf("an accepted request is of the tenant %q, which this worker does not serve, and is not followed; "+
+			"workers of different tenants on one NATS account take a follow stream of their own: WORKER_FOLLOW_STREAM, WORKER_FOLLOW_SUBJECT", a.Tenant))
 		_ = m.Ack() // lost, it comes again
 		return a, 0, false
 	}
@@ -155,14 +153,11 @@ func (f *Follower) watch(ctx context.Context) {
 func (f *Follower) depth(ctx context.Context) (d Depth, err error) {
 	ctx, cancel := context.WithTimeout(ctx, depthEach)
 	defer cancel()
-	if _, err := f.open(ctx); err != nil {
-		return d, err
-	}
-	s, err := f.cfg.JS.Stream(ctx, f.cfg.Names.FollowStream)
+	_, alarms, err := f.open(ctx)
 	if err != nil {
 		return d, err
 	}
-	d.Open = int(s.CachedInfo().State.Msgs)
+	d.Open = int(alarms.CachedInfo().State.Msgs)
 	for step := range topology.FollowSteps {
 		subject := outcome.Alarm{Step: step, Tenant: "*"}.Tokens()
 		head, err := topology.StoredNext(ctx, f.cfg.JS, f.cfg.Names.FollowStream, f.cfg.Names.FollowSubject+"."+subject, 0)

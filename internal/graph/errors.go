@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -115,6 +116,15 @@ const (
 	maxText = 300
 	maxCode = 64
 )
+
+// FailureOf is the failure of a call; nil where there is none. What is no [*Error] was not
+// foreseen, so that the outcome of its call is unknown.
+func FailureOf(err error) *Error {
+	if e := (*Error)(nil); err == nil || errors.As(err, &e) {
+		return e
+	}
+	return &Error{Kind: Unknown, Err: err}
+}
 
 // clean makes text of a stranger fit for a log line or a header: one line, no
 // control or invisible characters, none of the secrets, at most limit bytes.

@@ -97,8 +97,8 @@ func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
 		return Alarm{}, errors.New("its subject names no step")
 	case a.Tenant != tenant:
 		return Alarm{}, errors.New("it is of another tenant than its subject")
-	case a.ID == "" || len(a.ID) > request.MaxID:
-		return Alarm{}, errors.New("its id is none")
+	case a.ID == "":
+		return Alarm{}, errors.New("it names no request")
 	case !guid(a.Device), !guid(a.ClientRequestID):
 		return Alarm{}, errors.New("it names no device, or no call")
 	case a.Number < 0 || a.Number > MaxNumber || a.Again < 0 || a.Again > MaxNumber:

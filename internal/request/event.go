@@ -119,7 +119,7 @@ func isJSONType(s string) bool {
 // A digest stands for what would be too long, and holds no space at all.
 func eventID(source, id string) string {
 	s := strings.ReplaceAll(source, " ", "%20") + " " + id
-	if len(s) <= MaxID {
+	if len(s) <= maxID {
 		return s
 	}
 	sum := sha256.Sum256([]byte(s))

@@ -86,7 +86,7 @@ func TestEventID(t *testing.T) {
 				t.Errorf("%q has both %s and %q, %q", got, other, source, id)
 			}
 			seen[got] = fmt.Sprintf("%q, %q", source, id)
-			if len(got) > MaxID || idProblem(got) != "" {
+			if len(got) > maxID || idProblem(got) != "" {
 				t.Errorf("id %q", got)
 			}
 		}

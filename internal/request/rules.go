@@ -7,10 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// MaxID is how many bytes an id has at most.
-const MaxID = 256
-
 const (
+	maxID   = 256
 	maxUser = 256
 	maxApp  = 128
 	maxNote = 256
@@ -76,7 +74,7 @@ func isAppID(s string) bool {
 
 // idProblem tells what is wrong with the id of a publisher; "" means nothing.
 func idProblem(s string) string {
-	if len(s) > MaxID {
+	if len(s) > maxID {
 		return problemIDLong
 	}
 	return textProblem(s)

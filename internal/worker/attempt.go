@@ -167,7 +167,7 @@ func (d *delivery) call(soft, hard context.Context, l leave) (becomes consume.Di
 		}
 		return becomes, errAgain
 	}
-	failure := failureOf(err)
+	failure := graph.FailureOf(err)
 	if d.trace != nil {
 		d.trace.Attempt(traced(sent, d.rec.Attempts, call, answer, failure))
 	}
@@ -253,7 +253,7 @@ func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition
 		until, _ := d.closed(soft)
 		return d.nak(later(until, d.t.following.looks.Reads.Paused()), true), nil
 	}
-	failure := failureOf(err)
+	failure := graph.FailureOf(err)
 	if d.trace != nil {
 		d.trace.Verify(traced(sent, r.Attempts, call, actions.Answer, failure))
 	}
@@ -361,14 +361,6 @@ func (d *delivery) failing(a *verdict.Answer, e *graph.Error) {
 func (d *delivery) signal(a *verdict.Answer, s hold.Signal) {
 	st := d.t.observe(d.m.Sequence, s)
 	a.Everybody, a.NextProbe, a.Row = st.Everybody, st.Back, max(st.Row, a.Row)
-}
-
-// failureOf is the failure of a call; nil where there is none.
-func failureOf(err error) *graph.Error {
-	if e := (*graph.Error)(nil); err == nil || errors.As(err, &e) {
-		return e
-	}
-	return &graph.Error{Kind: graph.Unknown, Err: err}
 }
 
 func kindOf(e *graph.Error) graph.Kind {

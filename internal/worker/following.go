@@ -52,7 +52,8 @@ func newFollower(f *fleet) *follow.Follower {
 				f.metrics.SetFollow(metrics.FollowDepth{Open: d.Open, Oldest: d.Oldest, Lag: d.Lag})
 			},
 		},
-		Log: f.log.Named("follow").WithOptions(zap.WithCaller(false)),
+		Warn: f.once,
+		Log:  f.log.Named("follow").WithOptions(zap.WithCaller(false)),
 	})
 }
 
@@ -132,7 +133,7 @@ func (d *delivery) explain(ctx context.Context, token graph.Token) string {
 	if errors.Is(err, graph.ErrHeldBack) {
 		return ""
 	}
-	d.t.following.looks.Account(ctx, d.t.stores().state, slot, sent, failureOf(err))
+	d.t.following.looks.Account(ctx, d.t.stores().state, slot, sent, graph.FailureOf(err))
 	if err != nil {
 		return "" // the refusal stands as it is
 	}

@@ -87,7 +87,7 @@ func (d *delivery) list(soft, hard context.Context, token graph.Token) hold.Serv
 	if errors.Is(err, graph.ErrHeldBack) {
 		return hold.NotKnown
 	}
-	e := failureOf(err)
+	e := graph.FailureOf(err)
 	s := hold.Signal{Kind: hold.Listed, Serves: verdict.OfList(kindOf(e), token.MayRead() != "")}
 	if e != nil {
 		s.Detail = e.Error()

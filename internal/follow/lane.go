@@ -2,29 +2,6 @@ package follow
 
 import "sync"
 
-// said are the things that were said, so that each is said once in the life of the
-// process.
-type said struct {
-	mu   sync.Mutex
-	seen map[string]struct{}
-}
-
-// mostSaid bounds what is remembered. What comes after that is not said.
-const mostSaid = 100
-
-func (s *said) once(what string, say func()) {
-	s.mu.Lock()
-	_, again := s.seen[what]
-	again = again || len(s.seen) >= mostSaid
-	if !again {
-		s.seen[what] = struct{}{}
-	}
-	s.mu.Unlock()
-	if !again {
-		say()
-	}
-}
-
 // lane bounds how many looks of a tenant wait or are under way, so that a tenant
 // whose quota is used up, or whose calls hang, takes no place from another.
 type lane struct {
