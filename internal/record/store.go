@@ -150,11 +150,26 @@ func (s *Store) Since(ctx context.Context, tenant string, since time.Time, each 
 	return nil
 }
 
-// batch reads the next changes. Each batch has its own time: how many there are
-// says nothing of a server that answers.
+// batch reads the next changes. Each batch has its own time: how many there are says
+// nothing of a server that answers. In a cluster the server that has the consumer may
+// not be listening yet when another one says that it is made.
 func (s *Store) batch(ctx context.Context, consumer jetstream.Consumer, n int, each func(r Record, stored time.Time)) (got uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.bucket.ReplyTimeout)
 	defer cancel()
+	for {
+		got, err = s.fetch(ctx, consumer, n, each)
+		if got > 0 || !errors.Is(err, nats.ErrNoResponders) {
+			return got, err
+		}
+		select {
+		case <-ctx.Done():
+			return got, err
+		case <-time.After(unheardWait):
+		}
+	}
+}
+
+func (s *Store) fetch(ctx context.Context, consumer jetstream.Consumer, n int, each func(r Record, stored time.Time)) (got uint64, err error) {
 	batch, err := consumer.Fetch(n, jetstream.FetchContext(ctx))
 	if err != nil {
 		return 0, err
@@ -193,6 +208,8 @@ func ReadingConsumer(ctx context.Context, js jetstream.JetStream, stream string,
 const errNoTier jetstream.ErrorCode = 10120
 
 const (
+	// unheardWait is the wait before a consumer is asked again that did not hear.
+	unheardWait = 50 * time.Millisecond
 	// sinceBatch is how many changes are asked for at a time.
 	sinceBatch = 500
 	// sinceInactive is how long the server keeps the consumer of such a reading.
