@@ -91,12 +91,12 @@ func TestConnectionCut(t *testing.T) {
 func TestAwayForLong(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
-	r.times.patience = 50 * time.Millisecond
+	r.times.patience = 3 * r.times.heartbeat
 	w := r.run(Config{Setup: true, Handle: h.handle})
 	w.awaitBound()
 	r.proxy.Away()
 	r.receive(r.down, "the end of the connection")
-	none(r, w.bound, "the queue is said to be bound or lost")
+	noneFor(r, 2*r.times.patience, w.bound, "the queue is said to be bound or lost")
 	r.proxy.Heal()
 	r.publish("a")
 	take(r, h.calls, "the message").answer <- Ack()

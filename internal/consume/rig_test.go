@@ -160,10 +160,15 @@ func take[T any](r *rig, c <-chan T, what string) T {
 // none fails if something comes within a short time.
 func none[T any](r *rig, c <-chan T, what string) {
 	r.t.Helper()
+	noneFor(r, 200*time.Millisecond, c, what)
+}
+
+func noneFor[T any](r *rig, within time.Duration, c <-chan T, what string) {
+	r.t.Helper()
 	select {
 	case v := <-c:
 		r.t.Fatalf("%s: %v", what, v)
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(within):
 	}
 }
 
