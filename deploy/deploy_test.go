@@ -103,7 +103,7 @@ func program(t *testing.T, name string) string {
 
 func TestMain(m *testing.M) {
 	// Most of the tests wait for servers and workers of their own.
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
 	dir, err := os.MkdirTemp("", "passcode-deploy-")

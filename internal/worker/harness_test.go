@@ -36,8 +36,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Most of the tests wait most of the time.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	flag.Parse()
+	// Most of the tests wait most of the time. With -short comes the race detector,
+	// which makes work of it.
+	parallel := "8"
+	if testing.Short() {
+		parallel = "6"
+	}
+	if err := flag.Set("test.parallel", parallel); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
