@@ -675,6 +675,42 @@ func TestAccountsAreEnoughToSetUp(t *testing.T) {
 	operator.unrefused()
 }
 
+// The worker of a tenant hears that a request has come, and neither the worker of another
+// one nor anybody else does.
+func TestOnlyTheWorkerIsWoken(t *testing.T) {
+	l := startLocked(t)
+	setup := l.as("setup", "")
+	for _, tenant := range []string{"default", "other"} {
+		if _, err := topology.Setup(t.Context(), setup.js, names(tenant), topology.Layout{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heard := map[string]*nats.Subscription{}
+	for _, tenant := range []string{"default", "other"} {
+		worker := l.as("worker", tenant)
+		sub, err := worker.nc.SubscribeSync(names(tenant).Wake())
+		if err != nil {
+			t.Fatal(err)
+		}
+		worker.unrefused()
+		heard[tenant] = sub
+	}
+	for _, tenant := range []string{"default", "other"} {
+		if _, err := l.as("publisher", tenant).js.Publish(t.Context(), names(tenant).Filter(), []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		m, err := heard[tenant].NextMsg(5 * time.Second)
+		if err != nil || len(m.Data) != 0 {
+			t.Fatalf("%s: %v", tenant, err)
+		}
+	}
+	for tenant, sub := range heard {
+		if left, _, err := sub.Pending(); left != 0 || err != nil {
+			t.Errorf("%s was woken %d times more, %v", tenant, left, err)
+		}
+	}
+}
+
 // A help desk cannot have an answer sent to where it would count for something else.
 func TestHelpDeskReachesNothingElse(t *testing.T) {
 	l := startLocked(t)
@@ -759,9 +795,11 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-other", "$JS.API.CONSUMER.UNPIN.PASSCODE_RESETS.worker-other",
 		"passcode.reset.status.default.x", "passcode.reset.outcome.default.x",
 		"passcode.reset.follow.0.other", "$KV.passcode-resets-outcomes.other.x", "$KV.passcode-resets-state.other.reads",
+		"passcode.reset.wake.PASSCODE_RESETS.default", "passcode.reset.wake.PASSCODE_RESETS.other",
 	}
 	everything := []string{">", "$JS.>", "$KV.>", "$KV.passcode-resets.default.x", "passcode.reset.requests.>", "passcode.reset.dead.>",
-		"passcode.reset.status.other.>", "passcode.reset.outcome.other.>", "passcode.reset.follow.>", "$JS.EVENT.>"}
+		"passcode.reset.status.other.>", "passcode.reset.outcome.other.>", "passcode.reset.follow.>", "$JS.EVENT.>",
+		"passcode.reset.wake.>", names("default").Wakes(), names("other").Wake()}
 
 	publisher := l.as("publisher", "default")
 	publisher.mayNotPublish(wiping...)
@@ -775,7 +813,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 		directGet+"default.x", "passcode.reset.follow.0.default", "$JS.API.STREAM.MSG.GET.KV_passcode-resets-outcomes",
 		"_INBOX.x", "_INBOX_publisher-other.x")
 	publisher.mayNotSubscribe(everything...)
-	publisher.mayNotSubscribe("_INBOX_publisher-other.>", "passcode.reset.requests.default", "_R_.>")
+	publisher.mayNotSubscribe(names("default").Wake(), "_INBOX_publisher-other.>", "passcode.reset.requests.default", "_R_.>")
 
 	worker := l.as("worker", "default")
 	worker.mayPublish(working...)
@@ -795,6 +833,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 	operator.mayNotPublish(working...)
 	operator.mayNotPublish(others...)
 	operator.mayNotSubscribe(everything...)
+	operator.mayNotSubscribe(names("default").Wake())
 
 	helpdesk := l.as("helpdesk", "default")
 	helpdesk.mayNotPublish(wiping...)
@@ -807,7 +846,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 		"$JS.API.CONSUMER.CREATE.KV_passcode-resets-outcomes.x.$KV.passcode-resets-outcomes.other.>",
 		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.default.x", "passcode.reset.requests.default", "passcode.reset.outcome.default.x")
 	helpdesk.mayNotSubscribe(everything...)
-	helpdesk.mayNotSubscribe("passcode.reset.status.default.>", "passcode.reset.requests.default")
+	helpdesk.mayNotSubscribe(names("default").Wake(), "passcode.reset.status.default.>", "passcode.reset.requests.default")
 
 	setup := l.as("setup", "")
 	setup.mayNotPublish(working...)

@@ -75,6 +75,8 @@ var forgedReplies = []struct {
 	{"$KV.passcode-resets-outcomes.default.INC1", layout.shared},
 	{"$KV.passcode-resets-outcomes.other.INC1", layout.shared},
 	{"passcode.reset.follow.0.other", layout.shared},
+	// A wake-up, which the worker takes for a hint, and which is stored nowhere.
+	{"passcode.reset.wake.PASSCODE_RESETS.other", never},
 	// JetStream's own requests. {"stream":"PASSCODE_RESETS","seq":3} is one to
 	// purge for a server that is not strict.
 	{"$JS.API.STREAM.PURGE.KV_passcode-resets", layout.purges},

@@ -83,7 +83,8 @@ func limit(bytes int64) int64 {
 }
 
 // Requests is the configuration of the request stream. It never drops a
-// request to make room, and forgets none by age.
+// request to make room, and forgets none by age. It tells of each new request by its
+// headers, so that a worker of many tenants need not ask for each all the time.
 func (l Layout) Requests(n Names) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        n.Stream,
@@ -96,6 +97,8 @@ func (l Layout) Requests(n Names) jetstream.StreamConfig {
 		Duplicates:  dedupeWindow,
 		MaxBytes:    limit(l.MaxBytes.Requests),
 		AllowDirect: true,
+		// The tenant is the one wildcard of the source, however many tokens are before it.
+		RePublish: &jetstream.RePublish{Source: n.Subject + ".*", Destination: n.wake() + "{{wildcard(1)}}", HeadersOnly: true},
 	}
 }
 

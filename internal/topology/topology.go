@@ -6,6 +6,7 @@ package topology
 import (
 	"maps"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -74,6 +75,26 @@ func FollowConsumer(step int) string { return "follow-" + strconv.Itoa(step) }
 func (n Names) Status(escapedID string) string {
 	return statusSubject + "." + n.Tenant + "." + escapedID
 }
+
+// Wake is the subject on which the server tells of each new request of the tenant: a copy
+// of its headers, made when the request is stored. It is a hint to look at the queue, and
+// no more: anybody who may publish there can send one, and none may ever come.
+func (n Names) Wake() string { return n.wake() + n.Tenant }
+
+// Wakes are the subjects of the wake-ups of all tenants of the stream.
+func (n Names) Wakes() string { return n.wake() + "*" }
+
+// Woken is the tenant that a wake-up on a subject is for; false: it is none of the stream.
+func (n Names) Woken(subject string) (tenant string, is bool) {
+	tenant, is = strings.CutPrefix(subject, n.wake())
+	return tenant, is && tenant != "" && !strings.Contains(tenant, ".")
+}
+
+// wake names the stream, so that two of one account do not wake each other's workers.
+func (n Names) wake() string { return wakeSubject + "." + n.Stream + "." }
+
+// wakeSubject is where the server tells of new requests.
+const wakeSubject = "passcode.reset.wake"
 
 // outcomeSubject is where each change of an outcome is published again.
 const outcomeSubject = "passcode.reset.outcome"

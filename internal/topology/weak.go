@@ -156,6 +156,13 @@ func (w *weaknesses) requests(cfg, want jetstream.StreamConfig, n Names) {
 	w.add(cfg.ConsumerLimits.InactiveThreshold > 0, doUpdate, "removes consumers when nobody has pulled for %s", cfg.ConsumerLimits.InactiveThreshold)
 	w.add(cfg.ConsumerLimits.MaxAckPending > 0 && cfg.ConsumerLimits.MaxAckPending < maxAckPending, doUpdate,
 		"lets a consumer have at most %d acks pending instead of %d", cfg.ConsumerLimits.MaxAckPending, maxAckPending)
+	switch again := cfg.RePublish; {
+	case again == nil, again.Destination != want.RePublish.Destination:
+		w.add(true, doUpdate, "wakes no worker by %s: one that serves many tenants looks for new requests now and then, which costs more and takes a little longer", n.Wake())
+	default:
+		w.add(again.Source != want.RePublish.Source, doUpdate, "wakes workers for %s instead of %s", again.Source, want.RePublish.Source)
+		w.add(!again.HeadersOnly, doUpdate, "wakes workers with whole requests on %s, where their headers would do", n.Wake())
+	}
 	w.add(cfg.MaxConsumers > 0 && cfg.MaxConsumers < manyConsumers, doUpdate, "has room for %d consumers: each tenant needs one", cfg.MaxConsumers)
 }
 
@@ -231,8 +238,8 @@ func (w *weaknesses) ours(cfg, want jetstream.StreamConfig) {
 	w.add(cfg.AllowRollup, doUpdate, "lets a publisher remove what is there with the header Nats-Rollup")
 	w.add(cfg.AllowMsgSchedules, doAnew, "lets a publisher have messages sent later on any of its subjects (Nats-Schedule), also on another tenant's")
 	w.add(cfg.SubjectDeleteMarkerTTL > 0, doUpdate, "puts a mark in place of the last message that it drops, which is no request")
-	if cfg.RePublish != nil {
-		w.add(true, doUpdate, "publishes each message again on %s: whoever may subscribe there reads it, and a stream there holds it twice", cfg.RePublish.Destination)
+	if again := cfg.RePublish; again != nil && (want.RePublish == nil || again.Destination != want.RePublish.Destination) {
+		w.add(true, doUpdate, "publishes each message again on %s: whoever may subscribe there reads it, and a stream there holds it twice", again.Destination)
 	}
 }
 
