@@ -64,9 +64,12 @@ type Config struct {
 	// and before it handles a message; nil does nothing. soft ends when it is that
 	// no longer.
 	Begin func(soft context.Context)
-	// Active is told whether this replica is the one that works on the queue;
-	// nil is not told.
+	// Active is told whether this replica is the one that works on the queue; nil is
+	// not told. It stays so while the queue rests, until another one is seen to work.
 	Active func(bool)
+	// Rests reports whether the queue may rest while nothing is in it: somebody calls
+	// [Queue.Wake] and [Queue.Saw] then. nil: it is pulled all the time.
+	Rests func() bool
 	// Handle works on one message. soft ends when nothing further is to be begun,
 	// because the process is to end or another replica works now; hard ends when
 	// the process must.
@@ -92,6 +95,9 @@ type Queue struct {
 	heartbeats *heartbeats
 	slots      chan struct{} // one is taken for each message that is handled
 	inWork     sync.WaitGroup
+	demand     *demand
+	active     bool // what Active was told last
+	bound      bool // whether Bound was told nil last
 }
 
 // New makes a queue; [Queue.Run] works on it.
@@ -105,10 +111,38 @@ func New(js jetstream.JetStream, cfg Config) *Queue {
 	if cfg.Active == nil {
 		cfg.Active = func(bool) {}
 	}
+	if cfg.Rests == nil {
+		cfg.Rests = func() bool { return false }
+	}
 	return &Queue{
 		cfg: cfg, js: js, log: cfg.Log, times: usual,
-		heartbeats: newHeartbeats(js.Conn()), slots: make(chan struct{}, cfg.Slots),
+		heartbeats: newHeartbeats(js.Conn()), slots: make(chan struct{}, cfg.Slots), demand: newDemand(),
 	}
+}
+
+// Wake says that a message was stored for the queue, or may have been.
+func (q *Queue) Wake() {
+	q.demand.stir(time.Now())
+}
+
+// Own says whether this replica is the one of several that is to take the messages. It
+// is, until it is told. One that is not takes them all the same when they are seen to
+// wait for long, and nobody takes them.
+func (q *Queue) Own(owned bool) {
+	q.demand.update(func(d *demand) { d.interest.disowned = !owned })
+}
+
+// Saw takes what the server said of the consumer when it was asked at an instant, for
+// example in a list of all; nil: the list does not name it, and it is looked up.
+func (q *Queue) Saw(info *jetstream.ConsumerInfo, asked time.Time) {
+	q.demand.update(func(d *demand) {
+		if info == nil || topology.Unusable(info.Config, q.cfg.Names) != nil {
+			d.info, d.interest.stirred = nil, time.Now()
+			return
+		}
+		d.info, d.asked = info, asked
+		d.interest.saw(info, asked)
+	})
 }
 
 // Times of calls to the server.
@@ -125,13 +159,14 @@ const (
 // may cut short. A queue that cannot be bound is tried again for ever.
 func (q *Queue) Run(soft, hard context.Context) {
 	defer q.inWork.Wait()
+	defer func() { q.setActive(false) }()
 	pause := q.times.pauseMin
 	var last error
-	for soft.Err() == nil {
+	for q.awaitDemand(soft) {
 		info, err := q.bind(soft)
 		if err == nil {
 			bound := sync.OnceFunc(func() {
-				q.cfg.Bound(nil)
+				q.setBound(nil)
 				pause = q.times.pauseMin
 			})
 			if !errors.Is(last, errSilent) {
@@ -142,8 +177,11 @@ func (q *Queue) Run(soft, hard context.Context) {
 		if soft.Err() != nil {
 			return
 		}
-		q.cfg.Bound(topology.Unheard(q.js.Options(), err))
-		last = err
+		if last = err; err == nil {
+			continue // there is nothing to do, or it is another replica's to do
+		}
+		q.demand.update(func(d *demand) { d.info = nil })
+		q.setBound(topology.Unheard(q.js.Options(), err))
 		select {
 		case <-soft.Done():
 			return
@@ -153,7 +191,54 @@ func (q *Queue) Run(soft, hard context.Context) {
 	}
 }
 
+// awaitDemand waits until the queue is to be pulled, and reports whether it is: false
+// when soft has ended.
+func (q *Queue) awaitDemand(soft context.Context) bool {
+	for soft.Err() == nil {
+		pulls, v := q.demand.rest(time.Now(), q.cfg.Rests(), q.times.linger)
+		if pulls {
+			return true
+		}
+		if v.elsewhere {
+			q.setActive(false)
+		}
+		if v.known {
+			q.setBound(nil)
+		}
+		select {
+		case <-soft.Done():
+		case <-q.demand.changed:
+		}
+	}
+	return false
+}
+
+// setBound tells that the queue is bound, once, or why it is not. Only Run and what it
+// calls do that, one at a time.
+func (q *Queue) setBound(err error) {
+	if err != nil || !q.bound {
+		q.bound = err == nil
+		q.cfg.Bound(err)
+	}
+}
+
+// setActive tells whether this replica is the one that works, where that has changed.
+// Only Run and what it calls do that, one at a time.
+func (q *Queue) setActive(active bool) {
+	if q.active != active {
+		q.active = active
+		q.cfg.Active(active)
+	}
+}
+
 func (q *Queue) bind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	q.demand.mu.Lock()
+	known := q.demand.info
+	q.demand.mu.Unlock()
+	if known != nil {
+		q.created.Store(known.Created.UnixNano())
+		return known, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*q.times.api)
 	defer cancel()
 	if q.cfg.Setup {
@@ -222,6 +307,7 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 				q.cfg.Begin(term)
 			})
 			return func(m *nats.Msg) {
+				q.demand.stir(time.Now())
 				d := delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: q.reconnects(), done: done}
 				q.inWork.Go(func() {
 					<-begun
@@ -229,8 +315,10 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 				})
 			}, end
 		},
-		active: q.cfg.Active,
+		active: q.setActive,
 		alive:  alive,
+		wish:   func(now time.Time) wish { return q.demand.wish(now, q.cfg.Rests(), q.times.linger) },
+		wishes: q.demand.changed,
 		stray:  func(m *nats.Msg) { q.nak(m, 0) },
 		lookUp: func(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 			ctx, cancel := context.WithTimeout(ctx, q.times.api)
@@ -245,8 +333,9 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 	if err != nil {
 		return err
 	}
-	defer p.stop(hard)
-	return p.run(soft)
+	end, err := p.run(soft)
+	p.stop(hard, end == rested)
+	return err
 }
 
 // delivery is a message in work.
@@ -284,6 +373,7 @@ func (q *Queue) work(soft, hard context.Context, d delivery) {
 	})
 	q.heartbeats.remove(d.msg)
 	d.done()
+	defer func() { q.demand.stir(time.Now()) }()
 	switch {
 	case q.outdated(d):
 		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",

@@ -3,7 +3,6 @@ package consume
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -44,6 +43,16 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 			d.PausedUntil = *until // does not move from one reading to the next
 		}
 	}
-	d.Pinned = slices.ContainsFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.PinnedClientID != "" })
+	d.Pinned = pinned(info) != ""
 	return d, nil
+}
+
+// pinned is the pin that the server has given to a replica; empty: none.
+func pinned(info *jetstream.ConsumerInfo) string {
+	for _, g := range info.PriorityGroups {
+		if g.PinnedClientID != "" {
+			return g.PinnedClientID
+		}
+	}
+	return ""
 }

@@ -121,6 +121,7 @@ func TestAnswerToEarlierPull(t *testing.T) {
 		credit: func() (int, time.Time, <-chan struct{}) { return 1, time.Time{}, nil },
 		begin:  func() (func(*nats.Msg), func()) { return func(m *nats.Msg) { got <- string(m.Data) }, func() {} },
 		alive:  func() {},
+		wish:   func(time.Time) wish { return pulled },
 		active: func(bool) {},
 		stray:  func(m *nats.Msg) { t.Errorf("no slot for %q", m.Data) },
 	})
@@ -129,13 +130,16 @@ func TestAnswerToEarlierPull(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- p.run(ctx) }()
+	go func() {
+		_, err := p.run(ctx)
+		ended <- err
+	}()
 	defer func() {
 		cancel()
 		if err := take(r, ended, "the end"); err != nil {
 			t.Error(err)
 		}
-		p.stop(r.ctx)
+		p.stop(r.ctx, false)
 	}()
 	r.await("a pull", func() bool { return r.info().NumWaiting == 1 })
 	for _, status := range []string{"100", "404", "408", "409", "423", "503"} {

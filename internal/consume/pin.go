@@ -77,12 +77,18 @@ func (t *tenure) start(pin string, now time.Time) {
 
 // end ends the term, if there is one: another replica works, or may.
 func (t *tenure) end() {
-	if t.take == nil {
-		return
+	if t.take != nil {
+		t.rest()
+		t.active(false)
 	}
-	t.stop()
-	t.lost, t.pin, t.take, t.stop = t.pin, "", nil, nil
-	t.active(false)
+}
+
+// rest ends the term, if there is one, without another replica at work.
+func (t *tenure) rest() {
+	if t.take != nil {
+		t.stop()
+		t.lost, t.pin, t.take, t.stop = t.pin, "", nil, nil
+	}
 }
 
 // every is how often the pin is renewed.

@@ -31,8 +31,10 @@ type puller struct {
 	inbox *inbox
 	wake  chan struct{} // something has changed that may allow another pull
 
-	mu     sync.Mutex
-	over   bool // nothing more is handed out
+	mu   sync.Mutex
+	over bool // nothing more is handed out
+	// late tells that a message has brought a pin after that.
+	late   bool
 	pull   pull
 	tenure tenure
 	health health
@@ -50,6 +52,10 @@ type callbacks struct {
 	begin func() (take func(*nats.Msg), end func())
 	// active is told whether this replica is the one that works.
 	active func(bool)
+	// wish says what is to be done with the queue; that is asked now and then, and when
+	// wishes brings something.
+	wish   func(now time.Time) wish
+	wishes <-chan struct{}
 	// alive is called at each sign of life of the server.
 	alive func()
 	// stray is called with a message that is not to be worked on.
@@ -113,11 +119,15 @@ func (p *puller) receive(m *nats.Msg) {
 	defer p.mu.Unlock()
 	now := time.Now()
 	switch {
+	case m.Reply == "" && p.over:
+		return
 	case m.Reply == "":
 		p.answered(m, now)
 		p.look()
 		return
 	case p.over:
+		pin := topology.LastHeader(m.Header, headerPin)
+		p.late = p.late || pin != "" && pin != p.tenure.lost
 		p.on.stray(m)
 		return
 	}
@@ -172,8 +182,11 @@ func (n *next) by(at time.Time) {
 	}
 }
 
-// run asks for messages until ctx ends (nil) or the consumer is lost.
-func (p *puller) run(ctx context.Context) error {
+// run asks for messages until the queue is to be left, ctx ends, or the consumer is lost.
+// It also ends where there is nothing to do; not while a pull waits at the server,
+// though: a message may be on its way that comes to nobody otherwise, until its ack wait
+// is over.
+func (p *puller) run(ctx context.Context) (wish, error) {
 	nc := p.js.Conn()
 	reconnected := nc.StatusChanged(nats.CONNECTED)
 	defer nc.RemoveStatusListener(reconnected)
@@ -189,9 +202,13 @@ func (p *puller) run(ctx context.Context) error {
 	defer cancel()
 	found, busy := make(chan sight, 1), false
 	for ctx.Err() == nil {
-		next, err := p.ask(time.Now())
+		wish := p.on.wish(time.Now())
+		if wish == left || wish == rested && p.silent() {
+			return wish, nil
+		}
+		next, err := p.ask(time.Now(), wish)
 		if err != nil {
-			return fmt.Errorf("pull: %w", err)
+			return left, fmt.Errorf("pull: %w", err)
 		}
 		if next.look && !busy {
 			busy = true
@@ -206,13 +223,14 @@ func (p *puller) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-p.wake:
+		case <-p.on.wishes:
 		case <-next.changed:
 		case <-again.C:
 		case <-tick.C:
 		case s := <-found:
 			busy = false
 			if err := p.judge(s, time.Now()); err != nil {
-				return fmt.Errorf("pull: %w", err)
+				return left, fmt.Errorf("pull: %w", err)
 			}
 		case <-reconnected:
 			p.mu.Lock()
@@ -222,12 +240,19 @@ func (p *puller) run(ctx context.Context) error {
 			p.mu.Unlock()
 		}
 	}
-	return nil
+	return left, nil
+}
+
+// silent reports whether no pull waits at the server, and no message of one is undecided.
+func (p *puller) silent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pull.left == 0 && len(p.tenure.nameless) == 0
 }
 
 // ask renews the pin and sends a pull for the slots that are free, where either
-// is due. It fails where the consumer is lost.
-func (p *puller) ask(now time.Time) (n next, err error) {
+// is due, and pulls are wished for. It fails where the consumer is lost.
+func (p *puller) ask(now time.Time, wish wish) (n next, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch p.js.Conn().Status() {
@@ -244,7 +269,7 @@ func (p *puller) ask(now time.Time) (n next, err error) {
 	if err := p.health.lost(p.pull.left > 0, now, p.times.patience); err != nil {
 		return n, err
 	}
-	if p.pull.left == 0 && len(p.tenure.nameless) == 0 && !p.health.next.After(now) {
+	if wish == pulled && p.pull.left == 0 && len(p.tenure.nameless) == 0 && !p.health.next.After(now) {
 		p.fill(now, &n)
 	}
 	if due := p.tenure.due(p.pull); !due.IsZero() && !due.After(now) {
@@ -302,18 +327,29 @@ func (p *puller) fail(err error, now time.Time) {
 	p.health.fail(err, now)
 }
 
-// stop ends the pulls. What the server had sent already is given back at once,
-// and another replica may work. ctx bounds handing over.
-func (p *puller) stop(ctx context.Context) {
+// stop ends the pulls. What the server had sent already is given back at once, and
+// another replica may work; where the queue only rests, this one still counts as the one
+// that does. ctx bounds handing over.
+func (p *puller) stop(ctx context.Context, rests bool) {
 	nc := p.js.Conn()
 	p.mu.Lock()
 	p.over = true
 	pin := p.tenure.pin
+	if rests {
+		p.tenure.rest()
+	}
 	p.tenure.end()
 	p.settle(nil, time.Now())
 	p.mu.Unlock()
-	p.inbox.close(nc.IsConnected(), p.times.giveBack)
+	// First the pin: without it the server sends nothing more to a pull that names it.
 	if pin != "" && nc.IsConnected() {
+		handOver(ctx, p.js, p.info, p.tenure.group, p.times.giveBack)
+	}
+	p.inbox.close(nc.IsConnected(), p.times.giveBack)
+	p.mu.Lock()
+	late := p.late
+	p.mu.Unlock()
+	if late && nc.IsConnected() {
 		handOver(ctx, p.js, p.info, p.tenure.group, p.times.giveBack)
 	}
 }

@@ -38,6 +38,7 @@ var quick = times{
 	heartbeat: 200 * time.Millisecond,
 	expiry:    2 * time.Second,
 	patience:  time.Second,
+	linger:    300 * time.Millisecond,
 	giveBack:  500 * time.Millisecond,
 	pauseMin:  20 * time.Millisecond,
 	pauseMax:  100 * time.Millisecond,

@@ -11,6 +11,9 @@ type times struct {
 	// patience is how long a connected server may give no sign of life before
 	// the queue counts as lost: an election takes some seconds.
 	patience time.Duration
+	// linger is how long a queue is pulled after the last sign that there is
+	// something to do.
+	linger time.Duration
 	// giveBack bounds the wait for what was on its way when a puller ends, and
 	// for handing over to another replica.
 	giveBack time.Duration
@@ -26,6 +29,7 @@ var usual = times{
 	heartbeat: 3 * time.Second,
 	expiry:    30 * time.Second,
 	patience:  10 * time.Second,
+	linger:    10 * time.Second,
 	giveBack:  time.Second,
 	pauseMin:  250 * time.Millisecond,
 	pauseMax:  5 * time.Second,

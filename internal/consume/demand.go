@@ -1,0 +1,139 @@
+package consume
+
+import (
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A queue with nothing in it rests: no pull of it waits at the server, no pin is
+// renewed, and its goroutine waits for a wake-up. And only one of several replicas
+// pulls: the one whose share of the tenants it is in.
+
+// orphanAfter is how long messages may wait, and no replica be pinned, until a replica
+// takes them that need not: the one whose they are does not work.
+const orphanAfter = 10 * time.Second
+
+// interest decides whether a queue is pulled. It is pure; the functions are told the
+// present instant. The zero interest is that of a queue of which nothing is known.
+type interest struct {
+	disowned bool // the messages are another replica's to take
+	// stirred is the last sign that there is, or was, something to do.
+	stirred time.Time
+	// empty is when the server was asked that said last that nothing is in the queue.
+	empty time.Time
+	// orphaned is since when messages wait and nobody takes them; zero: it is not so.
+	orphaned time.Time
+	adopted  bool // they have waited for too long
+}
+
+// saw takes what the server said of the consumer when it was asked at an instant.
+func (i *interest) saw(info *jetstream.ConsumerInfo, asked time.Time) {
+	if info.NumPending == 0 && info.NumAckPending == 0 {
+		i.empty, i.orphaned, i.adopted = asked, time.Time{}, false
+		return
+	}
+	if asked.After(i.stirred) {
+		i.stirred = asked
+	}
+	switch {
+	case info.NumPending == 0 || info.Paused || pinned(info) != "":
+		i.orphaned = time.Time{}
+	case i.orphaned.IsZero():
+		i.orphaned = asked
+	default:
+		i.adopted = i.adopted || asked.Sub(i.orphaned) >= orphanAfter
+	}
+}
+
+// wish is what is to be done with a queue.
+type wish int
+
+const (
+	pulled wish = iota // it is to be pulled
+	rested             // nothing is to do
+	left               // it is another replica's
+)
+
+// wish says what is to be done with the queue. may allows one to rest in which nothing
+// is, linger after the last sign that something was.
+func (i *interest) wish(now time.Time, may bool, linger time.Duration) wish {
+	switch {
+	case i.disowned && !i.adopted:
+		return left
+	case may && i.empty.After(i.stirred) && now.Sub(i.stirred) >= linger:
+		return rested
+	}
+	return pulled
+}
+
+// demand is the interest in a queue, and what is known of its consumer.
+type demand struct {
+	changed chan struct{} // something may have changed that decides
+
+	mu       sync.Mutex
+	interest interest
+	resting  time.Time               // since when the queue waits for changed; zero: it does not
+	info     *jetstream.ConsumerInfo // as it was seen last; nil: it has to be looked up
+	asked    time.Time               // when the server was asked for it
+}
+
+func newDemand() *demand { return &demand{changed: make(chan struct{}, 1)} }
+
+// update changes what decides, and has it decided anew.
+func (d *demand) update(change func(*demand)) {
+	d.mu.Lock()
+	change(d)
+	d.mu.Unlock()
+	d.signal()
+}
+
+// stir notes that there is something to do. A queue that is pulled has nothing decided
+// anew by it: it is called for each message.
+func (d *demand) stir(now time.Time) {
+	d.mu.Lock()
+	d.interest.stirred = now
+	resting := !d.resting.IsZero()
+	d.mu.Unlock()
+	if resting {
+		d.signal()
+	}
+}
+
+func (d *demand) signal() {
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (d *demand) wish(now time.Time, may bool, linger time.Duration) wish {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.interest.wish(now, may, linger)
+}
+
+// view is what is known of a queue that is not pulled.
+type view struct {
+	known     bool // its consumer is there
+	elsewhere bool // another replica works on it, or is to
+}
+
+// rest reports whether the queue is to be pulled. Where it is not, a change of that is
+// signalled from now on.
+func (d *demand) rest(now time.Time, may bool, linger time.Duration) (pulls bool, v view) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wish := d.interest.wish(now, may, linger)
+	if wish == pulled {
+		d.resting = time.Time{}
+		return true, view{}
+	}
+	if d.resting.IsZero() {
+		d.resting = now
+	}
+	// What was seen before may be this replica's own pin.
+	others := d.info != nil && d.asked.After(d.resting) && pinned(d.info) != ""
+	return false, view{known: d.info != nil, elsewhere: wish == left || others}
+}

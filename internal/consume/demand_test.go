@@ -1,0 +1,286 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/topology"
+)
+
+// TestInterest tells what makes a queue be pulled.
+func TestInterest(t *testing.T) {
+	t.Parallel()
+	const linger = 10 * time.Second
+	start := time.Unix(1e9, 0)
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	empty := &jetstream.ConsumerInfo{}
+	waiting := &jetstream.ConsumerInfo{NumPending: 1}
+	unacked := &jetstream.ConsumerInfo{NumAckPending: 1}
+	taken := &jetstream.ConsumerInfo{NumPending: 1, PriorityGroups: []jetstream.PriorityGroupState{{Group: group, PinnedClientID: "x"}}}
+	paused := &jetstream.ConsumerInfo{NumPending: 1, Paused: true}
+	type seen struct {
+		at   int
+		info *jetstream.ConsumerInfo
+	}
+	for _, c := range []struct {
+		what     string
+		disowned bool
+		stirred  int // 0: never
+		seen     []seen
+		now      int
+		rests    bool
+		want     wish
+	}{
+		{"nothing is known", false, 0, nil, 100, true, pulled},
+		{"nothing is known of another's", true, 0, nil, 100, true, left},
+		{"seen to be empty", false, 0, []seen{{1, empty}}, 100, true, rested},
+		{"seen to be empty, but must not rest", false, 0, []seen{{1, empty}}, 100, false, pulled},
+		{"another's must not rest, and is not pulled", true, 0, []seen{{1, waiting}}, 5, false, left},
+		{"a message after it was seen to be empty", false, 2, []seen{{1, empty}}, 100, true, pulled},
+		{"seen to be empty by a question from before the message", false, 3, []seen{{2, empty}}, 100, true, pulled},
+		{"empty since, a moment ago", false, 2, []seen{{3, empty}}, 11, true, pulled},
+		{"empty since, for long", false, 2, []seen{{3, empty}}, 12, true, rested},
+		{"something waits", false, 0, []seen{{1, empty}, {20, waiting}}, 100, true, pulled},
+		{"something waits for its acknowledgement, or its second try", false, 0, []seen{{1, empty}, {20, unacked}}, 100, true, pulled},
+		{"another's wait, and it was seen once", true, 0, []seen{{1, waiting}}, 100, true, left},
+		{"another's wait for a moment", true, 0, []seen{{1, waiting}, {10, waiting}}, 100, true, left},
+		{"another's wait for long", true, 0, []seen{{1, waiting}, {11, waiting}}, 12, true, pulled},
+		{"another's wait for long, and are worked on in between", true, 0, []seen{{1, waiting}, {6, taken}, {12, waiting}}, 13, true, left},
+		{"another's wait for long, and it is paused", true, 0, []seen{{1, paused}, {30, paused}}, 31, true, left},
+		{"another's waited for long, and are done", true, 0, []seen{{1, waiting}, {11, waiting}, {20, empty}}, 21, true, left},
+		{"another's waited for long, and are being done here", true, 0, []seen{{1, waiting}, {11, waiting}, {13, taken}}, 14, true, pulled},
+	} {
+		var i interest
+		i.disowned = c.disowned
+		if c.stirred > 0 {
+			i.stirred = at(c.stirred)
+		}
+		for _, s := range c.seen {
+			i.saw(s.info, at(s.at))
+		}
+		if got := i.wish(at(c.now), c.rests, linger); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+}
+
+// rester runs a queue that may rest, wakes it by the server's words, and looks at the
+// consumer now and then.
+func (r *rig) rester(direct bool, h *handler, terms *atomic.Int32, active *atomic.Bool) *running {
+	r.t.Helper()
+	through := r.js
+	if direct {
+		r.js = newJetStream(r.t, r.connect(r.server.URL(), ""))
+	}
+	w := r.run(Config{
+		Handle: h.handle, Active: active.Store, Begin: func(context.Context) { terms.Add(1) },
+		Rests: func() bool { return true },
+	})
+	sub, err := r.js.Conn().Subscribe(spec.Wakes(), func(*nats.Msg) { w.q.Wake() })
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = sub.Unsubscribe() }) // the connection is closed next
+	r.js = through
+	w.awaitBound()
+	return w
+}
+
+// look tells a queue what the server says of its consumer.
+func (w *running) look() {
+	w.r.t.Helper()
+	asked := time.Now()
+	w.q.Saw(w.r.info(), asked)
+}
+
+// awaitRest looks until no pull waits at the server.
+func (w *running) awaitRest() {
+	w.r.t.Helper()
+	w.r.await("the queue to rest", func() bool { w.look(); return w.r.info().NumWaiting == 0 })
+}
+
+// TestRests works, rests with nothing at the server, and works again when it is woken.
+// Meanwhile it still counts as the one that works.
+func TestRests(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(topology.Layout{Memory: true})
+	var terms atomic.Int32
+	var active atomic.Bool
+	h := newHandler()
+	w := r.rester(false, h, &terms, &active)
+	for n := range 3 {
+		r.publish(fmt.Sprint(n))
+		take(r, h.calls, "a message").answer <- Ack()
+		r.awaitEmpty()
+		w.awaitRest()
+		r.await("nobody to be pinned", func() bool { return r.pinnedID() == "" })
+		if !active.Load() {
+			t.Error("it is not active while it rests")
+		}
+		if got := terms.Load(); got != int32(n+1) {
+			t.Errorf("%d terms after %d messages", got, n+1)
+		}
+	}
+	// A message that waits for its second try keeps it awake.
+	r.publish("again")
+	take(r, h.calls, "a message").answer <- Nak(3 * r.times.linger)
+	r.await("the message to be given back", func() bool { return r.info().NumAckPending == 1 })
+	deadline := time.Now().Add(2 * r.times.linger)
+	r.await("the second try to be near", func() bool { w.look(); return time.Now().After(deadline) })
+	if r.info().NumWaiting == 0 {
+		t.Error("it rests while a message waits for its second try")
+	}
+	take(r, h.calls, "the second try").answer <- Ack()
+	r.awaitEmpty()
+	w.awaitRest()
+	w.stop()
+	if active.Load() {
+		t.Error("it is active after its end")
+	}
+}
+
+// TestMessagesAtTheEdgeOfRest publishes at all instants of falling asleep and of waking.
+// None waits for more than the way to the queue and back.
+func TestMessagesAtTheEdgeOfRest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(topology.Layout{Memory: true})
+	r.times.linger, r.times.expiry, r.times.heartbeat = time.Millisecond, 40*time.Millisecond, 20*time.Millisecond
+	var terms atomic.Int32
+	var active atomic.Bool
+	h := newHandler()
+	w := r.rester(false, h, &terms, &active)
+	for n := range 150 {
+		r.awaitEmpty()
+		// The pull that waits ends, and with it the queue's interest.
+		edge := time.Now().Add(rand.N(60 * time.Millisecond))
+		for looked := false; !looked || time.Now().Before(edge); looked = true {
+			w.look()
+		}
+		r.publish(fmt.Sprint(n))
+		begun := time.Now()
+		take(r, h.calls, "a message").answer <- Ack()
+		if took := time.Since(begun); took > atOnce {
+			t.Fatalf("message %d was taken after %s", n, took)
+		}
+	}
+	r.awaitEmpty()
+	if terms.Load() < 10 {
+		t.Errorf("it rested %d times only: the test has tried nothing", terms.Load())
+	}
+}
+
+// TestWakeUpLost has the look find what the wake-up did not tell.
+func TestWakeUpLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(topology.Layout{Memory: true})
+	h := newHandler()
+	w := r.run(Config{Handle: h.handle, Rests: func() bool { return true }})
+	w.awaitBound()
+	w.awaitRest()
+	r.publish("1")
+	none(r, h.calls, "a queue that nobody has woken takes a message")
+	w.look()
+	take(r, h.calls, "the message").answer <- Ack()
+	r.awaitEmpty()
+}
+
+// TestStartsAtRest binds to what is seen to be there and empty without a call to the
+// server, and finds out by the first pull that the consumer has gone since.
+func TestStartsAtRest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(topology.Layout{Memory: true})
+	h := newHandler()
+	asked, info := time.Now(), r.info()
+	w := &running{r: r, bound: make(chan error, 999), done: make(chan struct{})}
+	w.q = New(r.js, Config{
+		Names: spec, Setup: true, Layout: topology.Layout{Memory: true}, Slots: 1, Handle: h.handle, Rests: func() bool { return true },
+		Bound: func(err error) { w.bound <- err }, Log: zap.NewNop(),
+	})
+	w.q.times = r.times
+	w.q.Saw(info, asked)
+	before := r.nc.Stats().OutMsgs
+	soft, end := context.WithCancel(r.ctx)
+	w.end = end
+	go func() {
+		defer close(w.done)
+		w.q.Run(soft, r.ctx)
+	}()
+	w.awaitBound()
+	if n := r.nc.Stats().OutMsgs - before; n != 0 {
+		t.Errorf("%d calls to the server", n)
+	}
+	if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
+		t.Fatal(err)
+	}
+	r.publish("1")
+	w.q.Wake()
+	take(r, h.calls, "the message").answer <- Ack()
+	r.awaitEmpty()
+	w.stop()
+}
+
+// TestOwners hands a queue from one replica to another and back, at once, and lets
+// neither pull what is the other's.
+func TestOwners(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(topology.Layout{Memory: true})
+	var firstActive, secondActive atomic.Bool
+	var terms atomic.Int32
+	h1, h2 := newHandler(), newHandler()
+	first := r.rester(false, h1, &terms, &firstActive)
+	r.publish("1")
+	take(r, h1.calls, "a message").answer <- Ack()
+	second := r.rester(true, h2, &terms, &secondActive)
+	second.q.Own(false)
+	r.await("one pull", func() bool { return r.info().NumWaiting == 1 })
+	r.publish("2")
+	c := take(r, h1.calls, "a message")
+	first.q.Own(false)
+	second.q.Own(true)
+	r.publish("3")
+	begun := time.Now()
+	take(r, h2.calls, "a message for the second").answer <- Ack()
+	if took := time.Since(begun); took > atOnce {
+		t.Errorf("handing over took %s", took)
+	}
+	c.answer <- Ack() // what was in work comes to its end
+	r.awaitEmpty()
+	r.await("the second to be active alone", func() bool { return secondActive.Load() && !firstActive.Load() })
+	first.q.Own(true)
+	second.q.Own(false)
+	r.publish("4")
+	take(r, h1.calls, "a message").answer <- Ack()
+	r.awaitEmpty()
+}
+
+// TestOrphans has a replica take what waits for one that does not work.
+func TestOrphans(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setup(topology.Layout{Memory: true})
+	h := newHandler()
+	w := r.run(Config{Handle: h.handle, Rests: func() bool { return true }})
+	w.q.Own(false)
+	r.await("no pull", func() bool { return r.info().NumWaiting == 0 })
+	r.publish("1")
+	info, now := r.info(), time.Now()
+	w.q.Saw(info, now)
+	none(r, h.calls, "another's message is taken at once")
+	w.q.Saw(info, now.Add(orphanAfter))
+	take(r, h.calls, "the message").answer <- Ack()
+	r.awaitEmpty()
+	w.awaitRest()
+}
