@@ -194,7 +194,7 @@ func (f *fleet) all() []*service {
 func (f *fleet) states() []metrics.TenantState {
 	states := []metrics.TenantState{}
 	for _, s := range f.all() {
-		states = append(states, s.tenant.state(s.binding()))
+		states = append(states, s.tenant.State(s.binding()))
 	}
 	return states
 }

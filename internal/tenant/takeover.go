@@ -1,0 +1,163 @@
+package tenant
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/handover"
+	"passcode-worker/internal/hold"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+)
+
+// takeOverWait bounds the reading of what was before. What cannot be read in
+// time is found out again by the next calls.
+const takeOverWait = 3 * time.Second
+
+// TakeOver learns what the replica before this one was told and has sent, before
+// the first request is worked on. term ends when this replica is no longer the one
+// that works.
+func (t *Tenant) TakeOver(term context.Context) {
+	defer func() {
+		t.Keeper.Begin(term)
+		t.gate.show()
+	}()
+	for term.Err() == nil {
+		err := t.recall(term)
+		if err == nil || term.Err() != nil {
+			return
+		}
+		if !t.gate.fuse.On() {
+			t.cfg.Log.Warn("what was before could not be read: pauses, holds and the window of calls begin anew", zap.Error(err))
+			return
+		}
+		// A fuse that forgets is none.
+		t.cfg.Log.Error("what was before could not be read, which the fuse needs; trying again", zap.Error(err))
+		select {
+		case <-term.Done():
+		case <-time.After(handover.Again):
+		}
+	}
+}
+
+// Leave hands on the pause that was announced to a call that was in flight when
+// this replica's term ended.
+func (t *Tenant) Leave(ctx context.Context) {
+	t.Keeper.Leave(ctx, t.Clock.Remote(t.gate.pacer.Paused()))
+}
+
+// snapshot is what the next replica has to know now.
+func (t *Tenant) snapshot() handover.Snapshot {
+	g := t.gate
+	s := handover.Snapshot{
+		PausedUntil: t.Clock.Remote(g.pacer.Paused()),
+		Granted:     g.pacer.Granted(),
+		FuseBlownAt: t.Clock.Remote(g.fuse.Blown()),
+		ServedAt:    t.Clock.Remote(g.hold.ServedAt()),
+		Worker:      t.cfg.Host,
+	}
+	if h := g.hold.State(); h.Cause != "" {
+		s.Hold = &handover.Hold{Cause: string(h.Cause), Since: t.Clock.Remote(h.Since), Detail: h.Detail}
+	}
+	return s
+}
+
+// recall reads what was before. What the fuse counts cannot be found out again by
+// calls: that takes as long as it takes.
+func (t *Tenant) recall(ctx context.Context) error {
+	if !t.gate.fuse.On() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, takeOverWait)
+		defer cancel()
+	}
+	now := time.Now()
+	s, released, err := t.Keeper.Recall(ctx)
+	if err != nil {
+		return err
+	}
+	if s != nil {
+		t.restore(*s, released, now)
+	}
+	return t.rebuild(ctx, now)
+}
+
+// restore takes over what another replica has handed on, and when an operator
+// released the fuse last.
+func (t *Tenant) restore(s handover.Snapshot, released, now time.Time) {
+	g := t.gate
+	g.pacer.Restore(s.Granted, t.Clock.Local(s.PausedUntil))
+	g.hold.Reset() // of an earlier term
+	g.hold.RestoreServed(t.Clock.Local(s.ServedAt))
+	if s.Hold != nil && g.hold.Restore(hold.Cause(s.Hold.Cause), s.Hold.Detail, t.Clock.Local(s.Hold.Since), now) {
+		t.cfg.Log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", s.Hold.Cause))
+	}
+	g.fuse.Settle(t.Clock.Local(s.FuseBlownAt), t.Clock.Local(released))
+}
+
+// rebuild finds out from the records which calls were made, for the pacer's window
+// and the fuse's.
+func (t *Tenant) rebuild(ctx context.Context, now time.Time) error {
+	g := t.gate
+	since := now.Add(-max(g.pacer.Window(), g.fuse.Horizon()))
+	calls := newCalls(since.Add(-t.cfg.Policy.RequestTimeout))
+	err := t.cfg.Stores().Records.Since(ctx, t.cfg.Name, t.Clock.Remote(since), func(r record.Record, stored time.Time) {
+		r, stored = r.Shifted(-t.Clock.Ahead()), t.Clock.Local(stored)
+		calls.saw(r, stored)
+		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
+			g.fuse.Began(r.ManagedDeviceID, r.AttemptedAt, now)
+		}
+		if r.State == record.Retrying && (r.Status == 429 || r.Status == 503) && r.NextAt.After(now) {
+			// The pause may not have been handed on: its worker was killed.
+			g.pacer.Restore(0, r.NextAt)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	t.claims.withCalls(func(ours map[string]struct{}) { g.pacer.Rebuild(calls.but(ours)) })
+	g.showPause()
+	return nil
+}
+
+// calls gathers from the changes of records which calls count against the quota,
+// and since when.
+type calls struct {
+	since time.Time // calls that began before are of no account
+	known map[string]*sentCall
+}
+
+type sentCall struct {
+	pace.Call
+	answered bool
+}
+
+func newCalls(since time.Time) *calls { return &calls{since, map[string]*sentCall{}} }
+
+// saw takes a change of a record. The first change after the one that announced a
+// call is its answer; further ones are about something else.
+func (c *calls) saw(r record.Record, stored time.Time) {
+	if r.ClientRequestID == "" || r.AttemptedAt.Before(c.since) {
+		return
+	}
+	call, known := c.known[r.ClientRequestID]
+	switch {
+	case !known:
+		c.known[r.ClientRequestID] = &sentCall{pace.Call{At: stored, Granted: true}, r.State != record.Attempting}
+	case !call.answered && r.State != record.Attempting:
+		call.At, call.answered = stored, true
+		call.Granted = r.Status != 429 && r.Status != 503
+	}
+}
+
+// but are the calls without those that this process itself waits for.
+func (c *calls) but(underWay map[string]struct{}) []pace.Call {
+	var all []pace.Call
+	for id, call := range c.known {
+		if _, ours := underWay[id]; !ours {
+			all = append(all, call.Call)
+		}
+	}
+	return all
+}
