@@ -148,7 +148,7 @@ func (d *delivery) panicked(ctx context.Context, p any, stack []byte) (becomes c
 			log.Error("handling a panic panicked", zap.Any("panic", again))
 		}
 	}()
-	d.t.gate.hold.Done(d.m.Sequence)
+	d.t.gate.Hold.Done(d.m.Sequence)
 	log.Error("panic while a request was handled", zap.Any("panic", p), zap.ByteString("stack", stack),
 		zap.String("request_id", d.req.ID), zap.String("device", d.req.DeviceID))
 	if e.store == nil {

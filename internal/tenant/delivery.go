@@ -108,7 +108,7 @@ func (d *delivery) turn(soft, hard context.Context) (becomes consume.Disposition
 	e := &d.entry
 	// A guess must not claim a device, or count for the fuse: a message whose
 	// request was accepted before makes no call.
-	if !e.known && (d.m.Delivered > 1 || d.t.cfg.Cooldown > 0 || d.t.gate.fuse.On()) {
+	if !e.known && (d.m.Delivered > 1 || d.t.cfg.Cooldown > 0 || d.t.gate.Fuse.On()) {
 		if err := e.load(hard); err != nil {
 			return becomes, err
 		}
@@ -336,7 +336,7 @@ func (d *delivery) guard(ctx context.Context, now time.Time) (becomes consume.Di
 		}
 		return d.nak(at, false), false, nil
 	}
-	if !d.t.gate.admit(d.req.DeviceID, now) {
+	if !d.t.gate.Admit(d.req.DeviceID, now) {
 		if d.entry.base().UnknownFrom().IsZero() { // else an earlier call may have reset it
 			d.claim.drop(ctx)
 		}

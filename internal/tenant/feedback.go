@@ -54,7 +54,7 @@ func (f *feedback) ofCall(soft, hard context.Context) verdict.Answer {
 		l.slot.Done()
 	}
 	if e != nil {
-		f.a.Paused = d.t.gate.throttled(l.slot, f.sent, e)
+		f.a.Paused = d.t.gate.Throttled(l.slot, f.sent, e)
 	}
 	switch f.a.Kind {
 	case 0:
@@ -95,7 +95,7 @@ func (f *feedback) ofLook(soft, hard context.Context, actions graph.Actions) ver
 	d, l := f.d, f.l
 	seen := verdict.Look{Expires: d.life.end(), Expiry: d.life.why(f.a.Now)}
 	if f.e != nil {
-		f.a.Paused = d.t.gate.throttled(nil, f.sent, f.e)
+		f.a.Paused = d.t.gate.Throttled(nil, f.sent, f.e)
 	}
 	expired := verdict.Expired(seen.Expires, f.a.Now)
 	switch f.a.Kind {
@@ -126,7 +126,7 @@ func (f *feedback) ofLook(soft, hard context.Context, actions graph.Actions) ver
 
 // signal tells the hold what was found out.
 func (f *feedback) signal(s hold.Signal) {
-	st := f.d.t.gate.observe(f.l.sequence, s)
+	st := f.d.t.gate.Observe(f.l.sequence, s)
 	f.a.Everybody, f.a.NextProbe, f.a.Row = st.Everybody, st.Back, max(st.Row, f.a.Row)
 }
 
@@ -144,7 +144,7 @@ func (f *feedback) turned(soft, hard context.Context, kind hold.Kind) {
 	serves := t.lists.serves(soft, hard, f.l.sequence, f.l.token)
 	f.signal(hold.Signal{Kind: kind, Serves: serves, Detail: f.a.Detail})
 	if f.a.NotKnown = serves == hold.NotKnown; f.a.NotKnown {
-		f.a.Paused = later(f.a.Paused, later(t.gate.pacer.Paused(), t.Looks.Reads.Paused()))
+		f.a.Paused = later(f.a.Paused, later(t.gate.Pacer.Paused(), t.Looks.Reads.Paused()))
 	}
 }
 
@@ -164,7 +164,7 @@ func (f *feedback) unauthorized(hard context.Context, ask bool) {
 	switch {
 	case f.a.Renewed:
 	case err != nil:
-		f.a.Everybody, f.a.NextProbe = true, d.t.gate.noToken(f.l.sequence, err)
+		f.a.Everybody, f.a.NextProbe = true, noToken(d.t.gate, f.l.sequence, err)
 	case ask:
 		f.signal(hold.Signal{Kind: hold.Unauthorized, Detail: f.a.Detail})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"passcode-worker/internal/gate"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/pace"
@@ -31,7 +32,7 @@ type leave struct {
 // be called when the call is over. mayCall: an attempt may follow.
 func askLeave(soft, hard context.Context, t *Tenant, sequence uint64, mayCall bool) (l *leave, until time.Time, ok bool) {
 	l = &leave{t: t, sequence: sequence}
-	if l.pass, until = t.gate.hold.Admit(sequence, time.Now()); !until.IsZero() {
+	if l.pass, until = t.gate.Hold.Admit(sequence, time.Now()); !until.IsZero() {
 		return nil, until, false
 	}
 	until, ok = l.complete(soft, hard, mayCall)
@@ -54,15 +55,15 @@ func (l *leave) complete(soft, hard context.Context, mayCall bool) (until time.T
 	case soft.Err() != nil:
 		return time.Time{}, false
 	case err != nil: // without a token nothing can be called
-		return t.gate.noToken(l.sequence, err), false
+		return noToken(t.gate, l.sequence, err), false
 	}
 	l.token = token
 	t.following.saw(token)
 	if p.Cause == hold.Refused {
 		// The list is the probe, since it has no effect. Served, the hold is over.
 		serves := t.lists.serves(soft, hard, l.sequence, token)
-		if open, until := t.gate.hold.Allows(l.sequence); serves == hold.NotKnown || !open {
-			return later(until, t.gate.pacer.Paused()), false
+		if open, until := t.gate.Hold.Allows(l.sequence); serves == hold.NotKnown || !open {
+			return later(until, t.gate.Pacer.Paused()), false
 		}
 		l.pass = hold.Pass{}
 	}
@@ -75,7 +76,7 @@ func (l *leave) complete(soft, hard context.Context, mayCall bool) (until time.T
 // reserve takes a slot in the quota of calls. If ok is false, there is none before
 // until, or, where that is zero, no call is to be begun any more.
 func (l *leave) reserve(soft context.Context) (until time.Time, ok bool) {
-	slot, err := l.t.gate.pacer.Reserve(soft)
+	slot, err := l.t.gate.Pacer.Reserve(soft)
 	if wait := (*pace.Wait)(nil); errors.As(err, &wait) {
 		return wait.Until, false
 	}
@@ -94,7 +95,7 @@ func (l *leave) closed(soft context.Context) (until time.Time, closed bool) {
 	if soft.Err() != nil {
 		return time.Time{}, true
 	}
-	return l.t.gate.closed(l.sequence)
+	return l.t.gate.Closed(l.sequence)
 }
 
 // end gives back what is left of the leave.
@@ -102,7 +103,18 @@ func (l *leave) end() {
 	if l.slot != nil {
 		l.slot.Release()
 	}
-	l.t.gate.hold.Done(l.sequence)
+	l.t.gate.Hold.Done(l.sequence)
+}
+
+// noToken says when a request may come again that could get no token.
+func noToken(g *gate.Gate, sequence uint64, err error) time.Time {
+	var wait time.Duration
+	if e := (*graph.Error)(nil); errors.As(err, &e) {
+		if wait = e.RetryAfter; e.Benign {
+			return time.Now().Add(wait)
+		}
+	}
+	return g.Observe(sequence, hold.Signal{Kind: hold.NoToken, Detail: err.Error(), Wait: wait}).Back
 }
 
 func later(a, b time.Time) time.Time {

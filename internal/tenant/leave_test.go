@@ -29,20 +29,20 @@ func TestProbeWithoutToken(t *testing.T) {
 	t.Parallel()
 	ten := newTenant(Config{})
 	l := &leave{t: ten, sequence: 7}
-	ten.gate.hold.Restore(hold.Permission, "why", time.Now(), time.Now())
-	if p, _ := ten.gate.hold.Admit(l.sequence, time.Now()); !p.Probe {
+	ten.gate.Hold.Restore(hold.Permission, "why", time.Now(), time.Now())
+	if p, _ := ten.gate.Hold.Admit(l.sequence, time.Now()); !p.Probe {
 		t.Fatal("it is no probe")
 	}
 	before := time.Now()
-	at := ten.gate.noToken(l.sequence, &graph.Error{Kind: graph.TokenUnavailable, Benign: true, RetryAfter: time.Minute})
+	at := noToken(ten.gate, l.sequence, &graph.Error{Kind: graph.TokenUnavailable, Benign: true, RetryAfter: time.Minute})
 	l.end()
 	if at.Before(before.Add(time.Minute)) || at.After(time.Now().Add(time.Minute)) {
 		t.Errorf("it comes again in %s", at.Sub(before))
 	}
-	if h := ten.gate.hold.State(); h.Cause != hold.Permission || h.Detail != "why" {
+	if h := ten.gate.Hold.State(); h.Cause != hold.Permission || h.Detail != "why" {
 		t.Errorf("the hold is %+v", h)
 	}
-	if p, until := ten.gate.hold.Admit(8, time.Now()); !p.Probe {
+	if p, until := ten.gate.Hold.Admit(8, time.Now()); !p.Probe {
 		t.Errorf("no other may go until %s", until)
 	}
 }

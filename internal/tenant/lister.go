@@ -37,7 +37,7 @@ type listing struct {
 func (s *lister) serves(soft, hard context.Context, sequence uint64, token graph.Token) hold.Serves {
 	s.mu.Lock()
 	// Asked under the lock: what a list tells is known before the next begins.
-	serves := s.t.gate.hold.Serves(sequence, time.Now())
+	serves := s.t.gate.Hold.Serves(sequence, time.Now())
 	mine := s.under
 	if serves != hold.NotKnown || mine != nil {
 		s.mu.Unlock()
@@ -66,14 +66,14 @@ func (s *lister) serves(soft, hard context.Context, sequence uint64, token graph
 
 // ask asks for the list, and tells the hold what it tells.
 func (s *lister) ask(soft, hard context.Context, sequence uint64, token graph.Token) hold.Serves {
-	cfg, gate := &s.t.cfg, s.t.gate
+	cfg, g := &s.t.cfg, s.t.gate
 	sent := time.Now()
 	_, err := cfg.Graph.List(hard, graph.Call{
 		Token:           token,
 		ClientRequestID: uuid.NewString(),
 		Deadline:        sent.Add(cfg.Policy.RequestTimeout),
 		May: func() bool {
-			return soft.Err() == nil && gate.pacer.Paused().IsZero() && s.t.Looks.Reads.Paused().IsZero()
+			return soft.Err() == nil && g.Pacer.Paused().IsZero() && s.t.Looks.Reads.Paused().IsZero()
 		},
 	})
 	if errors.Is(err, graph.ErrHeldBack) {
@@ -83,21 +83,21 @@ func (s *lister) ask(soft, hard context.Context, sequence uint64, token graph.To
 	told := hold.Signal{Kind: hold.Listed, Serves: verdict.OfList(kindOf(e), token.MayRead() != "")}
 	if e != nil {
 		told.Detail = e.Error()
-		gate.throttled(nil, sent, e)
+		g.Throttled(nil, sent, e)
 	}
 	switch kindOf(e) {
 	case 0, graph.Refused, graph.Forbidden, graph.Throttled, graph.TokenRefused, graph.TokenUnavailable:
 	case graph.Unauthorized:
 		// The list may be all that is asked for, so nobody else would notice.
 		if _, err := cfg.Tokens.Renew(hard, token, e.Claims); err != nil {
-			gate.noToken(sequence, err)
+			noToken(g, sequence, err)
 		}
 	case graph.Unavailable, graph.NotSent, graph.Unknown:
 		if !e.Benign {
-			gate.observe(sequence, hold.Signal{Kind: hold.Failing, Detail: told.Detail, Wait: e.RetryAfter})
+			g.Observe(sequence, hold.Signal{Kind: hold.Failing, Detail: told.Detail, Wait: e.RetryAfter})
 		}
 	}
-	gate.observe(sequence, told)
+	g.Observe(sequence, told)
 	switch told.Serves {
 	case hold.NotKnown:
 		cfg.Log.Info("a request was refused, and the list of devices does not tell whether everything is; trying again", zap.String("error", told.Detail))

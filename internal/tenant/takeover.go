@@ -22,14 +22,14 @@ const takeOverWait = 3 * time.Second
 func (t *Tenant) TakeOver(term context.Context) {
 	defer func() {
 		t.Keeper.Begin(term)
-		t.gate.show()
+		t.gate.Show()
 	}()
 	for term.Err() == nil {
 		err := t.recall(term)
 		if err == nil || term.Err() != nil {
 			return
 		}
-		if !t.gate.fuse.On() {
+		if !t.gate.Fuse.On() {
 			t.cfg.Log.Warn("what was before could not be read: pauses, holds and the window of calls begin anew", zap.Error(err))
 			return
 		}
@@ -45,20 +45,20 @@ func (t *Tenant) TakeOver(term context.Context) {
 // Leave hands on the pause that was announced to a call that was in flight when
 // this replica's term ended.
 func (t *Tenant) Leave(ctx context.Context) {
-	t.Keeper.Leave(ctx, t.Clock.Remote(t.gate.pacer.Paused()))
+	t.Keeper.Leave(ctx, t.Clock.Remote(t.gate.Pacer.Paused()))
 }
 
 // snapshot is what the next replica has to know now.
 func (t *Tenant) snapshot() handover.Snapshot {
 	g := t.gate
 	s := handover.Snapshot{
-		PausedUntil: t.Clock.Remote(g.pacer.Paused()),
-		Granted:     g.pacer.Granted(),
-		FuseBlownAt: t.Clock.Remote(g.fuse.Blown()),
-		ServedAt:    t.Clock.Remote(g.hold.ServedAt()),
+		PausedUntil: t.Clock.Remote(g.Pacer.Paused()),
+		Granted:     g.Pacer.Granted(),
+		FuseBlownAt: t.Clock.Remote(g.Fuse.Blown()),
+		ServedAt:    t.Clock.Remote(g.Hold.ServedAt()),
 		Worker:      t.cfg.Host,
 	}
-	if h := g.hold.State(); h.Cause != "" {
+	if h := g.Hold.State(); h.Cause != "" {
 		s.Hold = &handover.Hold{Cause: string(h.Cause), Since: t.Clock.Remote(h.Since), Detail: h.Detail}
 	}
 	return s
@@ -67,7 +67,7 @@ func (t *Tenant) snapshot() handover.Snapshot {
 // recall reads what was before. What the fuse counts cannot be found out again by
 // calls: that takes as long as it takes.
 func (t *Tenant) recall(ctx context.Context) error {
-	if !t.gate.fuse.On() {
+	if !t.gate.Fuse.On() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, takeOverWait)
 		defer cancel()
@@ -87,37 +87,37 @@ func (t *Tenant) recall(ctx context.Context) error {
 // released the fuse last.
 func (t *Tenant) restore(s handover.Snapshot, released, now time.Time) {
 	g := t.gate
-	g.pacer.Restore(s.Granted, t.Clock.Local(s.PausedUntil))
-	g.hold.Reset() // of an earlier term
-	g.hold.RestoreServed(t.Clock.Local(s.ServedAt))
-	if s.Hold != nil && g.hold.Restore(hold.Cause(s.Hold.Cause), s.Hold.Detail, t.Clock.Local(s.Hold.Since), now) {
+	g.Pacer.Restore(s.Granted, t.Clock.Local(s.PausedUntil))
+	g.Hold.Reset() // of an earlier term
+	g.Hold.RestoreServed(t.Clock.Local(s.ServedAt))
+	if s.Hold != nil && g.Hold.Restore(hold.Cause(s.Hold.Cause), s.Hold.Detail, t.Clock.Local(s.Hold.Since), now) {
 		t.cfg.Log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", s.Hold.Cause))
 	}
-	g.fuse.Settle(t.Clock.Local(s.FuseBlownAt), t.Clock.Local(released))
+	g.Fuse.Settle(t.Clock.Local(s.FuseBlownAt), t.Clock.Local(released))
 }
 
 // rebuild finds out from the records which calls were made, for the pacer's window
 // and the fuse's.
 func (t *Tenant) rebuild(ctx context.Context, now time.Time) error {
 	g := t.gate
-	since := now.Add(-max(g.pacer.Window(), g.fuse.Horizon()))
+	since := now.Add(-max(g.Pacer.Window(), g.Fuse.Horizon()))
 	calls := newCalls(since.Add(-t.cfg.Policy.RequestTimeout))
 	err := t.cfg.Stores().Records.Since(ctx, t.cfg.Name, t.Clock.Remote(since), func(r record.Record, stored time.Time) {
 		r, stored = r.Shifted(-t.Clock.Ahead()), t.Clock.Local(stored)
 		calls.saw(r, stored)
 		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
-			g.fuse.Began(r.ManagedDeviceID, r.AttemptedAt, now)
+			g.Fuse.Began(r.ManagedDeviceID, r.AttemptedAt, now)
 		}
 		if r.State == record.Retrying && (r.Status == 429 || r.Status == 503) && r.NextAt.After(now) {
 			// The pause may not have been handed on: its worker was killed.
-			g.pacer.Restore(0, r.NextAt)
+			g.Pacer.Restore(0, r.NextAt)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	t.claims.withCalls(func(ours map[string]struct{}) { g.pacer.Rebuild(calls.but(ours)) })
-	g.showPause()
+	t.claims.withCalls(func(ours map[string]struct{}) { g.Pacer.Rebuild(calls.but(ours)) })
+	g.RestorePause(time.Time{})
 	return nil
 }
 

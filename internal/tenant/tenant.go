@@ -19,6 +19,7 @@ import (
 	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/devices"
 	"passcode-worker/internal/follow"
+	"passcode-worker/internal/gate"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/handover"
 	"passcode-worker/internal/metrics"
@@ -82,7 +83,7 @@ type Tenant struct {
 	Looks *follow.Tenant
 
 	cfg       Config
-	gate      *gate
+	gate      *gate.Gate
 	lists     *lister
 	claims    claims
 	backlog   *backlog.Backlog
@@ -98,11 +99,11 @@ func New(cfg Config) *Tenant {
 	t := &Tenant{Clock: &clock.Clock{}, cfg: cfg, claims: newClaims(), backlog: backlog.New(cfg.Metrics.SetWaitingRetry)}
 	t.queued.Store(-1)
 	t.Keeper = handover.NewKeeper(cfg.Name, func() *handover.Store { return cfg.Stores().Handover }, t.snapshot, cfg.Log)
-	t.gate = newGate(cfg, t.Keeper.Changed)
+	t.gate = gate.New(gate.Config{Rate: cfg.Rate, Fuse: cfg.Fuse, MaxPause: cfg.MaxPause, Changed: t.Keeper.Changed, Metrics: cfg.Metrics, Log: cfg.Log})
 	t.Looks = &follow.Tenant{
 		Name: cfg.Name, Graph: cfg.Graph, Tokens: cfg.Tokens, Ahead: t.Clock.Ahead, Known: t.Clock.Known,
-		Paused: t.gate.pacer.Paused,
-		Probed: func() bool { return !t.gate.isPaused() && t.queued.Load() != 0 },
+		Paused: t.gate.Pacer.Paused,
+		Probed: func() bool { return !t.gate.IsPaused() && t.queued.Load() != 0 },
 		Reads:  follow.NewReads(cfg.MaxPause),
 	}
 	t.lists = &lister{t: t}
@@ -142,14 +143,14 @@ func (t *Tenant) SetActive(active bool) {
 	if active {
 		t.elsewhere.Store(false)
 	}
-	t.gate.setActive(active)
+	t.gate.SetActive(active)
 }
 
 // SeeQueue is told what the server says of the queue.
 func (t *Tenant) SeeQueue(d consume.Depth) {
 	t.queued.Store(int64(d.Messages))
-	t.gate.setPaused(d.Paused, d.PausedUntil)
-	t.elsewhere.Store(d.Pinned && !t.gate.active.Load())
+	t.gate.SetPaused(d.Paused, d.PausedUntil)
+	t.elsewhere.Store(d.Pinned && !t.gate.Active())
 }
 
 // pollFuse is how often it is asked whether a blown fuse lets requests go again.
@@ -158,10 +159,10 @@ const pollFuse = 2 * time.Second
 // Credit tells how many further requests it makes sense to take now; see
 // [consume.Config].
 func (t *Tenant) Credit() (n int, at time.Time, changed <-chan struct{}) {
-	if !t.gate.fuse.Blown().IsZero() {
+	if !t.gate.Fuse.Blown().IsZero() {
 		return 0, time.Now().Add(pollFuse), nil
 	}
-	return t.gate.pacer.Available()
+	return t.gate.Pacer.Available()
 }
 
 // Refresh has to be called from time to time. It asks whether an operator has released
@@ -169,23 +170,23 @@ func (t *Tenant) Credit() (n int, at time.Time, changed <-chan struct{}) {
 // changed by itself.
 func (t *Tenant) Refresh(ctx context.Context) {
 	t.forget(time.Now())
-	pacer := t.gate.pacer
+	pacer := t.gate.Pacer
 	t.cfg.Metrics.SetRate(pacer.Limit(), pacer.Rate().PerSecond())
 	t.Keeper.Changed()
-	if !t.gate.fuse.On() {
+	if !t.gate.Fuse.On() {
 		return
 	}
 	// Also while it has not blown: a release begins the count anew, and does so
 	// whether or not this replica has to be restarted first.
-	released := t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.restorePause(t.Clock.Local(s.PausedUntil)) })
-	t.gate.release(t.Clock.Local(released))
+	released := t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })
+	t.gate.Release(t.Clock.Local(released))
 }
 
 // forget drops the messages that have not come back. To a standby none comes back:
 // when its time is over, the replica that works has it.
 func (t *Tenant) forget(now time.Time) {
 	patience := backlog.Overdue
-	if !t.gate.active.Load() {
+	if !t.gate.Active() {
 		patience = 0
 	}
 	t.backlog.Forget(now, patience)
@@ -194,9 +195,9 @@ func (t *Tenant) forget(now time.Time) {
 // Drain estimates how long it takes to empty the queue, which shrinks by so many
 // messages per second; below 0 means that no end is in sight.
 func (t *Tenant) Drain(messages int, perSecond float64) time.Duration {
-	pacer := t.gate.pacer
+	pacer := t.gate.Pacer
 	free, _, _ := pacer.Available()
-	q := backlog.Queue{Messages: messages, Flow: perSecond, Held: len(t.gate.causes()) > 0, Standby: !t.gate.active.Load(),
+	q := backlog.Queue{Messages: messages, Flow: perSecond, Held: len(t.gate.Causes()) > 0, Standby: !t.gate.Active(),
 		Limit: pacer.Limit(), Free: free}
 	if until := pacer.Paused(); !until.IsZero() {
 		q.Pause = time.Until(until)
@@ -207,11 +208,11 @@ func (t *Tenant) Drain(messages int, perSecond float64) time.Duration {
 // State is the tenant's part of /readyz. bound says why its queue is not worked on;
 // nil: it is.
 func (t *Tenant) State(bound error) metrics.TenantState {
-	s := metrics.TenantState{Tenant: t.cfg.Name, Active: t.gate.active.Load(), ActiveElsewhere: t.elsewhere.Load(), Bound: bound == nil, Holds: t.gate.causes()}
+	s := metrics.TenantState{Tenant: t.cfg.Name, Active: t.gate.Active(), ActiveElsewhere: t.elsewhere.Load(), Bound: bound == nil, Holds: t.gate.Causes()}
 	if bound != nil {
 		s.Error = fmt.Sprint(bound)
 	}
-	if until := t.gate.pacer.Paused(); !until.IsZero() {
+	if until := t.gate.Pacer.Paused(); !until.IsZero() {
 		s.PausedUntil = &until
 	}
 	return s

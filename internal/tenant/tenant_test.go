@@ -39,7 +39,7 @@ func TestStandbyEstimates(t *testing.T) {
 		{false, 40, 2, 20 * time.Second}, // the other one was granted less
 		{false, 0, 2, 0},
 	} {
-		tn.gate.active.Store(c.active)
+		tn.gate.SetActive(c.active)
 		if got := tn.Drain(c.messages, c.measured); got != c.want {
 			t.Errorf("%+v: %s", c, got)
 		}
@@ -50,7 +50,7 @@ func TestStandbyEstimates(t *testing.T) {
 	tn.backlog.Wait(1, now.Add(time.Second))
 	tn.backlog.Wait(2, now.Add(time.Minute))
 	for active, want := range map[bool]int{true: 2, false: 1} {
-		tn.gate.active.Store(active)
+		tn.gate.SetActive(active)
 		if active {
 			tn.backlog.Wait(1, now.Add(time.Second))
 		}
