@@ -6,6 +6,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/clock"
+	"passcode-worker/internal/gate"
 	"passcode-worker/internal/handover"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/pace"
@@ -49,17 +51,16 @@ func (t *Tenant) Leave(ctx context.Context) {
 }
 
 // snapshot is what the next replica has to know now.
-func (t *Tenant) snapshot() handover.Snapshot {
-	g := t.gate
+func snapshot(g *gate.Gate, c *clock.Clock, host string) handover.Snapshot {
 	s := handover.Snapshot{
-		PausedUntil: t.Clock.Remote(g.Pacer.Paused()),
+		PausedUntil: c.Remote(g.Pacer.Paused()),
 		Granted:     g.Pacer.Granted(),
-		FuseBlownAt: t.Clock.Remote(g.Fuse.Blown()),
-		ServedAt:    t.Clock.Remote(g.Hold.ServedAt()),
-		Worker:      t.cfg.Host,
+		FuseBlownAt: c.Remote(g.Fuse.Blown()),
+		ServedAt:    c.Remote(g.Hold.ServedAt()),
+		Worker:      host,
 	}
 	if h := g.Hold.State(); h.Cause != "" {
-		s.Hold = &handover.Hold{Cause: string(h.Cause), Since: t.Clock.Remote(h.Since), Detail: h.Detail}
+		s.Hold = &handover.Hold{Cause: string(h.Cause), Since: c.Remote(h.Since), Detail: h.Detail}
 	}
 	return s
 }
@@ -78,22 +79,21 @@ func (t *Tenant) recall(ctx context.Context) error {
 		return err
 	}
 	if s != nil {
-		t.restore(*s, released, now)
+		if restore(*s, t.gate, t.Clock, released, now) {
+			t.cfg.Log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", s.Hold.Cause))
+		}
 	}
 	return t.rebuild(ctx, now)
 }
 
 // restore takes over what another replica has handed on, and when an operator
-// released the fuse last.
-func (t *Tenant) restore(s handover.Snapshot, released, now time.Time) {
-	g := t.gate
-	g.Pacer.Restore(s.Granted, t.Clock.Local(s.PausedUntil))
+// released the fuse last. It reports whether a hold goes on.
+func restore(s handover.Snapshot, g *gate.Gate, c *clock.Clock, released, now time.Time) (held bool) {
+	g.Pacer.Restore(s.Granted, c.Local(s.PausedUntil))
 	g.Hold.Reset() // of an earlier term
-	g.Hold.RestoreServed(t.Clock.Local(s.ServedAt))
-	if s.Hold != nil && g.Hold.Restore(hold.Cause(s.Hold.Cause), s.Hold.Detail, t.Clock.Local(s.Hold.Since), now) {
-		t.cfg.Log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", s.Hold.Cause))
-	}
-	g.Fuse.Settle(t.Clock.Local(s.FuseBlownAt), t.Clock.Local(released))
+	g.Hold.RestoreServed(c.Local(s.ServedAt))
+	g.Fuse.Settle(c.Local(s.FuseBlownAt), c.Local(released))
+	return s.Hold != nil && g.Hold.Restore(hold.Cause(s.Hold.Cause), s.Hold.Detail, c.Local(s.Hold.Since), now)
 }
 
 // rebuild finds out from the records which calls were made, for the pacer's window

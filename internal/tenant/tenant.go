@@ -98,7 +98,8 @@ type Tenant struct {
 func New(cfg Config) *Tenant {
 	t := &Tenant{Clock: &clock.Clock{}, cfg: cfg, claims: newClaims(), backlog: backlog.New(cfg.Metrics.SetWaitingRetry)}
 	t.queued.Store(-1)
-	t.Keeper = handover.NewKeeper(cfg.Name, func() *handover.Store { return cfg.Stores().Handover }, t.snapshot, cfg.Log)
+	t.Keeper = handover.NewKeeper(cfg.Name, func() *handover.Store { return cfg.Stores().Handover },
+		func() handover.Snapshot { return snapshot(t.gate, t.Clock, cfg.Host) }, cfg.Log)
 	t.gate = gate.New(gate.Config{Rate: cfg.Rate, Fuse: cfg.Fuse, MaxPause: cfg.MaxPause, Changed: t.Keeper.Changed, Metrics: cfg.Metrics, Log: cfg.Log})
 	t.Looks = &follow.Tenant{
 		Name: cfg.Name, Graph: cfg.Graph, Tokens: cfg.Tokens, Ahead: t.Clock.Ahead, Known: t.Clock.Known,
@@ -169,7 +170,11 @@ func (t *Tenant) Credit() (n int, at time.Time, changed <-chan struct{}) {
 // the fuse and whether what was handed on is still there, and hands on what has
 // changed by itself.
 func (t *Tenant) Refresh(ctx context.Context) {
-	t.forget(time.Now())
+	patience := backlog.Overdue
+	if !t.gate.Active() {
+		patience = 0 // to a standby none comes back: when its time is over, the replica that works has it
+	}
+	t.backlog.Forget(time.Now(), patience)
 	pacer := t.gate.Pacer
 	t.cfg.Metrics.SetRate(pacer.Limit(), pacer.Rate().PerSecond())
 	t.Keeper.Changed()
@@ -180,16 +185,6 @@ func (t *Tenant) Refresh(ctx context.Context) {
 	// whether or not this replica has to be restarted first.
 	released := t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })
 	t.gate.Release(t.Clock.Local(released))
-}
-
-// forget drops the messages that have not come back. To a standby none comes back:
-// when its time is over, the replica that works has it.
-func (t *Tenant) forget(now time.Time) {
-	patience := backlog.Overdue
-	if !t.gate.Active() {
-		patience = 0
-	}
-	t.backlog.Forget(now, patience)
 }
 
 // Drain estimates how long it takes to empty the queue, which shrinks by so many

@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -46,16 +47,15 @@ func TestStandbyEstimates(t *testing.T) {
 	}
 
 	// A request that waited here comes back to the replica that works now.
-	now := time.Now()
-	tn.backlog.Wait(1, now.Add(time.Second))
-	tn.backlog.Wait(2, now.Add(time.Minute))
-	for active, want := range map[bool]int{true: 2, false: 1} {
-		tn.gate.SetActive(active)
-		if active {
-			tn.backlog.Wait(1, now.Add(time.Second))
+	synctest.Test(t, func(t *testing.T) {
+		for active, want := range map[bool]int{true: 2, false: 1} {
+			tn.SetActive(active)
+			tn.backlog.Wait(1, time.Now().Add(time.Second))
+			tn.backlog.Wait(2, time.Now().Add(time.Minute))
+			time.Sleep(2 * time.Second) // fake time
+			if tn.Refresh(t.Context()); waiting != want {
+				t.Errorf("active %t: %d wait, want %d", active, waiting, want)
+			}
 		}
-		if tn.forget(now.Add(2 * time.Second)); waiting != want {
-			t.Errorf("active %t: %d wait, want %d", active, waiting, want)
-		}
-	}
+	})
 }

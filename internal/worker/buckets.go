@@ -85,14 +85,14 @@ func (b *buckets) openState(ctx context.Context) (*handover.Store, error) {
 	}
 	if cfg.Setup {
 		if _, setupErr := topology.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); setupErr == nil {
-			b.fleet.log.Warn("bucket " + name + " was missing and is made")
+			b.fleet.cfg.Log.Warn("bucket " + name + " was missing and is made")
 			b.mu.Lock()
 			b.lost = true
 			b.mu.Unlock()
 			return handover.Open(ctx, b.fleet.js, name)
 		}
 	}
-	b.fleet.once("weaker than promised: bucket " + name + " is missing, so that a restart forgets pauses, holds and what was learned " +
+	b.fleet.warnings.once("weaker than promised: bucket " + name + " is missing, so that a restart forgets pauses, holds and what was learned " +
 		"of the quota, and only a restart releases a fuse; worker setup makes it")
 	return nil, err
 }
@@ -130,7 +130,7 @@ func (b *buckets) look(ctx context.Context) {
 	if b.stores().Records == nil {
 		return // no queue was bound yet, which tells more
 	}
-	log := b.fleet.log
+	log := b.fleet.cfg.Log
 	err := b.open(ctx)
 	if errors.Is(err, jetstream.ErrBucketNotFound) && b.fleet.cfg.Setup {
 		log.Error("the records are gone and are begun anew: requests that were accepted before are no longer known as such")

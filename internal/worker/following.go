@@ -46,8 +46,8 @@ func newFollower(f *fleet) *follow.Follower {
 				f.metrics.SetFollow(metrics.FollowDepth{Open: d.Open, Oldest: d.Oldest, Lag: d.Lag})
 			},
 		},
-		Warn: f.once,
-		Log:  f.log.Named("follow").WithOptions(zap.WithCaller(false)),
+		Warn: f.warnings.once,
+		Log:  f.cfg.Log.Named("follow").WithOptions(zap.WithCaller(false)),
 	})
 }
 
@@ -61,7 +61,7 @@ func newAnnouncer(f *fleet) *follow.Announcer {
 		if s := f.get(tenant); s != nil {
 			s.metrics.NotFollowed()
 		}
-		f.once("an accepted request is not followed, because its alarm could not be stored; the request itself is done. Further ones are counted in "+
+		f.warnings.once("an accepted request is not followed, because its alarm could not be stored; the request itself is done. Further ones are counted in "+
 			"passcode_reset_follow_lost_total; worker outcome follow --since makes up for them", zap.Error(err))
 	})
 }

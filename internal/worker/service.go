@@ -21,7 +21,6 @@ import (
 type service struct {
 	fleet   *fleet
 	spec    Tenant
-	names   topology.Names
 	graph   *graph.Client
 	metrics *metrics.Tenant
 	tenant  *tenant.Tenant
@@ -47,30 +46,30 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		return nil, err
 	}
 	cfg := f.cfg
-	cfg.Names.Tenant = spec.Name
 	tm := f.metrics.Tenant(spec.Name)
 	tm.SetRate(spec.Rate.PerSecond(), spec.Rate.PerSecond())
-	log := f.log.With(zap.String("tenant", spec.Name))
+	log := f.cfg.Log.With(zap.String("tenant", spec.Name))
 	s := &service{
-		fleet: f, spec: spec, names: cfg.Names, graph: client, metrics: tm, log: log,
+		fleet: f, spec: spec, graph: client, metrics: tm, log: log,
 		done: make(chan struct{}), bound: errors.New("not bound yet"),
 	}
+	names := s.names()
 	s.tenant = tenant.New(tenant.Config{
 		Name: spec.Name, Host: f.host,
 		Policy: cfg.Policy, Rate: spec.Rate, Fuse: cfg.Fuse, Cooldown: cfg.Cooldown, MaxPause: cfg.MaxPause,
 		Graph:   client,
 		Tokens:  graph.NewTokens(acquire, func(err error) { tm.TokenRequest(tokenResult(err)) }),
-		Letters: deadletter.New(f.js, cfg.Names),
+		Letters: deadletter.New(f.js, names),
 		Stores:  f.buckets.stores,
 		Exists: func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error) {
 			return topology.Exists(ctx, f.js, stream, sequence, published)
 		},
 		Announcer: f.announcer, FollowAuto: cfg.Follow == FollowAuto,
-		Metrics: tm, Tracer: cfg.Tracer, Warn: f.once,
+		Metrics: tm, Tracer: cfg.Tracer, Warn: f.warnings.once,
 		Log: log.Named("verdict").WithOptions(zap.WithCaller(false)),
 	})
 	s.queue = consume.New(f.js, consume.Config{
-		Names:   cfg.Names,
+		Names:   names,
 		Setup:   cfg.Setup,
 		Layout:  cfg.Layout,
 		Slots:   cfg.Concurrency,
@@ -118,12 +117,6 @@ func (s *service) binding() error {
 	return s.fleet.buckets.err()
 }
 
-// keep is how long records have to last.
-func (s *service) keep() time.Duration {
-	cfg := s.fleet.cfg
-	return topology.Keep(cfg.Policy.MaxAge, cfg.Cooldown, cfg.Fuse.W)
-}
-
 // watch shows how much waits, and says once what is weaker than promised.
 func (s *service) watch(ctx context.Context) {
 	ticker := time.NewTicker(pollInterval)
@@ -142,14 +135,7 @@ func (s *service) watch(ctx context.Context) {
 		}
 		if !checked {
 			checked = true
-			follows := s.fleet.cfg.Follow != FollowOff && !s.fleet.followChecked.Swap(true) // all tenants share that
-			for _, w := range topology.Weaknesses(ctx, s.fleet.js, s.names, s.keep(), follows) {
-				s.fleet.once("weaker than promised: " + w)
-			}
-			for _, stream := range topology.Rivals(ctx, s.fleet.js, s.names) {
-				s.fleet.once("weaker than promised: stream " + stream + " of another JetStream domain or account takes the same dead letters, " +
-					"and perhaps the same requests; a worker there would reset devices a second time; see worker check")
-			}
+			s.warnOfWeaknesses(ctx)
 		}
 		ticker.Reset(s.fleet.poll())
 		s.tenant.Refresh(ctx)
@@ -163,7 +149,7 @@ func (s *service) watch(ctx context.Context) {
 		s.tenant.SeeQueue(depth)
 		if depth.Messages == 0 {
 			oldest = time.Time{}
-		} else if at, err := topology.Oldest(ctx, s.fleet.js, s.names); err == nil {
+		} else if at, err := topology.Oldest(ctx, s.fleet.js, s.names()); err == nil {
 			oldest = s.tenant.Clock.Local(at)
 		} else if ctx.Err() == nil { // what was known of it still holds
 			s.log.Debug("the oldest request could not be read", zap.Error(err))
@@ -175,6 +161,27 @@ func (s *service) watch(ctx context.Context) {
 			Oldest:      age(oldest),
 			Drain:       s.tenant.Drain(depth.Messages, flow.PerSecond(depth.Messages, time.Now())),
 		})
+	}
+}
+
+// names are the names on NATS, with the tenant's.
+func (s *service) names() topology.Names {
+	n := s.fleet.cfg.Names
+	n.Tenant = s.spec.Name
+	return n
+}
+
+// warnOfWeaknesses says once what is weaker than promised.
+func (s *service) warnOfWeaknesses(ctx context.Context) {
+	f, names := s.fleet, s.names()
+	keep := topology.Keep(f.cfg.Policy.MaxAge, f.cfg.Cooldown, f.cfg.Fuse.W) // how long records have to last
+	follows := f.cfg.Follow != FollowOff && !f.followChecked.Swap(true)      // all tenants share that
+	for _, w := range topology.Weaknesses(ctx, f.js, names, keep, follows) {
+		f.warnings.once("weaker than promised: " + w)
+	}
+	for _, stream := range topology.Rivals(ctx, f.js, names) {
+		f.warnings.once("weaker than promised: stream " + stream + " of another JetStream domain or account takes the same dead letters, " +
+			"and perhaps the same requests; a worker there would reset devices a second time; see worker check")
 	}
 }
 
