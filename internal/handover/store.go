@@ -90,19 +90,13 @@ func isSnapshot(v bucket.Revision) bool {
 	return ok
 }
 
-// decodeSnapshot reads a state that a worker has written. The form is strict, since
-// a PubAck is JSON, too.
+// decodeSnapshot reads a snapshot that a worker has written.
 func decodeSnapshot(v bucket.Revision) (Snapshot, bool) {
-	if !written(v) {
-		return Snapshot{}, false
-	}
 	var form struct {
 		Snapshot
 		Name *string `json:"worker"` // must be there
 	}
-	d := json.NewDecoder(bytes.NewReader(v.Value))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&form); err != nil || form.Name == nil || d.Decode(&struct{}{}) != io.EOF {
+	if !decode(v, &form) || form.Name == nil {
 		return Snapshot{}, false
 	}
 	w := form.Snapshot
@@ -130,16 +124,19 @@ func decodeSnapshot(v bucket.Revision) (Snapshot, bool) {
 // sane is how far from now an instant of a state can be.
 const sane = 10 * 365 * 24 * time.Hour
 
-// written reports whether a value was written the way that [Store] does it: with
-// no headers but that of a compare-and-set. What a server stores of its own
-// accord, or as an answer to somebody's reading, has others.
-func written(v bucket.Revision) bool {
+// decode reads a value that was written the way that [Store] does it: with no headers
+// but that of a compare-and-set. What a server stores of its own accord, or as an
+// answer to somebody's reading, has others. The form is strict, since a PubAck is
+// JSON, too.
+func decode(v bucket.Revision, form any) bool {
 	for name := range v.Header {
 		if name != jetstream.ExpectedLastSubjSeqHeader {
 			return false
 		}
 	}
-	return true
+	d := json.NewDecoder(bytes.NewReader(v.Value))
+	d.DisallowUnknownFields()
+	return d.Decode(form) == nil && d.Decode(&struct{}{}) == io.EOF
 }
 
 // SetSnapshot hands on, and returns the revision. The last one to write wins: only
@@ -206,12 +203,7 @@ func isReads(v bucket.Revision) bool {
 }
 
 func decodeReads(v bucket.Revision) (r reads, ok bool) {
-	if !written(v) {
-		return reads{}, false
-	}
-	d := json.NewDecoder(bytes.NewReader(v.Value))
-	d.DisallowUnknownFields()
-	if d.Decode(&r) != nil || d.Decode(&struct{}{}) != io.EOF || r.PausedUntil.Sub(v.Time).Abs() > longestPause {
+	if !decode(v, &r) || r.PausedUntil.Sub(v.Time).Abs() > longestPause {
 		return reads{}, false
 	}
 	return r, true

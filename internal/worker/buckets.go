@@ -23,8 +23,8 @@ type buckets struct {
 	mu      sync.Mutex
 	found   tenant.Stores
 	missing error // nil while the records are there
-	// lost tells that the state was found to be missing, so that what is in it
-	// has to be written anew once it is back.
+	// lost: what replicas hand on was found to be missing, and has to be written anew
+	// once its bucket is back.
 	lost bool
 }
 
@@ -37,15 +37,15 @@ func (b *buckets) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, stateErr := b.openState(ctx)
+	handed, handedErr := b.openHandover(ctx)
 	cooling, err := b.openDevices(ctx)
 	b.mu.Lock()
 	b.found.Records, b.found.Devices = records, cooling
 	back := false
 	switch {
-	case stateErr == nil:
-		b.found.Handover, back, b.lost = known, b.lost, false
-	case errors.Is(stateErr, jetstream.ErrBucketNotFound):
+	case handedErr == nil:
+		b.found.Handover, back, b.lost = handed, b.lost, false
+	case errors.Is(handedErr, jetstream.ErrBucketNotFound):
 		b.found.Handover, b.lost = nil, true
 	}
 	b.mu.Unlock()
@@ -74,14 +74,14 @@ func (b *buckets) openDevices(ctx context.Context) (*devices.Store, error) {
 	return found, err
 }
 
-// openState looks up the bucket of what replicas hand on, and makes it where it
+// openHandover looks up the bucket of what replicas hand on, and makes it where it
 // is missing and that is allowed: without it no fuse can be released.
-func (b *buckets) openState(ctx context.Context) (*handover.Store, error) {
+func (b *buckets) openHandover(ctx context.Context) (*handover.Store, error) {
 	cfg := b.fleet.cfg
 	name := cfg.Names.StateBucket()
-	known, err := handover.Open(ctx, b.fleet.js, name)
+	found, err := handover.Open(ctx, b.fleet.js, name)
 	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return known, err
+		return found, err
 	}
 	if cfg.Setup {
 		if _, setupErr := topology.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); setupErr == nil {

@@ -37,7 +37,6 @@ type fleet struct {
 	// announcer publishes the first alarms of accepted requests; nil: nobody is followed.
 	announcer *follow.Announcer
 	warnings  *warnings
-	listed    atomic.Int32 // how many tenants are
 	// followChecked is set once the settings of what following needs were looked at.
 	followChecked atomic.Bool
 
@@ -93,7 +92,6 @@ func (f *fleet) run(ctx, work context.Context) {
 // apply serves these tenants from now on: one that is new is begun, one that is
 // missing is ended, one that has changed is ended and begun anew.
 func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
-	f.listed.Store(int32(len(tenants)))
 	listed := map[string]bool{}
 	for _, t := range tenants {
 		listed[t.Name] = true
@@ -199,7 +197,9 @@ func (f *fleet) states() []metrics.TenantState {
 
 // poll is how long to wait between two readings of one queue's depth.
 func (f *fleet) poll() time.Duration {
-	return max(pollInterval, time.Duration(f.listed.Load())*pollEach)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(pollInterval, time.Duration(len(f.served))*pollEach)
 }
 
 // unknownAction tells of an action that may be a reset, by its name.
