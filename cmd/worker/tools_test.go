@@ -18,10 +18,10 @@ import (
 
 	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/handover"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/state"
 	"passcode-worker/internal/topology"
 )
 
@@ -235,13 +235,13 @@ func TestPauseAndResume(t *testing.T) {
 	w.awaitState("P1", record.Accepted)
 
 	// A fuse that has blown.
-	store, err := state.Open(w.ctx, w.js, names.StateBucket())
+	store, err := handover.Open(w.ctx, w.js, names.StateBucket())
 	if err != nil {
 		t.Fatal(err)
 	}
 	blown := time.Now().UTC()
-	_, err = store.SetWorker(w.ctx, "default", state.Worker{FuseBlownAt: blown, Worker: "h\x1b[31m",
-		Hold: &state.Hold{Cause: "fuse", Since: blown, Detail: "\x1b]0;x\a more than 500 devices in 1h"}, Granted: 3})
+	_, err = store.SetSnapshot(w.ctx, "default", handover.Snapshot{FuseBlownAt: blown, Worker: "h\x1b[31m",
+		Hold: &handover.Hold{Cause: "fuse", Since: blown, Detail: "\x1b]0;x\a more than 500 devices in 1h"}, Granted: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,9 +251,9 @@ func TestPauseAndResume(t *testing.T) {
 	}
 	expect(t, env, exitDone, "tenant default is resumed, and its fuse released\n", "", "resume")
 	expect(t, env, exitDone, `\{"tenant":"default","paused":false\}\n`, "", "resume", "-o", "json")
-	o, err := store.Operator(w.ctx, "default")
-	if err != nil || !o.ReleasedAt.After(blown) {
-		t.Errorf("released at %s, blown at %s: %v", o.ReleasedAt, blown, err)
+	at, err := store.ReleasedAt(w.ctx, "default")
+	if err != nil || !at.After(blown) {
+		t.Errorf("released at %s, blown at %s: %v", at, blown, err)
 	}
 	p.stop()
 }

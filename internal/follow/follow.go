@@ -15,10 +15,10 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/handover"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/state"
 	"passcode-worker/internal/topology"
 )
 
@@ -35,7 +35,7 @@ type Config struct {
 
 	// Records and State are the buckets as they were found last; nil: not found.
 	Records func() *record.Store
-	State   func() *state.Store
+	State   func() *handover.Store
 	// Tenant is a tenant that this process serves; nil: it does not.
 	Tenant func(name string) *Tenant
 

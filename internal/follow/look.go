@@ -11,10 +11,10 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/graph"
+	"passcode-worker/internal/handover"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/state"
 )
 
 // turns is how often a look is decided on, where another replica has written the
@@ -219,7 +219,7 @@ func (t *Tenant) Call(token graph.Token, timeout time.Duration) graph.Call {
 
 // Account tells the pacer of the looks what a look came to, and the other replicas what
 // Graph has asked for. store may be nil, and e is nil where the look was answered.
-func (t *Tenant) Account(ctx context.Context, store *state.Store, slot *pace.Slot, sent time.Time, e *graph.Error) {
+func (t *Tenant) Account(ctx context.Context, store *handover.Store, slot *pace.Slot, sent time.Time, e *graph.Error) {
 	var until time.Time
 	switch {
 	case e == nil || e.Kind == graph.Refused || e.Kind == graph.Forbidden:

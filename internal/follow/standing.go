@@ -7,8 +7,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"passcode-worker/internal/handover"
 	"passcode-worker/internal/hold"
-	"passcode-worker/internal/state"
 )
 
 // standing is what is known of a tenant besides its requests. Nobody waits for NATS while
@@ -18,7 +18,7 @@ type standing struct {
 	servedAt time.Time // when Graph last answered for the tenant, by this machine's clock
 	renewed  time.Time // when a look last asked for another token
 	asked    time.Time // when the others' word was asked for last
-	worker   state.Worker
+	worker   handover.Snapshot
 }
 
 const (
@@ -80,7 +80,7 @@ func stops(c hold.Cause) bool {
 
 // others is what the replica that works on the tenant has handed on, and what any of
 // them was told about looks.
-func (f *Follower) others(ctx context.Context, t *Tenant) state.Worker {
+func (f *Follower) others(ctx context.Context, t *Tenant) handover.Snapshot {
 	s, store := &t.standing, f.cfg.State()
 	s.mu.Lock()
 	known, fresh := s.worker, time.Since(s.asked) < readEach
@@ -93,7 +93,7 @@ func (f *Follower) others(ctx context.Context, t *Tenant) state.Worker {
 	}
 	ctx, cancel := context.WithTimeout(ctx, othersWait)
 	defer cancel()
-	w, _, err := store.Worker(ctx, t.Name)
+	w, _, err := store.Snapshot(ctx, t.Name)
 	reads, readsErr := store.Reads(ctx, t.Name)
 	if err != nil || readsErr != nil {
 		f.cfg.Log.Debug("what other replicas have handed on could not be read", zap.String("tenant", t.Name), zap.Error(err), zap.NamedError("reads", readsErr))

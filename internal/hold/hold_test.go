@@ -447,7 +447,7 @@ func TestOwnFault(t *testing.T) {
 	own := func(s Signal, want bool) {
 		t.Helper()
 		probe := newClock(t)
-		*probe.Hold = Hold{outage: map[uint64]int{}, denied: map[uint64]struct{}{}, acceptedAt: h.acceptedAt, acceptedBy: h.acceptedBy}
+		probe.known.acceptedAt, probe.known.acceptedBy = h.known.acceptedAt, h.known.acceptedBy
 		probe.now = h.now
 		if got := !probe.Observe(9, s, probe.now).Everybody; got != want {
 			t.Errorf("after %s: %+v: own fault %v", h.now.Sub(start), s, got)
@@ -508,8 +508,8 @@ func TestMemory(t *testing.T) {
 		h.Serves(m, h.now)
 		h.Admit(m, h.now)
 	}
-	if len(h.outage) > outageRow || len(h.denied) > refusalRow || len(h.refused) > refusalRow {
-		t.Errorf("%d, %d and %d requests are remembered", len(h.outage), len(h.denied), len(h.refused))
+	if len(h.known.outage) > outageRow || len(h.known.denied) > refusalRow || len(h.known.refused) > refusalRow {
+		t.Errorf("%d, %d and %d requests are remembered", len(h.known.outage), len(h.known.denied), len(h.known.refused))
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"passcode-worker/internal/state"
+	"passcode-worker/internal/handover"
 )
 
 // Pause makes no worker take a request of the tenant until an instant by the
@@ -59,23 +59,23 @@ func (t *Tools) Resume(ctx context.Context) error {
 // as far as the workers have written it down; a release is stored anyway.
 func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 	err = t.insist(ctx, func(ctx context.Context) error {
-		store, err := state.Open(ctx, t.js, t.names.StateBucket())
+		store, err := handover.Open(ctx, t.js, t.names.StateBucket())
 		if errors.Is(err, jetstream.ErrBucketNotFound) {
 			return finalError("bucket " + t.names.StateBucket() + " does not exist, so that no worker would learn of it: run worker setup, then worker resume")
 		}
 		if err != nil {
 			return err
 		}
-		w, _, err := store.Worker(ctx, t.names.Tenant)
+		w, _, err := store.Snapshot(ctx, t.names.Tenant)
 		if err != nil {
 			return err
 		}
-		o, err := store.Operator(ctx, t.names.Tenant)
+		released, err := store.ReleasedAt(ctx, t.names.Tenant)
 		if err != nil {
 			return err
 		}
 		// A second try after a lost reply finds the release of the first.
-		blown = blown || w.FuseBlownAt.After(o.ReleasedAt)
+		blown = blown || w.FuseBlownAt.After(released)
 		return store.Release(ctx, t.names.Tenant)
 	})
 	if err != nil {

@@ -11,10 +11,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"passcode-worker/internal/handover"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
-	"passcode-worker/internal/state"
 	"passcode-worker/internal/topology"
 )
 
@@ -43,7 +43,7 @@ type Queue struct {
 	// ThrottledUntil is the end of a pause that Graph has asked for.
 	ThrottledUntil *time.Time `json:"throttledUntil,omitempty"`
 	// Hold is why the queue stands still, as the worker wrote it down last.
-	Hold *state.Hold `json:"hold,omitempty"`
+	Hold *handover.Hold `json:"hold,omitempty"`
 	// FuseBlownAt is when the fuse blew that nobody has released since.
 	FuseBlownAt *time.Time `json:"fuseBlownAt,omitempty"`
 	// Worker is the host name of the replica that wrote the state last.
@@ -146,20 +146,20 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate, followFor time.Durati
 
 // handedOn adds what the replicas hand on to each other.
 func (t *Tools) handedOn(ctx context.Context, out *Queue, rate *pace.Rate, now time.Time) error {
-	store, err := state.Open(ctx, t.js, t.names.StateBucket())
+	store, err := handover.Open(ctx, t.js, t.names.StateBucket())
 	if err != nil {
 		return err
 	}
-	w, _, err := store.Worker(ctx, t.names.Tenant)
+	w, _, err := store.Snapshot(ctx, t.names.Tenant)
 	if err != nil {
 		return err
 	}
-	o, err := store.Operator(ctx, t.names.Tenant)
+	released, err := store.ReleasedAt(ctx, t.names.Tenant)
 	if err != nil {
 		return err
 	}
 	out.Worker, out.Hold = w.Worker, w.Hold
-	if w.FuseBlownAt.After(o.ReleasedAt) {
+	if w.FuseBlownAt.After(released) {
 		out.FuseBlownAt = &w.FuseBlownAt
 	}
 	if w.PausedUntil.After(now) {

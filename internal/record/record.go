@@ -166,5 +166,16 @@ func (r *Record) MarkUnknown() {
 	}
 }
 
+// Shifted turns the record's instants into those of another clock, which is ahead by
+// that much. ReceivedAt stays as it is: it identifies the message.
+func (r Record) Shifted(by time.Duration) Record {
+	for _, t := range []*time.Time{&r.AttemptedAt, &r.UnknownSince, &r.AbsentSince, &r.NextAt, &r.FinishedAt} {
+		if !t.IsZero() {
+			*t = t.Add(by)
+		}
+	}
+	return r
+}
+
 // Key is the key of a request's record: the tenant and the escaped id.
 func Key(tenant, escapedID string) string { return tenant + "." + escapedID }

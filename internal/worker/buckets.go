@@ -10,8 +10,9 @@ import (
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/devices"
+	"passcode-worker/internal/handover"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/state"
+	"passcode-worker/internal/tenant"
 	"passcode-worker/internal/topology"
 )
 
@@ -20,18 +21,11 @@ type buckets struct {
 	fleet *fleet
 
 	mu      sync.Mutex
-	found   stores
+	found   tenant.Stores
 	missing error // nil while the records are there
-	// lost tells that the state was found to be missing, so that what is in it
-	// has to be written anew once it is back.
+	// lost: what replicas hand on was found to be missing, and has to be written anew
+	// once its bucket is back.
 	lost bool
-}
-
-// stores are the buckets as they were found last.
-type stores struct {
-	records *record.Store  // nil until it was found
-	state   *state.Store   // nil while it is not found; the work goes on without it
-	devices *devices.Store // nil where devices do not cool down, or it is not found: then nothing is called
 }
 
 func newBuckets(f *fleet) *buckets { return &buckets{fleet: f} }
@@ -43,21 +37,21 @@ func (b *buckets) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, stateErr := b.openState(ctx)
+	handed, handedErr := b.openHandover(ctx)
 	cooling, err := b.openDevices(ctx)
 	b.mu.Lock()
-	b.found.records, b.found.devices = records, cooling
+	b.found.Records, b.found.Devices = records, cooling
 	back := false
 	switch {
-	case stateErr == nil:
-		b.found.state, back, b.lost = known, b.lost, false
-	case errors.Is(stateErr, jetstream.ErrBucketNotFound):
-		b.found.state, b.lost = nil, true
+	case handedErr == nil:
+		b.found.Handover, back, b.lost = handed, b.lost, false
+	case errors.Is(handedErr, jetstream.ErrBucketNotFound):
+		b.found.Handover, b.lost = nil, true
 	}
 	b.mu.Unlock()
 	if back {
 		for _, s := range b.fleet.all() {
-			s.tenant.handOnAnew()
+			s.tenant.Keeper.Lost()
 		}
 	}
 	return err
@@ -80,31 +74,31 @@ func (b *buckets) openDevices(ctx context.Context) (*devices.Store, error) {
 	return found, err
 }
 
-// openState looks up the bucket of what replicas hand on, and makes it where it
+// openHandover looks up the bucket of what replicas hand on, and makes it where it
 // is missing and that is allowed: without it no fuse can be released.
-func (b *buckets) openState(ctx context.Context) (*state.Store, error) {
+func (b *buckets) openHandover(ctx context.Context) (*handover.Store, error) {
 	cfg := b.fleet.cfg
 	name := cfg.Names.StateBucket()
-	known, err := state.Open(ctx, b.fleet.js, name)
+	found, err := handover.Open(ctx, b.fleet.js, name)
 	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return known, err
+		return found, err
 	}
 	if cfg.Setup {
 		if _, setupErr := topology.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); setupErr == nil {
-			b.fleet.log.Warn("bucket " + name + " was missing and is made")
+			b.fleet.cfg.Log.Warn("bucket " + name + " was missing and is made")
 			b.mu.Lock()
 			b.lost = true
 			b.mu.Unlock()
-			return state.Open(ctx, b.fleet.js, name)
+			return handover.Open(ctx, b.fleet.js, name)
 		}
 	}
-	b.fleet.once("weaker than promised: bucket " + name + " is missing, so that a restart forgets pauses, holds and what was learned " +
+	b.fleet.warnings.once("weaker than promised: bucket " + name + " is missing, so that a restart forgets pauses, holds and what was learned " +
 		"of the quota, and only a restart releases a fuse; worker setup makes it")
 	return nil, err
 }
 
 // stores are the buckets as they were found last.
-func (b *buckets) stores() stores {
+func (b *buckets) stores() tenant.Stores {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.found
@@ -133,10 +127,10 @@ func (b *buckets) watch(ctx context.Context) {
 }
 
 func (b *buckets) look(ctx context.Context) {
-	if b.stores().records == nil {
+	if b.stores().Records == nil {
 		return // no queue was bound yet, which tells more
 	}
-	log := b.fleet.log
+	log := b.fleet.cfg.Log
 	err := b.open(ctx)
 	if errors.Is(err, jetstream.ErrBucketNotFound) && b.fleet.cfg.Setup {
 		log.Error("the records are gone and are begun anew: requests that were accepted before are no longer known as such")

@@ -18,7 +18,8 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// Config is everything that [Run] needs. Zero durations and counts are not
+// Config is everything that [Run] needs; it has a field for each thing that an
+// operator can choose. Zero durations and counts are not
 // replaced by defaults: the command line has these.
 type Config struct {
 	NATS natsconn.Config

@@ -13,14 +13,12 @@ import (
 
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/deadletter"
-	"passcode-worker/internal/follow"
 	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/guard"
-	"passcode-worker/internal/hold"
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/tenant"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
@@ -114,7 +112,7 @@ func call(t testing.TB, r *rig, device string) {
 }
 
 // bare is a tenant that is driven by hand.
-func bare(t *testing.T, r *rig) *tenant {
+func bare(t *testing.T, r *rig, change ...func(*tenant.Config)) *tenant.Tenant {
 	t.Helper()
 	if _, err := topology.Setup(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
 		t.Fatal(err)
@@ -132,16 +130,17 @@ func bare(t *testing.T, r *rig) *tenant {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	pacer := pace.New(pace.Rate{}, 0)
-	return &tenant{name: "default", host: "test", policy: r.cfg.Policy, log: r.cfg.Log,
-		metrics: metrics.New(metrics.Build{}).Tenant("default"), letters: deadletter.New(r.js, r.names),
-		graph: client, tokens: graph.NewTokens(acquire, nil), pacer: pacer, hold: hold.New(),
-		following: following{looks: &follow.Tenant{Paused: pacer.Paused, Reads: follow.NewReads(0)}},
-		exists: func(ctx context.Context, stream string, seq uint64, at time.Time) (bool, error) {
+	cfg := tenant.Config{Name: "default", Host: "test", Policy: r.cfg.Policy, Log: r.cfg.Log,
+		Metrics: metrics.New(metrics.Build{}).Tenant("default"), Letters: deadletter.New(r.js, r.names),
+		Graph: client, Tokens: graph.NewTokens(acquire, nil),
+		Exists: func(ctx context.Context, stream string, seq uint64, at time.Time) (bool, error) {
 			return topology.Exists(ctx, r.js, stream, seq, at)
 		},
-		stores: func() stores { return stores{records: store} }, fuse: guard.NewFuse(pace.Rate{}), underWay: map[string]struct{}{}, news: make(chan struct{}, 1),
-		busy: map[string]struct{}{}, waiting: map[uint64]time.Time{}, clock: &clock{}}
+		Stores: func() tenant.Stores { return tenant.Stores{Records: store} }}
+	for _, c := range change {
+		c(&cfg)
+	}
+	return tenant.New(cfg)
 }
 
 // next takes the next message from the stream as a delivery.
@@ -184,12 +183,11 @@ func next(t *testing.T, r *rig) (consume.Message, jetstream.Msg) {
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{}, nil)
-	ten := bare(t, r)
-	ten.graph = nil // every call panics
+	ten := bare(t, r, func(c *tenant.Config) { c.Graph = nil }) // every call panics
 	r.publish(reset("INC1", graphsim.GoodDevice(1)), nil)
 	m, _ := next(t, r)
 	for i := 1; ; i++ {
-		d := ten.handle(t.Context(), t.Context(), m)
+		d := ten.Handle(t.Context(), t.Context(), m)
 		if d == consume.Ack() {
 			break
 		}
@@ -208,7 +206,7 @@ func TestPanic(t *testing.T) {
 	if len(r.letters()) != 1 {
 		t.Error("no dead letter")
 	}
-	if !strings.Contains(r.log.String(), "failure_test.go") && !strings.Contains(r.log.String(), "attempt.go") {
+	if !strings.Contains(r.log.String(), "failure_test.go") && !strings.Contains(r.log.String(), "delivery.go") {
 		t.Error("no stack in the log")
 	}
 }
@@ -222,7 +220,7 @@ func TestDeliveriesCondemnNobody(t *testing.T) {
 	r.publish(reset("INC1", graphsim.GoodDevice(1)), nil)
 	m, _ := next(t, r)
 	m.Delivered = 10_000
-	if d := ten.handle(t.Context(), t.Context(), m); d != consume.Ack() {
+	if d := ten.Handle(t.Context(), t.Context(), m); d != consume.Ack() {
 		t.Errorf("disposition %+v", d)
 	}
 	if rec := r.record("INC1"); rec.State != record.Accepted {
@@ -241,7 +239,7 @@ func TestSameMessageAgain(t *testing.T) {
 		r.publish(reset(id, dev), nil)
 		m, msg := next(t, r)
 		for range 3 {
-			if d := ten.handle(t.Context(), t.Context(), m); d != consume.Ack() {
+			if d := ten.Handle(t.Context(), t.Context(), m); d != consume.Ack() {
 				t.Errorf("%s: disposition %+v", id, d)
 			}
 			m.Delivered++
@@ -265,10 +263,10 @@ func TestTwoWorkers(t *testing.T) {
 	r.publish(reset("INC1", dev), nil)
 	m, _ := next(t, r)
 	first := make(chan consume.Disposition, 1)
-	go func() { first <- one.handle(context.Background(), context.Background(), m) }()
+	go func() { first <- one.Handle(context.Background(), context.Background(), m) }()
 	r.awaitState("INC1", record.Attempting)
 	m.Delivered = 2
-	d := two.handle(t.Context(), t.Context(), m)
+	d := two.Handle(t.Context(), t.Context(), m)
 	if d == consume.Ack() {
 		t.Error("the second worker acknowledged a request that is under way")
 	}

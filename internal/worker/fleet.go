@@ -32,12 +32,11 @@ type fleet struct {
 	cfg     Config
 	js      jetstream.JetStream
 	metrics *metrics.Metrics
-	log     *zap.Logger
 	host    string // this worker's name in the records
 	buckets *buckets
 	// announcer publishes the first alarms of accepted requests; nil: nobody is followed.
 	announcer *follow.Announcer
-	count     atomic.Int32 // of tenants
+	warnings  *warnings
 	// followChecked is set once the settings of what following needs were looked at.
 	followChecked atomic.Bool
 
@@ -48,8 +47,6 @@ type fleet struct {
 	mu sync.Mutex
 	// served is guarded by mu; only run changes it.
 	served map[string]*service
-	// said are the warnings that were given, each once in the life of the process.
-	said map[string]struct{}
 }
 
 func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
@@ -57,8 +54,8 @@ func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
 	if err != nil {
 		host = "unknown"
 	}
-	f := &fleet{cfg: cfg, js: js, metrics: m, log: cfg.Log, host: host,
-		left: make(chan *service), served: map[string]*service{}, said: map[string]struct{}{}}
+	f := &fleet{cfg: cfg, js: js, metrics: m, host: host,
+		left: make(chan *service), served: map[string]*service{}, warnings: &warnings{log: cfg.Log, said: map[string]struct{}{}}}
 	f.buckets = newBuckets(f)
 	f.announcer = newAnnouncer(f)
 	return f
@@ -95,7 +92,6 @@ func (f *fleet) run(ctx, work context.Context) {
 // apply serves these tenants from now on: one that is new is begun, one that is
 // missing is ended, one that has changed is ended and begun anew.
 func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
-	f.count.Store(int32(len(tenants)))
 	listed := map[string]bool{}
 	for _, t := range tenants {
 		listed[t.Name] = true
@@ -103,18 +99,18 @@ func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
 		switch {
 		case before == nil:
 		case before.leaving:
-			f.log.Info("the tenant is back: it is begun anew once its calls in flight have ended", zap.String("tenant", t.Name))
+			f.cfg.Log.Info("the tenant is back: it is begun anew once its calls in flight have ended", zap.String("tenant", t.Name))
 		case before.spec == t:
 			continue
 		default:
-			f.log.Info("the tenant has changed: it is ended and begun anew", zap.String("tenant", t.Name))
+			f.cfg.Log.Info("the tenant has changed: it is ended and begun anew", zap.String("tenant", t.Name))
 			before.stop()
 		}
 		f.begin(ctx, work, t, before)
 	}
 	for _, s := range f.all() {
 		if !listed[s.spec.Name] && !s.leaving {
-			f.log.Info("the tenant is no longer served", zap.String("tenant", s.spec.Name))
+			f.cfg.Log.Info("the tenant is no longer served", zap.String("tenant", s.spec.Name))
 			s.leaving = true
 			s.stop()
 			f.await(ctx, s)
@@ -127,7 +123,7 @@ func (f *fleet) begin(ctx, work context.Context, t Tenant, before *service) {
 	s, err := newService(f, t)
 	if err != nil {
 		// The list was checked when it was read.
-		f.log.Error("the tenant cannot be served", zap.String("tenant", t.Name), zap.Error(err))
+		f.cfg.Log.Error("the tenant cannot be served", zap.String("tenant", t.Name), zap.Error(err))
 		return
 	}
 	intake, stop := context.WithCancel(ctx)
@@ -194,38 +190,23 @@ func (f *fleet) all() []*service {
 func (f *fleet) states() []metrics.TenantState {
 	states := []metrics.TenantState{}
 	for _, s := range f.all() {
-		states = append(states, s.tenant.state(s.binding()))
+		states = append(states, s.tenant.State(s.binding()))
 	}
 	return states
 }
 
 // poll is how long to wait between two readings of one queue's depth.
 func (f *fleet) poll() time.Duration {
-	return max(pollInterval, time.Duration(f.count.Load())*pollEach)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(pollInterval, time.Duration(len(f.served))*pollEach)
 }
 
 // unknownAction tells of an action that may be a reset, by its name.
 func (f *fleet) unknownAction(name string) {
 	f.metrics.UnknownActionName()
-	f.once(fmt.Sprintf("a device has an action %q that has the type of a reset, but not its name: what became of the calls to such devices is in "+
+	f.warnings.once(fmt.Sprintf("a device has an action %q that has the type of a reset, but not its name: what became of the calls to such devices is in "+
 		"doubt; if it is a reset, add the name to WORKER_ACTION_NAMES", name))
-}
-
-// mostSaid bounds the warnings that are remembered. Further ones are not given.
-const mostSaid = 1000
-
-// once warns of something, once in the life of the process.
-func (f *fleet) once(warning string, fields ...zap.Field) {
-	f.mu.Lock()
-	_, again := f.said[warning]
-	again = again || len(f.said) >= mostSaid
-	if !again {
-		f.said[warning] = struct{}{}
-	}
-	f.mu.Unlock()
-	if !again {
-		f.log.Warn(warning, fields...)
-	}
 }
 
 // watchUnserved names the tenants whose requests nobody takes.
@@ -247,9 +228,34 @@ func (f *fleet) watchUnserved(ctx context.Context) {
 		for _, name := range tenants {
 			if !named[name] {
 				named[name] = true
-				f.log.Warn("requests wait for a tenant that nobody serves", zap.String("tenant", name))
+				f.cfg.Log.Warn("requests wait for a tenant that nobody serves", zap.String("tenant", name))
 			}
 		}
 		ticker.Reset(unservedInterval)
+	}
+}
+
+// mostSaid bounds the warnings that are remembered. Further ones are not given.
+const mostSaid = 1000
+
+// warnings are given once each in the life of the process.
+type warnings struct {
+	log *zap.Logger
+
+	mu   sync.Mutex
+	said map[string]struct{}
+}
+
+// once gives a warning, unless it was given before.
+func (w *warnings) once(warning string, fields ...zap.Field) {
+	w.mu.Lock()
+	_, again := w.said[warning]
+	again = again || len(w.said) >= mostSaid
+	if !again {
+		w.said[warning] = struct{}{}
+	}
+	w.mu.Unlock()
+	if !again {
+		w.log.Warn(warning, fields...)
 	}
 }

@@ -61,7 +61,7 @@ func TestTenantComesBackAsItsServiceEnds(t *testing.T) {
 		}
 		changes <- r.cfg.Tenants
 		changes <- r.cfg.Tenants // the one before is done with
-		if s := f.get(name); s == nil || s.tenant.metrics != f.metrics.Tenant(name) {
+		if s := f.get(name); s == nil || s.metrics != f.metrics.Tenant(name) {
 			t.Fatalf("after %d times the tenant's series are no longer those of its service", i)
 		}
 	}

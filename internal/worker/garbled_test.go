@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"passcode-worker/internal/backlog"
 	"passcode-worker/internal/deadletter"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
@@ -93,7 +94,7 @@ func TestThousandGarbledRecords(t *testing.T) {
 	r.publish(reset("GOOD", graphsim.GoodDevice(n)), nil)
 	r.awaitState("GOOD", record.Accepted)
 	// It has not waited for the end of the others, however slow the machine is.
-	if waiting := r.waiting(); waiting < parkedMost/2 {
+	if waiting := r.waiting(); waiting < backlog.Most/2 {
 		t.Errorf("the good request was done when only %d still waited", waiting)
 	}
 	r.awaitEmpty()

@@ -10,20 +10,20 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"passcode-worker/internal/graph/graphsim"
+	"passcode-worker/internal/handover"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/record"
-	"passcode-worker/internal/state"
 	"passcode-worker/internal/topology"
 )
 
 // handedOn is what the replicas have written down.
-func (r *rig) handedOn() state.Worker {
-	s, err := state.Open(context.Background(), r.js, r.names.StateBucket())
+func (r *rig) handedOn() handover.Snapshot {
+	s, err := handover.Open(context.Background(), r.js, r.names.StateBucket())
 	if err != nil {
-		return state.Worker{}
+		return handover.Snapshot{}
 	}
-	w, _, err := s.Worker(context.Background(), "default")
+	w, _, err := s.Snapshot(context.Background(), "default")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestFuse(t *testing.T) {
 	if n := r.sim.Status().Executed; n != 4 || r.waiting() != 2 {
 		t.Errorf("%d resets, %d requests wait", n, r.waiting())
 	}
-	s, err := state.Open(context.Background(), r.js, r.names.StateBucket())
+	s, err := handover.Open(context.Background(), r.js, r.names.StateBucket())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +336,7 @@ func TestFuseStaysBlown(t *testing.T) {
 	r.answer("default.worker", 20) // nothing is left of it
 	r.answer("default.operator", 20)
 	run(func(again *rig) {
-		s, err := state.Open(context.Background(), r.js, r.names.StateBucket())
+		s, err := handover.Open(context.Background(), r.js, r.names.StateBucket())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -483,7 +483,7 @@ func TestFuseCountsAnewAfterResume(t *testing.T) {
 // release does what worker resume does to a fuse.
 func (r *rig) release() {
 	r.t.Helper()
-	s, err := state.Open(context.Background(), r.js, r.names.StateBucket())
+	s, err := handover.Open(context.Background(), r.js, r.names.StateBucket())
 	if err == nil {
 		err = s.Release(context.Background(), "default")
 	}

@@ -52,6 +52,9 @@ func TestMain(m *testing.M) {
 // testTime bounds every test that waits for something.
 const testTime = 60 * time.Second
 
+// clockGrace is by how much an action may seem to have begun before its attempt.
+const clockGrace = 2 * time.Second
+
 // rig is a real NATS server, a simulated Graph and the worker between them.
 type rig struct {
 	t     testing.TB

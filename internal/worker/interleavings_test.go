@@ -14,6 +14,7 @@ import (
 	"passcode-worker/internal/consume"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/tenant"
 	"passcode-worker/internal/verdict"
 )
 
@@ -72,7 +73,7 @@ func TestInterleavings(t *testing.T) {
 }
 
 func interleave(t *testing.T, rt *rapid.T, r *rig, n int, b behaviour, visits []visit) {
-	workers := []*tenant{bare(t, r), bare(t, r)}
+	workers := []*tenant.Tenant{bare(t, r), bare(t, r)}
 	device := graphsim.GoodDevice(n)
 	if b.code != 0 {
 		device = graphsim.FaultDevice(b.code, b.times, b.variant, n)
@@ -92,11 +93,11 @@ func interleave(t *testing.T, rt *rapid.T, r *rig, n int, b behaviour, visits []
 		m.Delivered++
 		under.Go(func() {
 			defer cancel()
-			workers[v.worker].handle(work, work, delivery)
+			workers[v.worker].Handle(work, work, delivery)
 		})
 	}
 	under.Wait()
-	for i := 0; workers[0].handle(t.Context(), t.Context(), m) != consume.Ack(); i++ {
+	for i := 0; workers[0].Handle(t.Context(), t.Context(), m) != consume.Ack(); i++ {
 		if i > 2000 {
 			rt.Fatalf("%s: it never ends: %+v", b.name, r.record(id))
 		}

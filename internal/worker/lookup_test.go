@@ -297,21 +297,6 @@ func testFirstUnknown(r *rig) {
 	}
 }
 
-// TestLookLasts: a look allows an attempt for a few seconds; what is held up longer
-// has to be looked at once more.
-func TestLookLasts(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	for ago, want := range map[time.Duration]bool{0: true, lookLasts: true, lookLasts + 1: false, time.Hour: false} {
-		if got := (leave{looked: now.Add(-ago)}).allows(now); got != want {
-			t.Errorf("looked %s ago: %v", ago, got)
-		}
-	}
-	if !(leave{}).allows(now) {
-		t.Error("an attempt that needs no look is not allowed")
-	}
-}
-
 // TestEndedStaysEnded: a copy of a message that has its letter comes late, when
 // the record is about a newer message of the id. It is acknowledged, not called.
 func TestEndedStaysEnded(t *testing.T) {

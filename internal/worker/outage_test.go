@@ -17,8 +17,6 @@ import (
 
 	"golang.org/x/net/http2"
 
-	"passcode-worker/internal/consume"
-	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/record"
@@ -359,31 +357,6 @@ func (s *framed) serve(c net.Conn, burst int, ended *atomic.Bool, end func(f *ht
 				err = errors.Join(end(f, streams), noContent(streams[0]))
 			}
 		}
-	}
-}
-
-// TestProbeWithoutToken: a probe for which no other token is to be had just now
-// has found nothing out, and lets the next one go.
-func TestProbeWithoutToken(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, graphsim.Config{}, nil)
-	ten := bare(t, r)
-	d := &delivery{t: ten, m: consume.Message{Sequence: 7}}
-	ten.hold.Restore(hold.Permission, "why", time.Now(), time.Now())
-	if p, _ := ten.hold.Admit(d.m.Sequence, time.Now()); !p.Probe {
-		t.Fatal("it is no probe")
-	}
-	before := time.Now()
-	at := d.noToken(&graph.Error{Kind: graph.TokenUnavailable, Benign: true, RetryAfter: time.Minute})
-	d.end(leave{})
-	if at.Before(before.Add(time.Minute)) || at.After(time.Now().Add(time.Minute)) {
-		t.Errorf("it comes again in %s", at.Sub(before))
-	}
-	if h := ten.hold.State(); h.Cause != hold.Permission || h.Detail != "why" {
-		t.Errorf("the hold is %+v", h)
-	}
-	if p, until := ten.hold.Admit(8, time.Now()); !p.Probe {
-		t.Errorf("no other may go until %s", until)
 	}
 }
 

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -14,10 +15,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"passcode-worker/internal/consume"
+	"passcode-worker/internal/graph"
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/hold"
 	"passcode-worker/internal/natstest"
 	"passcode-worker/internal/record"
+	"passcode-worker/internal/tenant"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
 )
@@ -167,11 +169,15 @@ func TestTwoIDsForOneDevice(t *testing.T) {
 func TestGivenBackTenThousandTimes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, graphsim.Config{}, nil)
-	ten := bare(t, r)
+	away := &graph.Error{Kind: graph.TokenUnavailable, RetryAfter: time.Hour, Err: errors.New("away")}
+	held := bare(t, r, func(c *tenant.Config) {
+		c.Tokens = graph.NewTokens(func(context.Context, string, bool) (string, time.Time, time.Time, error) {
+			return "", time.Time{}, time.Time{}, away
+		}, nil)
+	})
 	device := graphsim.GoodDevice(1)
 	r.publish(reset("INC1", device), nil)
 	m, _ := next(t, r)
-	ten.observe(999, hold.Signal{Kind: hold.NoToken, Detail: "away", Wait: time.Hour})
 	draining, drain := context.WithCancel(t.Context())
 	drain()
 	for i := range 10_000 {
@@ -179,7 +185,7 @@ func TestGivenBackTenThousandTimes(t *testing.T) {
 		if i%2 == 1 {
 			intake = draining
 		}
-		if d := ten.handle(intake, t.Context(), m); d == consume.Ack() {
+		if d := held.Handle(intake, t.Context(), m); d == consume.Ack() {
 			t.Fatalf("delivery %d: %+v", m.Delivered, d)
 		}
 		m.Delivered++
@@ -187,8 +193,7 @@ func TestGivenBackTenThousandTimes(t *testing.T) {
 	if calls := len(r.sim.Calls()); calls != 0 {
 		t.Errorf("%d calls", calls)
 	}
-	ten.hold.Reset()
-	if d := ten.handle(t.Context(), t.Context(), m); d != consume.Ack() {
+	if d := bare(t, r).Handle(t.Context(), t.Context(), m); d != consume.Ack() {
 		t.Errorf("disposition %+v", d)
 	}
 	if rec := r.record("INC1"); rec.State != record.Accepted || rec.Attempts != 1 || len(r.letters()) != 0 {

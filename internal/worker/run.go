@@ -101,7 +101,7 @@ func (f *fleet) serve(ctx context.Context, ln net.Listener, handler http.Handler
 	defer cut(nil)
 	drain := f.cfg.DrainTimeout
 	stopDrain := context.AfterFunc(ctx, func() {
-		f.log.Info("stopping: no further request is taken, calls in flight may finish", zap.Duration("within", drain))
+		f.cfg.Log.Info("stopping: no further request is taken, calls in flight may finish", zap.Duration("within", drain))
 		timer := time.AfterFunc(drain-min(drainReserve, drain/4), func() { cut(errHardStop) })
 		context.AfterFunc(work, func() { timer.Stop() })
 	})
@@ -114,11 +114,11 @@ func (f *fleet) serve(ctx context.Context, ln net.Listener, handler http.Handler
 		group.Go(func() error {
 			err := metrics.Serve(serving, ln, handler)
 			if err != nil {
-				f.log.Error("metrics and health are no longer served; the work goes on", zap.Error(err))
+				f.cfg.Log.Error("metrics and health are no longer served; the work goes on", zap.Error(err))
 			}
 			return err
 		})
-		f.log.Info("serving metrics and health", zap.Stringer("address", ln.Addr()))
+		f.cfg.Log.Info("serving metrics and health", zap.Stringer("address", ln.Addr()))
 	}
 	f.run(ctx, work)
 	stopServing()

@@ -1,4 +1,4 @@
-package state
+package handover
 
 import (
 	"encoding/json"
@@ -47,32 +47,32 @@ func open(t *testing.T) (*Store, jetstream.KeyValue, *nats.Conn) {
 
 func TestNothingIsKnownAtFirst(t *testing.T) {
 	s, _, _ := open(t)
-	w, revision, err := s.Worker(t.Context(), "a")
-	if err != nil || w != (Worker{}) || revision != 0 {
+	w, revision, err := s.Snapshot(t.Context(), "a")
+	if err != nil || w != (Snapshot{}) || revision != 0 {
 		t.Errorf("worker %+v, %d, %v", w, revision, err)
 	}
-	o, err := s.Operator(t.Context(), "a")
-	if err != nil || !o.ReleasedAt.IsZero() {
-		t.Errorf("operator %+v, %v", o, err)
+	at, err := s.ReleasedAt(t.Context(), "a")
+	if err != nil || !at.IsZero() {
+		t.Errorf("released at %s, %v", at, err)
 	}
 }
 
 func TestWhatIsHandedOnIsRead(t *testing.T) {
 	s, _, _ := open(t)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
-	want := Worker{
+	want := Snapshot{
 		PausedUntil: at, Granted: 60, FuseBlownAt: at.Add(time.Hour), ServedAt: at.Add(time.Minute), Worker: "host-1",
 		Hold: &Hold{Cause: "credentials", Since: at, Detail: "the secret has expired"},
 	}
-	wrote, err := s.SetWorker(t.Context(), "a", want)
+	wrote, err := s.SetSnapshot(t.Context(), "a", want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, revision, err := s.Worker(t.Context(), "a")
+	got, revision, err := s.Snapshot(t.Context(), "a")
 	if err != nil || !reflect.DeepEqual(got, want) || revision != wrote {
 		t.Errorf("%+v, %d, %v; written at %d", got, revision, err, wrote)
 	}
-	if other, _, err := s.Worker(t.Context(), "b"); err != nil || other != (Worker{}) {
+	if other, _, err := s.Snapshot(t.Context(), "b"); err != nil || other != (Snapshot{}) {
 		t.Errorf("of another tenant: %+v, %v", other, err)
 	}
 }
@@ -81,18 +81,18 @@ func TestWhatIsHandedOnIsRead(t *testing.T) {
 func TestPauseIsAdded(t *testing.T) {
 	s, _, _ := open(t)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	check := func(want Worker) {
+	check := func(want Snapshot) {
 		t.Helper()
-		if got, _, err := s.Worker(t.Context(), "a"); err != nil || !reflect.DeepEqual(got, want) {
+		if got, _, err := s.Snapshot(t.Context(), "a"); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
 		}
 	}
 	if err := s.Pause(t.Context(), "a", at); err != nil {
 		t.Fatal(err)
 	}
-	check(Worker{PausedUntil: at})
-	other := Worker{Granted: 7, Worker: "other", PausedUntil: at.Add(time.Minute)}
-	if _, err := s.SetWorker(t.Context(), "a", other); err != nil {
+	check(Snapshot{PausedUntil: at})
+	other := Snapshot{Granted: 7, Worker: "other", PausedUntil: at.Add(time.Minute)}
+	if _, err := s.SetSnapshot(t.Context(), "a", other); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Pause(t.Context(), "a", at.Add(time.Second)); err != nil {
@@ -128,15 +128,15 @@ func TestReleaseIsDatedByTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := s.Operator(t.Context(), "a")
-	if err != nil || !first.ReleasedAt.Equal(entry.Created()) {
-		t.Errorf("released at %v, %v; stored at %v", first.ReleasedAt, err, entry.Created())
+	first, err := s.ReleasedAt(t.Context(), "a")
+	if err != nil || !first.Equal(entry.Created()) {
+		t.Errorf("released at %v, %v; stored at %v", first, err, entry.Created())
 	}
 	if err := s.Release(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if second, err := s.Operator(t.Context(), "a"); err != nil || !second.ReleasedAt.After(first.ReleasedAt) {
-		t.Errorf("second release at %v, %v", second.ReleasedAt, err)
+	if second, err := s.ReleasedAt(t.Context(), "a"); err != nil || !second.After(first) {
+		t.Errorf("second release at %v, %v", second, err)
 	}
 }
 
@@ -173,8 +173,8 @@ func TestOnlyAReleaseReleases(t *testing.T) {
 	s, kv, nc := open(t)
 	check := func(what string, want time.Time) {
 		t.Helper()
-		if o, err := s.Operator(t.Context(), "a"); err != nil || !o.ReleasedAt.Equal(want) {
-			t.Errorf("%s: released at %s, %v; want %s", what, o.ReleasedAt, err, want)
+		if at, err := s.ReleasedAt(t.Context(), "a"); err != nil || !at.Equal(want) {
+			t.Errorf("%s: released at %s, %v; want %s", what, at, err, want)
 		}
 	}
 	forge := func(want time.Time) {
@@ -213,13 +213,13 @@ func TestOnlyAReleaseReleases(t *testing.T) {
 // above it, and where it was pushed out the fuse counts as blown.
 func TestStateIsReadBelowForeignValues(t *testing.T) {
 	s, kv, nc := open(t)
-	want := Worker{Worker: "host-1", FuseBlownAt: time.Now().UTC().Add(-time.Minute), Granted: 7}
-	if _, err := s.SetWorker(t.Context(), "a", want); err != nil {
+	want := Snapshot{Worker: "host-1", FuseBlownAt: time.Now().UTC().Add(-time.Minute), Granted: 7}
+	if _, err := s.SetSnapshot(t.Context(), "a", want); err != nil {
 		t.Fatal(err)
 	}
 	check := func(what string) {
 		t.Helper()
-		got, revision, err := s.Worker(t.Context(), "a")
+		got, revision, err := s.Snapshot(t.Context(), "a")
 		last, lastErr := s.bucket.Last(t.Context(), "a.worker")
 		if err != nil || lastErr != nil || !reflect.DeepEqual(got, want) || revision != last.Sequence {
 			t.Errorf("%s: %+v, %d, %v", what, got, revision, err)
@@ -240,7 +240,7 @@ func TestStateIsReadBelowForeignValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want = Worker{FuseBlownAt: last.Time}
+	want = Snapshot{FuseBlownAt: last.Time}
 	check("a flood")
 	// The pause takes nothing of that away.
 	want.PausedUntil = time.Now().UTC().Add(time.Hour)
@@ -262,7 +262,7 @@ func TestStateIsReadBelowForeignValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want = Worker{FuseBlownAt: last.Time}
+	want = Snapshot{FuseBlownAt: last.Time}
 	check("a purge")
 }
 
@@ -294,26 +294,26 @@ func TestFormOfAWorkersState(t *testing.T) {
 		`{"worker":"h","servedAt":"2026-01-02T03:04:00Z"}`:                   true,
 		`{"worker":"h","hold":{"cause":"x","since":"0002-01-01T00:00:00Z"}}`: false,
 	} {
-		if _, got := decodeWorker(bucket.Revision{Time: stored, Value: []byte(value)}); got != want {
+		if _, got := decodeSnapshot(bucket.Revision{Time: stored, Value: []byte(value)}); got != want {
 			t.Errorf("%s: %t", value, got)
 		}
 	}
 	plain := []byte(`{"worker":"h","fuseBlownAt":"2027-01-01T00:00:00Z"}`)
 	for name, want := range map[string]bool{jetstream.ExpectedLastSubjSeqHeader: true, "Nats-Sequence": false, "KV-Operation": false, "X": false, "": false} {
-		if _, got := decodeWorker(bucket.Revision{Time: stored, Header: nats.Header{name: {"1"}}, Value: plain}); got != want {
+		if _, got := decodeSnapshot(bucket.Revision{Time: stored, Header: nats.Header{name: {"1"}}, Value: plain}); got != want {
 			t.Errorf("with header %q: %t", name, got)
 		}
 	}
 	// A release after it was stored must come after it blew.
-	if w, _ := decodeWorker(bucket.Revision{Time: stored, Value: plain}); !w.FuseBlownAt.Equal(stored) {
+	if w, _ := decodeSnapshot(bucket.Revision{Time: stored, Value: plain}); !w.FuseBlownAt.Equal(stored) {
 		t.Errorf("blown at %s, stored at %s", w.FuseBlownAt, stored)
 	}
 	// Nobody vouches for the time to come.
-	if w, _ := decodeWorker(bucket.Revision{Time: stored, Value: []byte(`{"worker":"h","servedAt":"2027-01-01T00:00:00Z"}`)}); !w.ServedAt.Equal(stored) {
+	if w, _ := decodeSnapshot(bucket.Revision{Time: stored, Value: []byte(`{"worker":"h","servedAt":"2027-01-01T00:00:00Z"}`)}); !w.ServedAt.Equal(stored) {
 		t.Errorf("served at %s, stored at %s", w.ServedAt, stored)
 	}
 	// A replica of an earlier version knows no such member.
-	if value, err := json.Marshal(Worker{Worker: "h"}); err != nil || string(value) != `{"worker":"h"}` {
+	if value, err := json.Marshal(Snapshot{Worker: "h"}); err != nil || string(value) != `{"worker":"h"}` {
 		t.Errorf("%s, %v", value, err)
 	}
 }
@@ -326,7 +326,7 @@ func FuzzDecodeWorker(f *testing.F) {
 	f.Add([]byte(`{"stream":"S","seq":1}`))
 	f.Add([]byte(`{"WORKER":"h","fuseBlownAt":"2026-01-02T03:04:05.5+01:00"}`))
 	f.Fuzz(func(t *testing.T, value []byte) {
-		w, ok := decodeWorker(bucket.Revision{Time: stored, Value: value})
+		w, ok := decodeSnapshot(bucket.Revision{Time: stored, Value: value})
 		if !ok {
 			return
 		}
@@ -334,7 +334,7 @@ func FuzzDecodeWorker(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q cannot be written again: %v", value, err)
 		}
-		got, ok := decodeWorker(bucket.Revision{Time: stored, Value: again})
+		got, ok := decodeSnapshot(bucket.Revision{Time: stored, Value: again})
 		if !ok || got.Granted != w.Granted || got.Worker != w.Worker || !got.FuseBlownAt.Equal(w.FuseBlownAt) || !got.PausedUntil.Equal(w.PausedUntil) ||
 			!got.ServedAt.Equal(w.ServedAt) || (got.Hold == nil) != (w.Hold == nil) {
 			t.Errorf("%q: %+v is read again as %+v, %t", value, w, got, ok)

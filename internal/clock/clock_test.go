@@ -1,4 +1,4 @@
-package worker
+package clock
 
 import (
 	"testing"
@@ -30,17 +30,17 @@ func TestClock(t *testing.T) {
 		"a slower one, after a minute":  {[]look{{0, skew, time.Millisecond}, {time.Minute, skew + 60*time.Millisecond, 20 * time.Millisecond}}, skew + 60*time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			clock := &clock{}
+			clock := &Clock{}
 			for _, l := range c.looks {
 				time.Sleep(l.after) // fake time
-				clock.set(l.ahead, l.within)
+				clock.Set(l.ahead, l.within)
 			}
-			if got := clock.ahead(); got != c.want {
+			if got := clock.Ahead(); got != c.want {
 				t.Errorf("%s: %s ahead, want %s", name, got, c.want)
 			}
 			now := time.Now()
-			if back := clock.local(clock.remote(now)); !back.Equal(now) || !clock.remote(now).Equal(now.Add(c.want)) {
-				t.Errorf("%s: there and back %s, there %s", name, back.Sub(now), clock.remote(now).Sub(now))
+			if back := clock.Local(clock.Remote(now)); !back.Equal(now) || !clock.Remote(now).Equal(now.Add(c.want)) {
+				t.Errorf("%s: there and back %s, there %s", name, back.Sub(now), clock.Remote(now).Sub(now))
 			}
 		})
 	}

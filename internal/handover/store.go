@@ -1,8 +1,9 @@
-// Package state keeps what the replicas that work on a tenant hand on to each
+// Package handover keeps what the replicas that work on a tenant hand on to each
 // other, and to themselves after a restart: an announced pause, a hold, the rate
 // that was learned, a blown fuse. It lies in a key-value bucket of its own, so
-// that the bucket of records holds nothing but records.
-package state
+// that the bucket of records holds nothing but records. [Store] reads and writes it;
+// [Keeper] decides when that is done.
+package handover
 
 import (
 	"bytes"
@@ -18,10 +19,10 @@ import (
 	"passcode-worker/internal/bucket"
 )
 
-// Worker is what the replica that works on a tenant hands on. The zero Worker
+// Snapshot is what the replica that works on a tenant hands on. The zero Snapshot
 // is a tenant of which nothing is known. All instants are by the clock of the
 // NATS server.
-type Worker struct {
+type Snapshot struct {
 	// PausedUntil is the end of the last pause that Graph asked for; absent
 	// without one.
 	PausedUntil time.Time `json:"pausedUntil,omitzero"`
@@ -48,13 +49,6 @@ type Hold struct {
 	Detail string    `json:"detail,omitzero"`
 }
 
-// Operator is what an operator has told the workers of a tenant.
-type Operator struct {
-	// ReleasedAt is when a blown fuse was released last, by the clock of the
-	// NATS server; zero if it never was.
-	ReleasedAt time.Time
-}
-
 // Store is the bucket.
 type Store struct{ bucket *bucket.Bucket }
 
@@ -70,7 +64,7 @@ func Open(ctx context.Context, js jetstream.JetStream, name string) (*Store, err
 func workerKey(tenant string) string   { return tenant + ".worker" }
 func operatorKey(tenant string) string { return tenant + ".operator" }
 
-// Worker reads what was handed on for a tenant, and the last revision of its key;
+// Snapshot reads what was handed on for a tenant, and the last revision of its key;
 // 0 where nothing was ever written.
 //
 // A value that no worker can have written counts for nothing, nor does it when the
@@ -79,39 +73,33 @@ func operatorKey(tenant string) string { return tenant + ".operator" }
 // it counts as blown when the last of them was stored, so that no flood of them
 // releases it. Only who may remove messages of the bucket's stream can leave
 // nothing behind, not even that.
-func (s *Store) Worker(ctx context.Context, tenant string) (Worker, uint64, error) {
-	newest, last, err := s.bucket.Newest(ctx, workerKey(tenant), isWorker)
+func (s *Store) Snapshot(ctx context.Context, tenant string) (Snapshot, uint64, error) {
+	newest, last, err := s.bucket.Newest(ctx, workerKey(tenant), isSnapshot)
 	if err != nil {
-		return Worker{}, 0, fmt.Errorf("state of tenant %s: %w", tenant, err)
+		return Snapshot{}, 0, fmt.Errorf("state of tenant %s: %w", tenant, err)
 	}
 	if newest.Sequence == 0 && last.Sequence != 0 {
-		return Worker{FuseBlownAt: last.Time}, last.Sequence, nil
+		return Snapshot{FuseBlownAt: last.Time}, last.Sequence, nil
 	}
-	w, _ := decodeWorker(newest)
+	w, _ := decodeSnapshot(newest)
 	return w, last.Sequence, nil
 }
 
-func isWorker(v bucket.Revision) bool {
-	_, ok := decodeWorker(v)
+func isSnapshot(v bucket.Revision) bool {
+	_, ok := decodeSnapshot(v)
 	return ok
 }
 
-// decodeWorker reads a state that a worker has written. The form is strict, since
-// a PubAck is JSON, too.
-func decodeWorker(v bucket.Revision) (Worker, bool) {
-	if !written(v) {
-		return Worker{}, false
-	}
+// decodeSnapshot reads a snapshot that a worker has written.
+func decodeSnapshot(v bucket.Revision) (Snapshot, bool) {
 	var form struct {
-		Worker
+		Snapshot
 		Name *string `json:"worker"` // must be there
 	}
-	d := json.NewDecoder(bytes.NewReader(v.Value))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&form); err != nil || form.Name == nil || d.Decode(&struct{}{}) != io.EOF {
-		return Worker{}, false
+	if !decode(v, &form) || form.Name == nil {
+		return Snapshot{}, false
 	}
-	w := form.Worker
+	w := form.Snapshot
 	w.Worker = *form.Name
 	instants := []time.Time{w.PausedUntil, w.FuseBlownAt, w.ServedAt}
 	if w.Hold != nil {
@@ -119,7 +107,7 @@ func decodeWorker(v bucket.Revision) (Worker, bool) {
 	}
 	for _, at := range instants {
 		if !at.IsZero() && at.Sub(v.Time).Abs() > sane {
-			return Worker{}, false
+			return Snapshot{}, false
 		}
 	}
 	// It blew before it was written. One that blew in times to come could not be
@@ -136,22 +124,25 @@ func decodeWorker(v bucket.Revision) (Worker, bool) {
 // sane is how far from now an instant of a state can be.
 const sane = 10 * 365 * 24 * time.Hour
 
-// written reports whether a value was written the way that [Store] does it: with
-// no headers but that of a compare-and-set. What a server stores of its own
-// accord, or as an answer to somebody's reading, has others.
-func written(v bucket.Revision) bool {
+// decode reads a value that was written the way that [Store] does it: with no headers
+// but that of a compare-and-set. What a server stores of its own accord, or as an
+// answer to somebody's reading, has others. The form is strict, since a PubAck is
+// JSON, too.
+func decode(v bucket.Revision, form any) bool {
 	for name := range v.Header {
 		if name != jetstream.ExpectedLastSubjSeqHeader {
 			return false
 		}
 	}
-	return true
+	d := json.NewDecoder(bytes.NewReader(v.Value))
+	d.DisallowUnknownFields()
+	return d.Decode(form) == nil && d.Decode(&struct{}{}) == io.EOF
 }
 
-// SetWorker hands on, and returns the revision. The last one to write wins: only
+// SetSnapshot hands on, and returns the revision. The last one to write wins: only
 // the replica that works on the tenant writes, and what it does not know is found
 // out again by a call.
-func (s *Store) SetWorker(ctx context.Context, tenant string, w Worker) (uint64, error) {
+func (s *Store) SetSnapshot(ctx context.Context, tenant string, w Snapshot) (uint64, error) {
 	value, err := json.Marshal(w)
 	if err != nil {
 		return 0, fmt.Errorf("state of tenant %s: %w", tenant, err)
@@ -167,7 +158,7 @@ func (s *Store) SetWorker(ctx context.Context, tenant string, w Worker) (uint64,
 // others have written meanwhile stays.
 func (s *Store) Pause(ctx context.Context, tenant string, until time.Time) error {
 	for {
-		w, revision, err := s.Worker(ctx, tenant)
+		w, revision, err := s.Snapshot(ctx, tenant)
 		if err != nil || !until.After(w.PausedUntil) {
 			return err
 		}
@@ -176,7 +167,7 @@ func (s *Store) Pause(ctx context.Context, tenant string, until time.Time) error
 		if err != nil {
 			return fmt.Errorf("state of tenant %s: %w", tenant, err)
 		}
-		_, err = s.bucket.Set(ctx, workerKey(tenant), value, revision, isWorker)
+		_, err = s.bucket.Set(ctx, workerKey(tenant), value, revision, isSnapshot)
 		if err == nil {
 			return nil
 		}
@@ -212,12 +203,7 @@ func isReads(v bucket.Revision) bool {
 }
 
 func decodeReads(v bucket.Revision) (r reads, ok bool) {
-	if !written(v) {
-		return reads{}, false
-	}
-	d := json.NewDecoder(bytes.NewReader(v.Value))
-	d.DisallowUnknownFields()
-	if d.Decode(&r) != nil || d.Decode(&struct{}{}) != io.EOF || r.PausedUntil.Sub(v.Time).Abs() > longestPause {
+	if !decode(v, &r) || r.PausedUntil.Sub(v.Time).Abs() > longestPause {
 		return reads{}, false
 	}
 	return r, true
@@ -246,17 +232,17 @@ func (s *Store) SetReads(ctx context.Context, tenant string, until time.Time) er
 // release is the whole value of an operator's release.
 const release = `{"release":true}`
 
-// Operator reads what an operator has told last. Nothing but a release, as
-// [Store.Release] writes it, is one: whatever else is stored under the key, and
-// whenever, releases nothing.
-func (s *Store) Operator(ctx context.Context, tenant string) (Operator, error) {
+// ReleasedAt is when an operator released a blown fuse last, by the clock of the NATS
+// server; zero: never. Nothing but a release, as [Store.Release] writes it, is one:
+// whatever else is stored under the key, and whenever, releases nothing.
+func (s *Store) ReleasedAt(ctx context.Context, tenant string) (time.Time, error) {
 	newest, _, err := s.bucket.Newest(ctx, operatorKey(tenant), func(v bucket.Revision) bool {
 		return len(v.Header) == 0 && string(v.Value) == release
 	})
 	if err != nil {
-		return Operator{}, fmt.Errorf("release of tenant %s: %w", tenant, err)
+		return time.Time{}, fmt.Errorf("release of tenant %s: %w", tenant, err)
 	}
-	return Operator{ReleasedAt: newest.Time}, nil
+	return newest.Time, nil
 }
 
 // Release lets a tenant go on whose fuse has blown before now.

@@ -1,11 +1,10 @@
-package worker
+package tenant
 
 import (
 	"testing"
 	"time"
 
-	"passcode-worker/internal/consume"
-	"passcode-worker/internal/verdict"
+	"passcode-worker/internal/clock"
 )
 
 // TestExpires: a request's time is over by the clock of the NATS server, which is
@@ -14,8 +13,8 @@ func TestExpires(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) // by this machine's clock
 	for _, ahead := range []time.Duration{0, 5 * time.Minute, -5 * time.Minute} {
-		c := &clock{}
-		c.set(ahead, 0)
+		c := &clock.Clock{}
+		c.Set(ahead, 0)
 		server := now.Add(ahead)
 		for _, tc := range []struct {
 			notAfter, published time.Duration // from the server's now
@@ -29,18 +28,18 @@ func TestExpires(t *testing.T) {
 			{2 * time.Hour, -time.Minute, time.Hour, 59 * time.Minute},
 			{time.Minute, -time.Hour, time.Minute, -59 * time.Minute},
 		} {
-			d := &delivery{t: &tenant{clock: c, policy: verdict.Policy{MaxAge: tc.maxAge}}, m: consume.Message{Published: server.Add(tc.published)}}
+			l := lifetime{clock: c, stored: server.Add(tc.published), maxAge: tc.maxAge}
 			if tc.notAfter != 0 {
-				d.req.NotAfter = server.Add(tc.notAfter)
+				l.notAfter = server.Add(tc.notAfter)
 			}
 			want := time.Time{}
 			if tc.want != 0 {
 				want = now.Add(tc.want)
 			}
-			if got := d.expires(); !got.Equal(want) {
+			if got := l.end(); !got.Equal(want) {
 				t.Errorf("server ahead by %s, %+v: %s, want %s", ahead, tc, got, want)
 			}
-			if got := d.expired(now); got != (tc.want < 0) {
+			if got := l.over(now); got != (tc.want < 0) {
 				t.Errorf("server ahead by %s, %+v: expired %v", ahead, tc, got)
 			}
 		}

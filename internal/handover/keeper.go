@@ -1,0 +1,220 @@
+package handover
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// writeWait bounds one write, and one look at what is written.
+	writeWait = 5 * time.Second
+	// Again is the wait before what has failed is tried again.
+	Again = time.Second
+	// leaveWait bounds what is left to do once all calls have ended.
+	leaveWait = 500 * time.Millisecond
+	// servedNews is by how much later it must be that Graph served the tenant for
+	// that to be written down again. It moves on with every acceptance.
+	servedNews = time.Minute
+)
+
+// Keeper writes down what the replica that works on a tenant knows, each time it
+// changes, as long as the replica's term lasts.
+type Keeper struct {
+	tenant string
+	// store is the bucket; nil while it is not found: then nothing is handed on.
+	store func() *Store
+	// now is what the next replica has to know.
+	now func() Snapshot
+	log *zap.Logger
+
+	changed chan struct{}
+	// term is closed when the term ends; nil: none has begun yet.
+	term atomic.Pointer[<-chan struct{}]
+
+	mu sync.Mutex
+	// written is what is written down; nil: that is not known, or not this
+	// replica's, so that it has to be written again.
+	written *Snapshot
+	// revision is that of what this replica has written in this term; 0: nothing.
+	revision uint64
+}
+
+// NewKeeper makes a keeper of a tenant. now is called with the keeper locked, and
+// must not call it.
+func NewKeeper(tenant string, store func() *Store, now func() Snapshot, log *zap.Logger) *Keeper {
+	return &Keeper{tenant: tenant, store: store, now: now, log: log, changed: make(chan struct{}, 1), written: &Snapshot{}}
+}
+
+// Recall reads what the replica before this one has handed on, and when an operator
+// released the fuse last. The snapshot is nil where there is no bucket.
+func (k *Keeper) Recall(ctx context.Context) (*Snapshot, time.Time, error) {
+	store := k.store()
+	if store == nil {
+		return nil, time.Time{}, nil
+	}
+	k.mu.Lock() // for a write of the last term
+	defer k.mu.Unlock()
+	s, _, err := store.Snapshot(ctx, k.tenant)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	released, err := store.ReleasedAt(ctx, k.tenant)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	k.written, k.revision = &s, 0 // another's, or not even the last value
+	return &s, released, nil
+}
+
+// Begin lets this replica hand on until term ends. What was before must have been
+// read, as far as it can be.
+func (k *Keeper) Begin(term context.Context) {
+	if over := term.Done(); term.Err() == nil {
+		k.term.Store(&over)
+	}
+}
+
+// inTerm reports whether it is this replica's to hand on.
+func (k *Keeper) inTerm() bool {
+	term := k.term.Load()
+	if term == nil {
+		return false
+	}
+	select {
+	case <-*term:
+		return false
+	default:
+		return true
+	}
+}
+
+// Changed tells the keeper that there may be something new.
+func (k *Keeper) Changed() {
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Lost tells the keeper that what was written is lost.
+func (k *Keeper) Lost() {
+	k.mu.Lock()
+	k.written = &Snapshot{}
+	k.mu.Unlock()
+	k.Changed()
+}
+
+// Run hands on until ctx ends.
+func (k *Keeper) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.changed:
+		}
+		if k.write(ctx) {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(Again):
+			k.Changed()
+		}
+	}
+}
+
+// write hands on, if there is something new, and reports whether nothing is left
+// to do.
+func (k *Keeper) write(ctx context.Context) (done bool) {
+	store := k.store()
+	if store == nil {
+		return true // nowhere to write
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeWait)
+	defer cancel()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.now()
+	// Asked after that was put together: with the term, the hold is forgotten.
+	if !k.inTerm() || k.written != nil && same(s, *k.written) {
+		return true
+	}
+	revision, err := store.SetSnapshot(ctx, k.tenant, s)
+	if err != nil {
+		k.written = nil // it may be stored all the same, and then no longer be true
+		k.log.Debug("what the next worker has to know could not be written; trying again", zap.Error(err))
+		return false
+	}
+	k.written, k.revision = &s, revision
+	return true
+}
+
+// Check makes this replica hand on once more where the last value that is written
+// down is not its own. Anybody's value may be written over it, and so many that
+// nothing is left of the one that says that the fuse has blown. late is given such a
+// value, which may hold the pause that the replica before this one was told late; it
+// is called with the keeper locked. Check returns when an operator released the fuse
+// last; zero: never, or nobody can tell now.
+func (k *Keeper) Check(ctx context.Context, late func(Snapshot)) (released time.Time) {
+	store := k.store()
+	if store == nil {
+		return time.Time{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeWait)
+	defer cancel()
+	k.compare(ctx, store, late)
+	released, err := store.ReleasedAt(ctx, k.tenant)
+	if err != nil {
+		k.log.Debug("whether the fuse was released could not be read; trying again", zap.Error(err))
+	}
+	return released
+}
+
+func (k *Keeper) compare(ctx context.Context, store *Store, late func(Snapshot)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.inTerm() {
+		return
+	}
+	s, revision, err := store.Snapshot(ctx, k.tenant)
+	if err != nil {
+		k.log.Debug("what is handed on could not be read; trying again", zap.Error(err))
+		return
+	}
+	if revision != k.revision {
+		late(s)
+		k.written = nil
+		k.Changed()
+	}
+}
+
+// Leave hands on a pause that was announced to a call that was in flight when this
+// replica's term ended; a zero instant: there is none.
+func (k *Keeper) Leave(ctx context.Context, pausedUntil time.Time) {
+	store := k.store()
+	if store == nil || pausedUntil.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveWait)
+	defer cancel()
+	if err := store.Pause(ctx, k.tenant, pausedUntil); err != nil {
+		k.log.Warn("the pause could not be handed on; the next worker may learn of it by a call", zap.Error(err))
+	}
+}
+
+// same reports whether there is nothing new. What is said of a hold changes with
+// each probe, and so does its instant with the clocks; neither is news.
+func same(a, b Snapshot) bool {
+	if (a.Hold == nil) != (b.Hold == nil) || a.Hold != nil && a.Hold.Cause != b.Hold.Cause {
+		return false
+	}
+	near := func(a, b time.Time, tolerance time.Duration) bool {
+		return a.IsZero() == b.IsZero() && a.Sub(b).Abs() < tolerance
+	}
+	return a.Granted == b.Granted && near(a.PausedUntil, b.PausedUntil, time.Second) && near(a.FuseBlownAt, b.FuseBlownAt, time.Second) &&
+		near(a.ServedAt, b.ServedAt, servedNews)
+}

@@ -1,0 +1,172 @@
+package tenant
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/consume"
+	"passcode-worker/internal/deadletter"
+	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/record"
+	"passcode-worker/internal/verdict"
+)
+
+// A verdict is carried out in one order: the record says what becomes of the
+// request; a dead letter is published and confirmed, and the record says so, or the
+// alarm of an accepted request is published; the message is acknowledged or given
+// back. A step that fails leaves the message in the queue, and whoever gets it next
+// goes on from the record.
+
+// carryOut does what the verdict on a look or a panic says; r is the record
+// that it went on from.
+func (d *delivery) carryOut(ctx context.Context, r record.Record, v verdict.Verdict) (becomes consume.Disposition, err error) {
+	if v.Record.State != record.None {
+		v.Record.Followed = v.Do == verdict.DoAck && d.t.following.on()
+		if err := d.entry.put(ctx, r.State, v.Record); err != nil {
+			return becomes, err
+		}
+	}
+	return d.finish(ctx, v)
+}
+
+// finish does what is left of a verdict once its record is written.
+func (d *delivery) finish(ctx context.Context, v verdict.Verdict) (becomes consume.Disposition, err error) {
+	rec := d.entry.rec
+	switch v.Do {
+	case verdict.DoAck:
+		d.report.done(metrics.OutcomeAccepted, "accepted", rec, d.life.published())
+		d.t.following.announce(ctx, rec)
+		return consume.Ack(), nil
+	case verdict.DoNak:
+		if v.Say != "" {
+			d.report.say(v.Say, rec)
+		}
+		return d.nak(v.Until, true), nil
+	case verdict.DoBury:
+		return d.publishLetter(ctx)
+	case verdict.DoAgain, verdict.DoCall:
+	}
+	return becomes, errAgain
+}
+
+// bury ends a request on the dead-letter stream.
+func (d *delivery) bury(ctx context.Context, reason verdict.Reason, detail string) (becomes consume.Disposition, err error) {
+	r := d.entry.base()
+	if err := d.entry.put(ctx, r.State, verdict.Burying(r, reason, detail)); err != nil {
+		return becomes, err
+	}
+	return d.publishLetter(ctx)
+}
+
+// publishLetter publishes the dead letter that the record announces. A worker that
+// another one has overtaken has failed before, at the record, and publishes none.
+func (d *delivery) publishLetter(ctx context.Context) (becomes consume.Disposition, err error) {
+	e := &d.entry
+	if becomes, ok := d.letter(ctx, e.rec); !ok {
+		return becomes, nil
+	}
+	r := verdict.Dead(e.rec, time.Now())
+	switch err := e.put(ctx, e.rec.State, r); {
+	case errors.Is(err, record.ErrConflict):
+		// Another worker went on with the same letter, and the device may be
+		// claimed for a later message by now; or what is no record hides this one.
+	case err != nil:
+		return becomes, err
+	case !r.AttemptedAt.IsZero() && r.UnknownFrom().IsZero():
+		d.claim.drop(ctx)
+	}
+	d.report.dead(r, d.life.published())
+	return consume.Ack(), nil
+}
+
+// letter publishes the dead letter of a request. If it cannot be stored, ok is false,
+// and the message is given back.
+func (d *delivery) letter(ctx context.Context, r record.Record) (becomes consume.Disposition, ok bool) {
+	err := d.t.cfg.Letters.Publish(ctx, deadletter.Original{
+		Subject: d.m.Subject, Header: d.m.Header, Data: d.m.Data,
+		Stream: d.m.Stream, Sequence: d.m.Sequence, Published: d.m.Published,
+	}, letterOf(r, d.req.Key()))
+	if err == nil {
+		return becomes, true
+	}
+	d.t.cfg.Log.Error("the dead letter could not be published; the request stays in the queue",
+		zap.String("request_id", d.req.ID), zap.String("reason", r.Reason), zap.Error(err))
+	return d.nak(time.Now().Add(d.t.cfg.Policy.Backoff(int(min(d.m.Delivered, 16)), d.entry.key)), true), false
+}
+
+// letterOf is what the dead letter of a request says of it.
+func letterOf(r record.Record, requestID string) deadletter.Letter {
+	return deadletter.Letter{
+		Reason:          r.Reason,
+		Detail:          r.Detail,
+		Attempts:        r.Attempts,
+		Status:          r.Status,
+		RequestID:       requestID,
+		GraphRequestID:  r.GraphRequestID,
+		ClientRequestID: r.ClientRequestID,
+		Redrives:        r.Redrives,
+	}
+}
+
+// refuse makes a dead letter of a message that is no request. Its record is
+// read first: the id may be another request's, whose record it then leaves
+// alone. That this message is no request stays true however often it comes, so
+// its letter needs no record to be sure of.
+func (d *delivery) refuse(ctx context.Context, invalid error) (becomes consume.Disposition, err error) {
+	e := &d.entry
+	if err := e.load(ctx); err != nil {
+		return becomes, err
+	}
+	switch {
+	case e.mine() && e.rec.State == record.Dead, d.req.IDGiven && e.rec.HasEnded(e.own):
+		return consume.Ack(), nil
+	case e.mine() && e.rec.Burying:
+		return d.publishLetter(ctx)
+	case e.garbled:
+	case e.mine(), e.rec.State == record.None:
+		return d.bury(ctx, verdict.ReasonInvalidRequest, invalid.Error())
+	}
+	r := e.own
+	r.State, r.Reason, r.Detail = record.Dead, string(verdict.ReasonInvalidRequest), invalid.Error()
+	if becomes, ok := d.letter(ctx, r); !ok {
+		return becomes, nil
+	}
+	d.report.dead(r, d.life.published())
+	return consume.Ack(), nil
+}
+
+// panicked gives back a request whose handling panicked, or makes a dead letter
+// of it once that has happened too often.
+func (d *delivery) panicked(ctx context.Context, p any, stack []byte) (becomes consume.Disposition) {
+	log, e := d.t.cfg.Log, &d.entry
+	becomes = consume.Nak(d.t.cfg.Policy.BackoffMax)
+	defer func() {
+		if again := recover(); again != nil {
+			log.Error("handling a panic panicked", zap.Any("panic", again))
+		}
+	}()
+	d.t.gate.Hold.Done(d.m.Sequence)
+	log.Error("panic while a request was handled", zap.Any("panic", p), zap.ByteString("stack", stack),
+		zap.String("request_id", d.req.ID), zap.String("device", d.req.DeviceID))
+	if e.store == nil {
+		return becomes
+	}
+	if err := e.load(ctx); err != nil {
+		return d.trouble(err)
+	}
+	if e.garbled || e.rec.State.InProgress() && !e.mine() || e.rec.State == record.Accepted {
+		return becomes // another message's business
+	}
+	r := e.base()
+	done, err := d.carryOut(ctx, r, d.t.cfg.Policy.OfPanic(r, time.Now()))
+	switch {
+	case errors.Is(err, record.ErrConflict):
+		return becomes
+	case err != nil:
+		return d.trouble(err)
+	}
+	return done
+}

@@ -1,0 +1,163 @@
+package tenant
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"passcode-worker/internal/clock"
+	"passcode-worker/internal/gate"
+	"passcode-worker/internal/handover"
+	"passcode-worker/internal/hold"
+	"passcode-worker/internal/pace"
+	"passcode-worker/internal/record"
+)
+
+// takeOverWait bounds the reading of what was before. What cannot be read in
+// time is found out again by the next calls.
+const takeOverWait = 3 * time.Second
+
+// TakeOver learns what the replica before this one was told and has sent, before
+// the first request is worked on. term ends when this replica is no longer the one
+// that works.
+func (t *Tenant) TakeOver(term context.Context) {
+	defer func() {
+		t.Keeper.Begin(term)
+		t.gate.Show()
+	}()
+	for term.Err() == nil {
+		err := t.recall(term)
+		if err == nil || term.Err() != nil {
+			return
+		}
+		if !t.gate.Fuse.On() {
+			t.cfg.Log.Warn("what was before could not be read: pauses, holds and the window of calls begin anew", zap.Error(err))
+			return
+		}
+		// A fuse that forgets is none.
+		t.cfg.Log.Error("what was before could not be read, which the fuse needs; trying again", zap.Error(err))
+		select {
+		case <-term.Done():
+		case <-time.After(handover.Again):
+		}
+	}
+}
+
+// Leave hands on the pause that was announced to a call that was in flight when
+// this replica's term ended.
+func (t *Tenant) Leave(ctx context.Context) {
+	t.Keeper.Leave(ctx, t.Clock.Remote(t.gate.Pacer.Paused()))
+}
+
+// snapshot is what the next replica has to know now.
+func snapshot(g *gate.Gate, c *clock.Clock, host string) handover.Snapshot {
+	s := handover.Snapshot{
+		PausedUntil: c.Remote(g.Pacer.Paused()),
+		Granted:     g.Pacer.Granted(),
+		FuseBlownAt: c.Remote(g.Fuse.Blown()),
+		ServedAt:    c.Remote(g.Hold.ServedAt()),
+		Worker:      host,
+	}
+	if h := g.Hold.State(); h.Cause != "" {
+		s.Hold = &handover.Hold{Cause: string(h.Cause), Since: c.Remote(h.Since), Detail: h.Detail}
+	}
+	return s
+}
+
+// recall reads what was before. What the fuse counts cannot be found out again by
+// calls: that takes as long as it takes.
+func (t *Tenant) recall(ctx context.Context) error {
+	if !t.gate.Fuse.On() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, takeOverWait)
+		defer cancel()
+	}
+	now := time.Now()
+	s, released, err := t.Keeper.Recall(ctx)
+	if err != nil {
+		return err
+	}
+	if s != nil {
+		if restore(*s, t.gate, t.Clock, released, now) {
+			t.cfg.Log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", s.Hold.Cause))
+		}
+	}
+	return t.rebuild(ctx, now)
+}
+
+// restore takes over what another replica has handed on, and when an operator
+// released the fuse last. It reports whether a hold goes on.
+func restore(s handover.Snapshot, g *gate.Gate, c *clock.Clock, released, now time.Time) (held bool) {
+	g.Pacer.Restore(s.Granted, c.Local(s.PausedUntil))
+	g.Hold.Reset() // of an earlier term
+	g.Hold.RestoreServed(c.Local(s.ServedAt))
+	g.Fuse.Settle(c.Local(s.FuseBlownAt), c.Local(released))
+	return s.Hold != nil && g.Hold.Restore(hold.Cause(s.Hold.Cause), s.Hold.Detail, c.Local(s.Hold.Since), now)
+}
+
+// rebuild finds out from the records which calls were made, for the pacer's window
+// and the fuse's.
+func (t *Tenant) rebuild(ctx context.Context, now time.Time) error {
+	g := t.gate
+	since := now.Add(-max(g.Pacer.Window(), g.Fuse.Horizon()))
+	calls := newCalls(since.Add(-t.cfg.Policy.RequestTimeout))
+	err := t.cfg.Stores().Records.Since(ctx, t.cfg.Name, t.Clock.Remote(since), func(r record.Record, stored time.Time) {
+		r, stored = r.Shifted(-t.Clock.Ahead()), t.Clock.Local(stored)
+		calls.saw(r, stored)
+		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
+			g.Fuse.Began(r.ManagedDeviceID, r.AttemptedAt, now)
+		}
+		if r.State == record.Retrying && (r.Status == 429 || r.Status == 503) && r.NextAt.After(now) {
+			// The pause may not have been handed on: its worker was killed.
+			g.Pacer.Restore(0, r.NextAt)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	t.claims.withCalls(func(ours map[string]struct{}) { g.Pacer.Rebuild(calls.but(ours)) })
+	g.RestorePause(time.Time{})
+	return nil
+}
+
+// calls gathers from the changes of records which calls count against the quota,
+// and since when.
+type calls struct {
+	since time.Time // calls that began before are of no account
+	known map[string]*sentCall
+}
+
+type sentCall struct {
+	pace.Call
+	answered bool
+}
+
+func newCalls(since time.Time) *calls { return &calls{since, map[string]*sentCall{}} }
+
+// saw takes a change of a record. The first change after the one that announced a
+// call is its answer; further ones are about something else.
+func (c *calls) saw(r record.Record, stored time.Time) {
+	if r.ClientRequestID == "" || r.AttemptedAt.Before(c.since) {
+		return
+	}
+	call, known := c.known[r.ClientRequestID]
+	switch {
+	case !known:
+		c.known[r.ClientRequestID] = &sentCall{pace.Call{At: stored, Granted: true}, r.State != record.Attempting}
+	case !call.answered && r.State != record.Attempting:
+		call.At, call.answered = stored, true
+		call.Granted = r.Status != 429 && r.Status != 503
+	}
+}
+
+// but are the calls without those that this process itself waits for.
+func (c *calls) but(underWay map[string]struct{}) []pace.Call {
+	var all []pace.Call
+	for id, call := range c.known {
+		if _, ours := underWay[id]; !ours {
+			all = append(all, call.Call)
+		}
+	}
+	return all
+}
