@@ -676,7 +676,7 @@ func TestAccountsAreEnoughToSetUp(t *testing.T) {
 }
 
 // The worker of a tenant hears that a request has come, and neither the worker of another
-// one nor anybody else does.
+// one nor anybody else does. It binds by one list.
 func TestOnlyTheWorkerIsWoken(t *testing.T) {
 	l := startLocked(t)
 	setup := l.as("setup", "")
@@ -688,6 +688,9 @@ func TestOnlyTheWorkerIsWoken(t *testing.T) {
 	heard := map[string]*nats.Subscription{}
 	for _, tenant := range []string{"default", "other"} {
 		worker := l.as("worker", tenant)
+		if found, err := topology.Consumers(t.Context(), worker.js, names(tenant).Stream); err != nil || len(found) != 2 {
+			t.Errorf("the consumers are %v, %v", found, err)
+		}
 		sub, err := worker.nc.SubscribeSync(names(tenant).Wake())
 		if err != nil {
 			t.Fatal(err)
@@ -806,7 +809,7 @@ func TestAccountsAreNotMoreThanEnough(t *testing.T) {
 	publisher.mayNotPublish(reading...)
 	publisher.mayNotPublish(working...)
 	publisher.mayNotPublish(others...)
-	publisher.mayNotPublish("$JS.API.STREAM.MSG.GET.KV_passcode-resets", "$JS.API.STREAM.MSG.GET.KV_passcode-resets-state",
+	publisher.mayNotPublish("$JS.API.CONSUMER.LIST.PASSCODE_RESETS", "$JS.API.STREAM.MSG.GET.KV_passcode-resets", "$JS.API.STREAM.MSG.GET.KV_passcode-resets-state",
 		"$JS.API.STREAM.INFO.PASSCODE_RESETS", "$JS.API.STREAM.MSG.GET.PASSCODE_RESETS", "$JS.API.DIRECT.GET.PASSCODE_RESETS", "$JS.API.STREAM.MSG.DELETE.PASSCODE_RESETS_DEAD",
 		"$JS.API.CONSUMER.PAUSE.PASSCODE_RESETS.worker-default", "$KV.passcode-resets-state.default.operator",
 		"$JS.API.DIRECT.GET.KV_passcode-resets.$KV.passcode-resets.default.x", "$JS.API.DIRECT.GET.PASSCODE_RESETS_DEAD",

@@ -135,7 +135,7 @@ func makeIt(t *testing.T, js jetstream.JetStream, r resource) error {
 		cfg := jetstream.StreamConfig{
 			Name: text("name"), Description: text("description"), Subjects: list("subjects"),
 			MaxAge: span("maxAge"), Duplicates: span("duplicateWindow"), MaxBytes: int64(number("maxBytes")),
-			AllowDirect: take("allowDirect") == true, RePublish: republished(t, take("republish")),
+			MaxConsumers: number("maxConsumers"), AllowDirect: take("allowDirect") == true, RePublish: republished(t, take("republish")),
 		}
 		err = errors.Join(
 			json.Unmarshal(quoted(text("retention")), &cfg.Retention),

@@ -77,6 +77,7 @@ func (c runCmd) config(r *reader) (worker.Config, tenantsFile) {
 		}
 	}
 	c.serviceOptions.read(r, &cfg)
+	cfg.Layout.Tenants = len(cfg.Tenants)
 	cfg.Log = c.serviceOptions.logger(r)
 	return cfg, file
 }

@@ -69,6 +69,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	if c.TenantsFile != "" {
 		tenants = c.tenantsOption.names(r)
 	}
+	layout.Tenants = len(tenants)
 	if err := r.err(); err != nil {
 		return err
 	}
@@ -113,6 +114,9 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	}
 	for _, d := range done {
 		fmt.Fprintf(s.out, "%-8s %s\n", d.Action, d.What)
+		if d.Note != "" {
+			fmt.Fprintf(s.err, "worker: %s: %s\n", d.What, d.Note)
+		}
 	}
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
 		return cause

@@ -89,7 +89,8 @@ const (
 // Run tries everything, in an order that leads to the first cause, and reports
 // each precondition as it is known.
 func Run(ctx context.Context, cfg Config, report func(Line)) {
-	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}, lacking: map[string]bool{}}
+	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}, lacking: map[string]bool{},
+		found: map[string]*jetstream.StreamInfo{}}
 	c.nats(ctx)
 	if c.nc != nil {
 		defer c.nc.Close()
@@ -116,6 +117,10 @@ type checker struct {
 	tried  map[string]bool // rights by the subject they were tried on
 	// lacking are the streams and buckets found missing so far.
 	lacking map[string]bool
+	// found are the streams, each read once, and followed tells that the consumers of
+	// alarms were: all tenants share them.
+	found    map[string]*jetstream.StreamInfo
+	followed bool
 	// limits are the account's; nil before they were asked for, or where they may
 	// not be. limitsAsked tells which.
 	limits      *jetstream.AccountInfo

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -62,9 +63,10 @@ func (q *queue) following(ctx context.Context) {
 func (q *queue) followConsumers(ctx context.Context) {
 	n := q.names
 	what := fmt.Sprintf("consumers %s to %s", topology.FollowConsumer(0), topology.FollowConsumer(topology.FollowSteps-1))
-	if !q.may[q.api("CONSUMER.INFO."+n.FollowStream+".*")] {
+	if q.followed || !q.may[q.api("CONSUMER.INFO."+n.FollowStream+".*")] {
 		return // which is said above
 	}
+	q.followed = true
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
 	var found [topology.FollowSteps]*jetstream.ConsumerInfo
@@ -121,7 +123,14 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
-	s, err := q.js.Stream(ctx, name)
+	info, err := q.found[name], error(nil)
+	if info == nil {
+		var s jetstream.Stream
+		if s, err = q.js.Stream(ctx, name); err == nil {
+			info = s.CachedInfo()
+			q.found[name] = info
+		}
+	}
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		q.lacking[name] = true
@@ -133,17 +142,34 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 		q.trouble(what, err)
 		return
 	}
-	cfg := s.CachedInfo().Config
+	cfg := info.Config
 	found := topology.StreamWeaknesses(cfg, q.names, q.cfg.Keep)
+	if name == q.names.Stream {
+		found = q.room(ctx, info, found)
+	}
 	for _, w := range found {
 		q.say(Warning, what, w.Text, w.Do)
 	}
 	if len(found) == 0 {
 		q.ok(what, fmt.Sprintf("%d replicas, %s storage, %s retention", cfg.Replicas, cfg.Storage, cfg.Retention))
 	}
-	if info := s.CachedInfo().Cluster; info != nil && cfg.Replicas > 1 {
-		q.replicas(what, info)
+	if info.Cluster != nil && cfg.Replicas > 1 {
+		q.replicas(what, info.Cluster)
 	}
+}
+
+// room adds to what is weak about the request stream that it, or the account, allows fewer
+// consumers than there are tenants.
+func (q *queue) room(ctx context.Context, requests *jetstream.StreamInfo, found []topology.Weakness) []topology.Weakness {
+	tenants, there := len(q.cfg.Tenants), requests.State.Consumers
+	var a *jetstream.AccountInfo
+	if max(tenants, there) > 1 {
+		a = q.account(ctx)
+	}
+	if w := topology.RoomWeakness(requests.Config, there, tenants, a); w != nil && !slices.Contains(found, *w) {
+		found = append(found, *w)
+	}
+	return found
 }
 
 // replicas names those that are not up to date.
@@ -220,6 +246,12 @@ func (q *queue) consumer(ctx context.Context) {
 	consumer, err := q.js.Consumer(ctx, n.Stream, n.Consumer())
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		if requests := q.found[n.Stream]; q.cfg.Setup && requests != nil {
+			if w := topology.BeyondRoom(requests.Config, requests.State.Consumers, q.account(ctx)); w != nil {
+				q.say(Failed, what, "does not exist, and worker run cannot create it: "+w.What+" "+w.Text, w.Do)
+				return
+			}
+		}
 		q.missing(ctx, what, Failed, q.api("CONSUMER.CREATE."+n.Stream+"."+n.Consumer()+"."+n.Filter()), func(a *jetstream.AccountInfo) *topology.Weakness {
 			return topology.BeyondConsumer(a, n)
 		})

@@ -25,6 +25,9 @@ type Layout struct {
 	// MaxAckPending is how many requests of a tenant may be delivered and not
 	// settled at a time; 0 means 1,000.
 	MaxAckPending int
+	// Tenants is how many tenants have requests on the stream, each of which takes a
+	// consumer; the stream is made with room for many more, and so 0 is enough for a few.
+	Tenants int
 	// Update changes what exists already to what it should be.
 	Update bool
 }
@@ -45,6 +48,13 @@ const (
 	FollowSteps      = 10
 	followAckWait    = time.Minute
 	followAckPending = 256
+	// defaultConsumers is how many consumers a server allows a stream that names no number,
+	// unless its default_max_consumers says otherwise; -1 is no number. Source: nats-server,
+	// server/jetstream_api.go (JSDefaultMaxConsumersPerStream), server/consumer.go.
+	defaultConsumers = 1000
+	// spareConsumers is the room for tenants that are still to come, and for the consumers
+	// of those that are served no more, which nobody but an operator removes.
+	spareConsumers = 500
 	// group is the consumer's priority group. The replica that is pinned in it
 	// is the one that works; the others' pulls wait.
 	group = "worker"
@@ -82,21 +92,26 @@ func limit(bytes int64) int64 {
 	return bytes
 }
 
+// roomFor is how many consumers the request stream is to allow: for as many tenants as
+// one process serves, or those that there are, and for some more.
+func roomFor(tenants int) int { return max(manyConsumers, tenants) + spareConsumers }
+
 // Requests is the configuration of the request stream. It never drops a
 // request to make room, and forgets none by age. It tells of each new request by its
 // headers, so that a worker of many tenants need not ask for each all the time.
 func (l Layout) Requests(n Names) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name:        n.Stream,
-		Description: "passcode resets to be done",
-		Subjects:    []string{n.Subject + ".*"},
-		Retention:   jetstream.WorkQueuePolicy,
-		Discard:     jetstream.DiscardNew,
-		Storage:     l.storage(),
-		Replicas:    l.replicas(),
-		Duplicates:  dedupeWindow,
-		MaxBytes:    limit(l.MaxBytes.Requests),
-		AllowDirect: true,
+		Name:         n.Stream,
+		Description:  "passcode resets to be done",
+		Subjects:     []string{n.Subject + ".*"},
+		Retention:    jetstream.WorkQueuePolicy,
+		Discard:      jetstream.DiscardNew,
+		Storage:      l.storage(),
+		Replicas:     l.replicas(),
+		Duplicates:   dedupeWindow,
+		MaxBytes:     limit(l.MaxBytes.Requests),
+		AllowDirect:  true,
+		MaxConsumers: roomFor(l.Tenants),
 		// The tenant is the one wildcard of the source, however many tokens are before it.
 		RePublish: &jetstream.RePublish{Source: n.Subject + ".*", Destination: n.wake() + "{{wildcard(1)}}", HeadersOnly: true},
 	}

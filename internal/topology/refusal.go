@@ -18,6 +18,14 @@ const (
 	errNoMemory   jetstream.ErrorCode = 10028
 )
 
+// errNoConsumers is how a server refuses one consumer more than a stream or an account
+// allows, and a stream that asks for more than its account allows. Source: nats-server,
+// server/errors.json (JSMaximumConsumersLimitErr).
+const errNoConsumers jetstream.ErrorCode = 10026
+
+// NoRoom reports whether an error is the server's refusal of one consumer more.
+func NoRoom(err error) bool { return hasCode(err, errNoConsumers) }
+
 // cures tell, for each way in which a server refuses what setup asks for, what
 // cures it; SIZE stands for the flag of the size of the thing. Source of the codes:
 // nats-server, server/errors.json.
@@ -38,7 +46,8 @@ func cures() map[jetstream.ErrorCode]string {
 		10005: "if the cluster has fewer servers with JetStream than replicas, or too little storage on them: worker setup --replicas N with fewer, or SIZE N with less",
 		// Numbers.
 		10027: "the account takes no further stream, and a bucket is one: raise its limit (max_streams; worker setup makes 7), or remove what is not needed",
-		10026: "no further consumer is taken, and each tenant needs one, following ten: raise max_consumers of the account, or of the stream, or remove what is not needed",
+		10026: "no further consumer is taken, and each tenant needs one, following ten: worker setup --update raises max_consumers of the request stream; " +
+			"where the account's max_consumers is lower, raise that, or remove consumers that are not needed",
 		10121: "the account or the stream takes no consumer with so many acks pending: worker setup --max-ack-pending N with no more than that",
 		// Names.
 		10065: "another stream takes these subjects: remove it, or give other ones with WORKER_SUBJECT and WORKER_DEAD_SUBJECT",
@@ -74,6 +83,33 @@ func BeyondStreams(a *jetstream.AccountInfo, more int) *Weakness {
 		return &Weakness{what, "the account takes no further stream, and a bucket is one", "raise its limit (max_streams; worker setup makes 7), or remove what is not needed"}
 	}
 	return nil
+}
+
+// RoomWeakness tells that a request stream has no room for the consumers of so many
+// tenants, or for those that are there; nil: it has. a is what the account allows; nil:
+// it is not known.
+func RoomWeakness(cfg jetstream.StreamConfig, there, tenants int, a *jetstream.AccountInfo) *Weakness {
+	need, allowed, what := max(there, tenants), 0, "stream "+cfg.Name
+	capped := a != nil && everyTier(a, func(t jetstream.Tier) bool {
+		allowed = max(allowed, t.Limits.MaxConsumers)
+		return t.Limits.MaxConsumers > 0
+	})
+	switch room := cfg.MaxConsumers; {
+	case capped && allowed < need:
+		return &Weakness{what, fmt.Sprintf("is of an account that allows %d consumers of a stream, and %d are needed, one for each tenant", allowed, need),
+			"raise the account's max_consumers"}
+	case room > 0 && room < need:
+		return &Weakness{what, fmt.Sprintf(fewConsumers, room), doUpdate}
+	case room <= 0 && !capped && need > defaultConsumers:
+		return &Weakness{what, fmt.Sprintf("names no number of consumers, so that a server allows %d unless its default_max_consumers says otherwise, and %d are needed, one for each tenant",
+			defaultConsumers, need), doUpdate}
+	}
+	return nil
+}
+
+// BeyondRoom is [BeyondStreams] for one consumer more on a request stream that has so many.
+func BeyondRoom(cfg jetstream.StreamConfig, there int, a *jetstream.AccountInfo) *Weakness {
+	return RoomWeakness(cfg, there, there+1, a)
 }
 
 // BeyondConsumer is [BeyondStreams] for a tenant's consumer.

@@ -12,6 +12,8 @@ import (
 type Done struct {
 	What   string // "stream PASSCODE_RESETS"
 	Action string // "created", "exists", "updated"
+	// Note is what is to be known about it all the same; empty: nothing.
+	Note string
 }
 
 // Setup creates the streams, the buckets and the consumers that are missing. It
@@ -45,7 +47,7 @@ func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout)
 	outcomes, alarms := l.Outcomes(n), l.Follow(n)
 	done, err := ensureAll([]step{
 		// The stream first: where one of another domain takes its subjects, nothing is made.
-		{"stream " + alarms.Name, "--max-bytes-follow", func() (string, error) { return ensureStream(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l) }},
+		{"stream " + alarms.Name, "--max-bytes-follow", func() (string, error) { return justEnsure(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l) }},
 		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func() (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
 	})
 	for s := 0; s < FollowSteps && err == nil; s++ {
@@ -53,7 +55,7 @@ func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout)
 		if action, err = ensureConsumer(ctx, js, n.FollowStream, l.FollowStep(n, s), l); err != nil {
 			return done, fmt.Errorf("%s: %w", what, explain(err, ""))
 		}
-		done = append(done, Done{what, action})
+		done = append(done, Done{What: what, Action: action})
 	}
 	return done, err
 }
@@ -65,20 +67,25 @@ func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layou
 	if err != nil {
 		return Done{}, fmt.Errorf("%s: %w", what, explain(err, ""))
 	}
-	return Done{what, action}, nil
+	return Done{What: what, Action: action}, nil
 }
 
 // SetupShared does what [Setup] does for what all tenants share: everything but
 // the consumer, and what following needs.
 func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	requests, letters, records, states, cooling := l.Requests(n), l.Letters(n), l.Records(n), l.State(n), l.Devices(n)
-	return ensureAll([]step{
-		{"stream " + requests.Name, "--max-bytes-requests", func() (string, error) { return ensureStream(ctx, js, requests, n.Filter(), l) }},
-		{"stream " + letters.Name, "--max-bytes-dead", func() (string, error) { return ensureStream(ctx, js, letters, n.Dead(), l) }},
+	note := ""
+	done, err := ensureAll([]step{
+		{"stream " + requests.Name, "--max-bytes-requests", func() (string, error) { return ensureRequests(ctx, js, requests, n, l, &note) }},
+		{"stream " + letters.Name, "--max-bytes-dead", func() (string, error) { return justEnsure(ctx, js, letters, n.Dead(), l) }},
 		{"key-value bucket " + records.Bucket, "--max-bytes-records", func() (string, error) { return ensureBucket(ctx, js, records, l) }},
 		{"key-value bucket " + states.Bucket, "--max-bytes-state", func() (string, error) { return ensureBucket(ctx, js, states, l) }},
 		{"key-value bucket " + cooling.Bucket, "--max-bytes-devices", func() (string, error) { return ensureBucket(ctx, js, cooling, l) }},
 	})
+	if len(done) > 0 && done[0].What == "stream "+requests.Name {
+		done[0].Note = note
+	}
+	return done, err
 }
 
 // step makes one thing where it is missing; size is the flag of its size.
@@ -93,7 +100,7 @@ func ensureAll(steps []step) (done []Done, missing error) {
 	for _, step := range steps {
 		action, err := step.ensure()
 		if err == nil {
-			done = append(done, Done{step.what, action})
+			done = append(done, Done{What: step.what, Action: action})
 			continue
 		}
 		refused := errors.As(err, new(*jetstream.APIError))
@@ -108,25 +115,58 @@ func ensureAll(steps []step) (done []Done, missing error) {
 	return done, missing
 }
 
+// ensureRequests is [ensureStream] for the request stream. An account that allows fewer
+// consumers than are asked for refuses the whole stream; without a number of its own the
+// account's holds, which is the most that there can be.
+func ensureRequests(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, n Names, l Layout, note *string) (string, error) {
+	action, there, err := ensureStream(ctx, js, cfg, n.Filter(), l)
+	if hasCode(err, errNoConsumers) {
+		asked := cfg.MaxConsumers
+		cfg.MaxConsumers = -1
+		if action, there, err = ensureStream(ctx, js, cfg, n.Filter(), l); err == nil {
+			*note = fmt.Sprintf("it has room for fewer consumers than the %d that were asked for, and each tenant needs one: the account's max_consumers allows no more", asked)
+		}
+	}
+	if err != nil || action != "exists" || there == nil {
+		return action, err
+	}
+	if w := RoomWeakness(there.Config, there.State.Consumers, l.Tenants, nil); w != nil {
+		*note = "it " + w.Text + "; " + w.Do
+	}
+	return action, nil
+}
+
+// justEnsure is [ensureStream] for who need not know what was there.
+func justEnsure(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, subject string, l Layout) (string, error) {
+	action, _, err := ensureStream(ctx, js, cfg, subject, l)
+	return action, err
+}
+
 // ensureStream makes a stream that is to take the subject, unless one of another
-// domain takes it: two would each keep their own count of what was done.
-func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, subject string, l Layout) (string, error) {
+// domain takes it: two would each keep their own count of what was done. there is what
+// was found; nil: nothing.
+func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, subject string, l Layout) (action string, there *jetstream.StreamInfo, err error) {
 	existing, err := js.Stream(ctx, cfg.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if err := alone(ctx, js, subject); err != nil {
-			return "", err
+			return "", nil, err
 		}
-		return create(l, single(js), &cfg.Replicas, jetstream.ErrStreamNameAlreadyInUse, func() error {
+		action, err = create(l, single(js), &cfg.Replicas, jetstream.ErrStreamNameAlreadyInUse, func() error {
 			_, err := js.CreateStream(ctx, cfg)
 			return err
 		})
+		return action, nil, err
 	}
-	if err != nil || !l.Update {
-		return "exists", err
+	if err != nil {
+		return "", nil, err
+	}
+	there = existing.CachedInfo()
+	if !l.Update {
+		return "exists", there, nil
 	}
 	// What the layout does not speak of stays as the operator has set it:
 	// placement, compression and the like.
-	to := l.kept(existing.CachedInfo().Config)
+	to := l.kept(there.Config)
 	to.Description, to.Subjects, to.Storage = cfg.Description, cfg.Subjects, cfg.Storage
 	to.Retention, to.Discard, to.AllowDirect = cfg.Retention, cfg.Discard, cfg.AllowDirect
 	to.MaxAge, to.Duplicates = cfg.MaxAge, cfg.Duplicates
@@ -137,10 +177,15 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.Str
 		to.MaxBytes = cfg.MaxBytes
 	}
 	to.AllowRollup, to.RePublish, to.SubjectDeleteMarkerTTL = cfg.AllowRollup, cfg.RePublish, cfg.SubjectDeleteMarkerTTL
-	to.ConsumerLimits, to.MaxConsumers = cfg.ConsumerLimits, cfg.MaxConsumers
+	if to.ConsumerLimits = cfg.ConsumerLimits; cfg.MaxConsumers > 0 {
+		// Never less than there was, nor than what is there needs: what a server allows
+		// where a stream names no number is not to be seen.
+		cfg.MaxConsumers = max(cfg.MaxConsumers, to.MaxConsumers, there.State.Consumers+spareConsumers)
+	}
+	to.MaxConsumers = cfg.MaxConsumers
 	mend(&to, leastMessage)
 	_, err = js.UpdateStream(ctx, to)
-	return "updated", err
+	return "updated", there, err
 }
 
 func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, l Layout) (string, error) {

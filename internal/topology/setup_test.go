@@ -48,7 +48,7 @@ func contract() made {
 			Name: "PASSCODE_RESETS", Description: "passcode resets to be done",
 			Subjects: []string{"passcode.reset.requests.*"}, Retention: jetstream.WorkQueuePolicy,
 			Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, Duplicates: 10 * time.Minute, Replicas: 1,
-			MaxAge: 0, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1, MaxConsumers: -1, AllowDirect: true,
+			MaxAge: 0, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1, MaxConsumers: 2500, AllowDirect: true,
 			RePublish: &jetstream.RePublish{Source: "passcode.reset.requests.*", Destination: "passcode.reset.wake.PASSCODE_RESETS.{{wildcard(1)}}", HeadersOnly: true},
 		},
 		letters: jetstream.StreamConfig{

@@ -25,6 +25,7 @@ const (
 	// doConsumeStep is for the consumers of alarms, which any of them may be made from.
 	doConsumeStep = "the server cannot change that: remove the consumer and run worker setup; alarms stay"
 	doRetention   = "worker setup --update changes it, without a shorter --retention"
+	fewConsumers  = "has room for %d consumers: each tenant needs one"
 	doConsume     = "the server cannot change that: remove the consumer and run worker setup; requests stay"
 )
 
@@ -163,7 +164,7 @@ func (w *weaknesses) requests(cfg, want jetstream.StreamConfig, n Names) {
 		w.add(again.Source != want.RePublish.Source, doUpdate, "wakes workers for %s instead of %s", again.Source, want.RePublish.Source)
 		w.add(!again.HeadersOnly, doUpdate, "wakes workers with whole requests on %s, where their headers would do", n.Wake())
 	}
-	w.add(cfg.MaxConsumers > 0 && cfg.MaxConsumers < manyConsumers, doUpdate, "has room for %d consumers: each tenant needs one", cfg.MaxConsumers)
+	w.add(cfg.MaxConsumers > 0 && cfg.MaxConsumers < manyConsumers, doUpdate, fewConsumers, cfg.MaxConsumers)
 }
 
 // alarms are what following needs of its stream: a clock that no one may stop.
