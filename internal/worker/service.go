@@ -103,7 +103,7 @@ func (s *service) setBound(err error) {
 	case err == nil:
 		s.log.Info("bound to the queue")
 	case topology.NoRoom(err): // which is the same for each tenant that comes too late
-		s.fleet.once("tenants cannot be served: the server takes no further consumer on stream "+s.names.Stream+
+		s.fleet.warnings.once("tenants cannot be served: the server takes no further consumer on stream "+s.names().Stream+
 			"; trying again for ever; /readyz names them", zap.String("tenant", s.spec.Name), zap.Error(err))
 	case s.bound == nil || err.Error() != s.bound.Error():
 		s.log.Error("the queue cannot be worked on; trying again for ever", zap.Error(err))
