@@ -75,8 +75,7 @@ type Config struct {
 	// the process must.
 	Handle func(soft, hard context.Context, m Message) Disposition
 	// Clock, if not nil, is told how far the server's clock is ahead of ours, and
-	// by how much that may be wrong, each time the queue is bound and its depth
-	// is read.
+	// by how much that may be wrong, each time the consumer is looked up.
 	Clock func(ahead, within time.Duration)
 	// Bound is told when the queue is bound to its consumer (nil), and why it
 	// is not.

@@ -24,18 +24,24 @@ type Depth struct {
 	Pinned bool
 }
 
-// Depth asks the server how much waits.
-func (q *Queue) Depth(ctx context.Context) (Depth, error) {
+// Look asks the server for what it knows of the consumer.
+func (q *Queue) Look(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
 	info, err := q.consumer(ctx)
 	if err != nil {
-		return Depth{}, fmt.Errorf("consumer %s: %w", q.cfg.Names.Consumer(), err)
+		return nil, fmt.Errorf("consumer %s: %w", q.cfg.Names.Consumer(), err)
 	}
+	return info, nil
+}
+
+// DepthOf is how much waits in the queue of a consumer.
+func DepthOf(info *jetstream.ConsumerInfo) Depth {
 	d := Depth{
 		Messages:    int(info.NumPending) + info.NumAckPending,
 		AckPending:  info.NumAckPending,
 		Redelivered: info.NumRedelivered,
+		Pinned:      pinned(info) != "",
 	}
 	if d.Paused = info.Paused; d.Paused && !topology.PauseEnd(info).IsZero() {
 		d.PausedUntil = time.Now().Add(info.PauseRemaining)
@@ -43,8 +49,7 @@ func (q *Queue) Depth(ctx context.Context) (Depth, error) {
 			d.PausedUntil = *until // does not move from one reading to the next
 		}
 	}
-	d.Pinned = pinned(info) != ""
-	return d, nil
+	return d
 }
 
 // pinned is the pin that the server has given to a replica; empty: none.

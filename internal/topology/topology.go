@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // apiWait bounds one call to the server.
@@ -93,6 +95,14 @@ func (n Names) Woken(subject string) (tenant string, is bool) {
 // wake names the stream, so that two of one account do not wake each other's workers.
 func (n Names) wake() string { return wakeSubject + "." + n.Stream + "." }
 
+// Replicas is the subject on which the replicas tell each other that they live, so that
+// they can share the tenants. The name is that of their only tenant, or any other that
+// they have in common.
+func (n Names) Replicas(name string) string { return replicaSubject + "." + n.Stream + "." + name }
+
+// replicaSubject is where the replicas tell that they live.
+const replicaSubject = "passcode.reset.replicas"
+
 // wakeSubject is where the server tells of new requests.
 const wakeSubject = "passcode.reset.wake"
 
@@ -115,4 +125,10 @@ func withMetadata(there, ours map[string]string) map[string]string {
 	maps.Copy(all, there)
 	maps.Copy(all, ours)
 	return all
+}
+
+// Wakes reports whether a request stream tells of each new request on [Names.Wakes].
+func Wakes(cfg jetstream.StreamConfig, n Names) bool {
+	want := Layout{}.Requests(n).RePublish
+	return cfg.RePublish != nil && cfg.RePublish.Source == want.Source && cfg.RePublish.Destination == want.Destination
 }

@@ -57,6 +57,19 @@ func (b *buckets) open(ctx context.Context) error {
 	return err
 }
 
+// find looks the buckets up before the first queue is bound, so that those with nothing
+// in them need not be. What is missing, the queues tell.
+func (b *buckets) find(ctx context.Context) {
+	if b.stores().Records != nil || !b.fleet.js.Conn().IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	if err := b.open(ctx); err != nil {
+		b.fleet.cfg.Log.Debug("the buckets are not there yet", zap.Error(err))
+	}
+}
+
 // openDevices looks up the bucket of devices that cool down, where they do, and
 // makes it where it is missing and that is allowed.
 func (b *buckets) openDevices(ctx context.Context) (*devices.Store, error) {

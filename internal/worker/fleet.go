@@ -15,6 +15,7 @@ import (
 
 	"passcode-worker/internal/follow"
 	"passcode-worker/internal/metrics"
+	"passcode-worker/internal/share"
 	"passcode-worker/internal/topology"
 )
 
@@ -37,8 +38,10 @@ type fleet struct {
 	// announcer publishes the first alarms of accepted requests; nil: nobody is followed.
 	announcer *follow.Announcer
 	warnings  *warnings
-	// followChecked is set once the settings of what following needs were looked at.
-	followChecked atomic.Bool
+	lookout   *lookout
+	replica   *share.Replica
+	// checked is set once the settings of what all tenants share were looked at.
+	checked atomic.Bool
 
 	// left brings run the services that have ended because their tenants are no
 	// longer listed.
@@ -47,6 +50,8 @@ type fleet struct {
 	mu sync.Mutex
 	// served is guarded by mu; only run changes it.
 	served map[string]*service
+	// listed are the tenants as they were listed last; guarded by mu.
+	listed []Tenant
 }
 
 func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
@@ -58,14 +63,22 @@ func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
 		left: make(chan *service), served: map[string]*service{}, warnings: &warnings{log: cfg.Log, said: map[string]struct{}{}}}
 	f.buckets = newBuckets(f)
 	f.announcer = newAnnouncer(f)
+	f.lookout = &lookout{fleet: f}
+	f.replica = share.New(js.Conn(), cfg.Names.Replicas(replicasOf(cfg.Tenants)), f.divide)
 	return f
 }
 
 // run serves the tenants until ctx ends, and waits for what is in work then,
 // which work may cut short.
 func (f *fleet) run(ctx, work context.Context) {
-	f.apply(ctx, work, f.cfg.Tenants)
 	var others sync.WaitGroup
+	others.Go(func() {
+		if err := f.replica.Run(ctx); err != nil {
+			f.cfg.Log.Error("this replica takes itself to be alone", zap.Error(err))
+		}
+	})
+	f.apply(ctx, work, f.cfg.Tenants)
+	others.Go(func() { f.lookout.run(ctx) })
 	others.Go(func() { f.buckets.watch(ctx) })
 	others.Go(func() { f.watchUnserved(ctx) })
 	if follower := newFollower(f); follower != nil {
@@ -93,6 +106,16 @@ func (f *fleet) run(ctx, work context.Context) {
 // missing is ended, one that has changed is ended and begun anew.
 func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
 	listed := map[string]bool{}
+	var names []string
+	for _, t := range tenants {
+		names = append(names, t.Name)
+	}
+	f.mu.Lock()
+	f.listed = tenants
+	f.mu.Unlock()
+	f.replica.Serve(names)
+	f.lookout.look(ctx, startWait)
+	f.buckets.find(ctx)
 	for _, t := range tenants {
 		listed[t.Name] = true
 		before := f.get(t.Name)
@@ -128,9 +151,13 @@ func (f *fleet) begin(ctx, work context.Context, t Tenant, before *service) {
 	}
 	intake, stop := context.WithCancel(ctx)
 	s.stop = stop
+	if f.buckets.stores().Records != nil {
+		f.lookout.tell(s)
+	}
 	f.mu.Lock()
 	f.served[t.Name] = s
 	f.mu.Unlock()
+	s.queue.Own(f.owns(t.Name)) // from now on it is told of changes
 	go func() {
 		defer close(s.done)
 		defer stop()
@@ -184,6 +211,38 @@ func (f *fleet) all() []*service {
 		all = append(all, f.served[name])
 	}
 	return all
+}
+
+// owns reports whether a tenant is this replica's to work on. What another one should
+// work on, and does not, shows in the list only: without it, each replica takes what it
+// gets.
+func (f *fleet) owns(tenant string) bool { return !f.lookout.listed.Load() || f.replica.Owns(tenant) }
+
+// divide tells each queue anew whether it is this replica's.
+func (f *fleet) divide() {
+	for _, s := range f.all() {
+		s.queue.Own(f.owns(s.spec.Name))
+	}
+}
+
+// wakeSubject is where wake-ups for the tenants are heard.
+func (f *fleet) wakeSubject() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.listed) == 1 {
+		n := f.cfg.Names
+		n.Tenant = f.listed[0].Name
+		return n.Wake() // may be all that the worker may listen to
+	}
+	return f.cfg.Names.Wakes()
+}
+
+// replicasOf names the replicas that may share some tenants.
+func replicasOf(tenants []Tenant) string {
+	if len(tenants) == 1 {
+		return tenants[0].Name
+	}
+	return "many"
 }
 
 // states are the tenants' parts of /readyz.

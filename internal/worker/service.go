@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
 	"passcode-worker/internal/backlog"
@@ -31,6 +32,10 @@ type service struct {
 	// leaving tells that the tenant is no longer listed and its calls in flight
 	// are waited for. Only fleet.apply reads and changes it.
 	leaving bool
+
+	flow    backlog.Flow
+	oldest  time.Time // when the oldest request was stored
+	checked bool      // the settings of the consumer were looked at
 
 	mu    sync.Mutex
 	bound error // nil while the queue is bound
@@ -78,6 +83,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 		Credit:  s.tenant.Credit,
 		Begin:   s.tenant.TakeOver,
 		Active:  s.tenant.SetActive,
+		Rests:   f.lookout.rests,
 		Handle:  s.tenant.Handle,
 		Bound:   s.setBound,
 		Log:     log.Named("consume"),
@@ -88,10 +94,9 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 // run works until intake ends, and waits for what is in work then.
 func (s *service) run(intake, work context.Context) {
 	defer s.graph.Close()
-	var watching sync.WaitGroup
-	defer watching.Wait()
-	watching.Go(func() { s.watch(intake) })
-	watching.Go(func() { s.tenant.Keeper.Run(intake) })
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	keeping.Go(func() { s.tenant.Keeper.Run(intake) })
 	s.queue.Run(intake, work)
 	s.tenant.Leave(context.WithoutCancel(work)) // also when the work was cut short
 }
@@ -100,6 +105,7 @@ func (s *service) setBound(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case err == nil && s.bound == nil:
 	case err == nil:
 		s.log.Info("bound to the queue")
 	case topology.NoRoom(err): // which is the same for each tenant that comes too late
@@ -120,51 +126,26 @@ func (s *service) binding() error {
 	return s.fleet.buckets.err()
 }
 
-// watch shows how much waits, and says once what is weaker than promised.
-func (s *service) watch(ctx context.Context) {
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	checked := false
-	var flow backlog.Flow
-	var oldest time.Time // when the oldest request was stored
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if s.binding() != nil {
-			continue
-		}
-		if !checked {
-			checked = true
-			s.warnOfWeaknesses(ctx)
-		}
-		ticker.Reset(s.fleet.poll())
-		s.tenant.Refresh(ctx)
-		depth, err := s.queue.Depth(ctx)
-		if err != nil {
-			if ctx.Err() == nil {
-				s.log.Debug("the queue's depth could not be read", zap.Error(err))
-			}
-			continue
-		}
-		s.tenant.SeeQueue(depth)
-		if depth.Messages == 0 {
-			oldest = time.Time{}
-		} else if at, err := topology.Oldest(ctx, s.fleet.js, s.names()); err == nil {
-			oldest = s.tenant.Clock.Local(at)
-		} else if ctx.Err() == nil { // what was known of it still holds
-			s.log.Debug("the oldest request could not be read", zap.Error(err))
-		}
-		s.metrics.SetQueue(metrics.Queue{
-			Messages:    depth.Messages,
-			AckPending:  depth.AckPending,
-			Redelivered: depth.Redelivered,
-			Oldest:      age(oldest),
-			Drain:       s.tenant.Drain(depth.Messages, flow.PerSecond(depth.Messages, time.Now())),
-		})
+// see shows how much waits, and says once what is weaker than promised.
+func (s *service) see(ctx context.Context, info *jetstream.ConsumerInfo) {
+	s.warnOfWeaknesses(ctx, info.Config)
+	s.tenant.Refresh(ctx)
+	depth := consume.DepthOf(info)
+	s.tenant.SeeQueue(depth)
+	if depth.Messages == 0 {
+		s.oldest = time.Time{}
+	} else if at, err := topology.Oldest(ctx, s.fleet.js, s.names()); err == nil {
+		s.oldest = s.tenant.Clock.Local(at)
+	} else if ctx.Err() == nil { // what was known of it still holds
+		s.log.Debug("the oldest request could not be read", zap.Error(err))
 	}
+	s.metrics.SetQueue(metrics.Queue{
+		Messages:    depth.Messages,
+		AckPending:  depth.AckPending,
+		Redelivered: depth.Redelivered,
+		Oldest:      age(s.oldest),
+		Drain:       s.tenant.Drain(depth.Messages, s.flow.PerSecond(depth.Messages, time.Now())),
+	})
 }
 
 // names are the names on NATS, with the tenant's.
@@ -174,16 +155,27 @@ func (s *service) names() topology.Names {
 	return n
 }
 
-// warnOfWeaknesses says once what is weaker than promised.
-func (s *service) warnOfWeaknesses(ctx context.Context) {
+// warnOfWeaknesses says once what is weaker than promised: of the first tenant all, of
+// the others what is their own.
+func (s *service) warnOfWeaknesses(ctx context.Context, consumer jetstream.ConsumerConfig) {
+	if s.checked {
+		return
+	}
+	s.checked = true
 	f, names := s.fleet, s.names()
+	const weaker = "weaker than promised: "
+	if f.checked.Swap(true) {
+		for _, w := range topology.ConsumerWeaknesses(consumer, names) {
+			f.warnings.once(weaker + w.String())
+		}
+		return
+	}
 	keep := topology.Keep(f.cfg.Policy.MaxAge, f.cfg.Cooldown, f.cfg.Fuse.W) // how long records have to last
-	follows := f.cfg.Follow != FollowOff && !f.followChecked.Swap(true)      // all tenants share that
-	for _, w := range topology.Weaknesses(ctx, f.js, names, keep, follows) {
-		f.warnings.once("weaker than promised: " + w)
+	for _, w := range topology.Weaknesses(ctx, f.js, names, keep, f.cfg.Follow != FollowOff) {
+		f.warnings.once(weaker + w)
 	}
 	for _, stream := range topology.Rivals(ctx, f.js, names) {
-		f.warnings.once("weaker than promised: stream " + stream + " of another JetStream domain or account takes the same dead letters, " +
+		f.warnings.once(weaker + "stream " + stream + " of another JetStream domain or account takes the same dead letters, " +
 			"and perhaps the same requests; a worker there would reset devices a second time; see worker check")
 	}
 }

@@ -1,0 +1,188 @@
+package worker
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"passcode-worker/internal/topology"
+)
+
+const (
+	// listWait bounds the reading of all consumers of the stream, and startWait that
+	// before the first tenant is served.
+	listWait  = 15 * time.Second
+	startWait = 2 * time.Second
+	// seeAtOnce is for how many tenants the server is asked at a time.
+	seeAtOnce = 8
+)
+
+// lookout hears of new requests, and looks at all queues in one list now and then. By
+// these two, a queue in which nothing is needs nothing of its own at the server, and
+// costs nothing.
+type lookout struct {
+	fleet *fleet
+	// heard tells that the server's wake-ups reach this process, and listed that all
+	// queues were seen at the last look.
+	heard, listed atomic.Bool
+
+	mu      sync.Mutex
+	subject string             // on which wake-ups are listened for; empty: on none
+	sub     *nats.Subscription // to it
+	sight   sight
+}
+
+// sight is what the last look has seen.
+type sight struct {
+	list  map[string]*jetstream.ConsumerInfo // nil: it could not be read
+	asked time.Time                          // when the server was asked for it
+	// ahead is how far the server's clock is ahead, and within by how much that may be
+	// wrong; within is 0 where the server did not say.
+	ahead, within time.Duration
+}
+
+// rests reports whether a queue with nothing in it may rest: what comes wakes it, and if
+// the wake-up is lost, a look does.
+func (l *lookout) rests() bool { return l.heard.Load() && l.listed.Load() }
+
+// run looks until ctx ends, and at once where the connection is there again: wake-ups
+// may have been lost meanwhile.
+func (l *lookout) run(ctx context.Context) {
+	nc := l.fleet.js.Conn()
+	connected := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(connected)
+	defer l.listen("")
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-connected:
+		case <-ticker.C:
+		}
+		ticker.Reset(l.fleet.poll())
+		l.look(ctx, listWait)
+		l.see(ctx)
+	}
+}
+
+// look reads the list of the stream's consumers, and has the wake-ups listened for.
+func (l *lookout) look(ctx context.Context, within time.Duration) {
+	f := l.fleet
+	if !f.js.Conn().IsConnected() {
+		return // what is there is seen once it is
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	var now sight
+	now.asked = time.Now()
+	stream, err := f.js.Stream(ctx, f.cfg.Names.Stream)
+	wakes := false
+	if err == nil {
+		info := stream.CachedInfo()
+		wakes = topology.Wakes(info.Config, f.cfg.Names)
+		// When the server looked at its clock is known to half the time of the call.
+		if !info.TimeStamp.IsZero() {
+			now.within = time.Since(now.asked) / 2
+			now.ahead = info.TimeStamp.Sub(now.asked.Add(now.within).Round(0))
+		}
+	}
+	l.heard.Store(wakes && l.listen(f.wakeSubject()))
+	now.asked = time.Now()
+	now.list, err = topology.Consumers(ctx, f.js, f.cfg.Names.Stream)
+	if err != nil && ctx.Err() == nil {
+		f.cfg.Log.Debug("the consumers of the stream could not be listed", zap.Error(err))
+	}
+	l.mu.Lock()
+	l.sight = now
+	l.mu.Unlock()
+	if l.listed.Swap(err == nil) != (err == nil) {
+		f.divide()
+	}
+}
+
+// listen listens for wake-ups on a subject in place of the one before; empty: on none.
+// It reports whether the server lets it.
+func (l *lookout) listen(subject string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	nc := l.fleet.js.Conn()
+	if l.subject == subject {
+		return l.sub != nil && !refused(nc, subject)
+	}
+	if l.sub != nil {
+		_ = l.sub.Unsubscribe() // fails on a closed connection only
+	}
+	l.subject, l.sub = subject, nil
+	if subject == "" {
+		return false
+	}
+	sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
+		if tenant, ok := l.fleet.cfg.Names.Woken(m.Subject); ok {
+			if s := l.fleet.get(tenant); s != nil {
+				s.queue.Wake()
+			}
+		}
+	})
+	if err != nil {
+		return false
+	}
+	l.sub = sub
+	// The server says that it refuses before it answers.
+	return nc.FlushTimeout(startWait) == nil && !refused(nc, subject)
+}
+
+// refused reports whether the last that the server refused was to let listen on a subject.
+func refused(nc *nats.Conn, subject string) bool {
+	err := nc.LastError()
+	return err != nil && strings.Contains(err.Error(), subject)
+}
+
+// tell tells a tenant what the last look has seen of its queue, and returns that; nil:
+// nothing.
+func (l *lookout) tell(s *service) *jetstream.ConsumerInfo {
+	l.mu.Lock()
+	seen := l.sight
+	l.mu.Unlock()
+	if seen.within > 0 {
+		s.tenant.Clock.Set(seen.ahead, seen.within)
+	}
+	info := seen.list[s.names().Consumer()]
+	if seen.list != nil {
+		s.queue.Saw(info, seen.asked)
+	}
+	return info
+}
+
+// see tells the queues what was seen of them, and shows it. Where the list may not be
+// read, each is looked at by itself.
+func (l *lookout) see(ctx context.Context) {
+	var group errgroup.Group
+	group.SetLimit(seeAtOnce)
+	for _, s := range l.fleet.all() {
+		info := l.tell(s)
+		if s.binding() != nil {
+			continue
+		}
+		group.Go(func() error {
+			if info == nil {
+				var err error
+				if info, err = s.queue.Look(ctx); err != nil {
+					s.log.Debug("the queue's depth could not be read", zap.Error(err))
+					return nil
+				}
+			}
+			s.see(ctx, info)
+			return nil
+		})
+	}
+	_ = group.Wait() // none fails
+}
