@@ -65,7 +65,7 @@ type Config struct {
 	// no longer.
 	Begin func(soft context.Context)
 	// Active is told whether this replica is the one that works on the queue; nil is
-	// not told. It stays so while the queue rests, until another one is seen to work.
+	// not told. While the queue rests, it is the one that would.
 	Active func(bool)
 	// Rests reports whether the queue may rest while nothing is in it: somebody calls
 	// [Queue.Wake] and [Queue.Saw] then. nil: it is pulled all the time.
@@ -198,8 +198,8 @@ func (q *Queue) awaitDemand(soft context.Context) bool {
 		if pulls {
 			return true
 		}
-		if v.elsewhere {
-			q.setActive(false)
+		if v.elsewhere || v.here {
+			q.setActive(v.here)
 		}
 		if v.known {
 			q.setBound(nil)

@@ -118,6 +118,7 @@ func (d *demand) wish(now time.Time, may bool, linger time.Duration) wish {
 type view struct {
 	known     bool // its consumer is there
 	elsewhere bool // another replica works on it, or is to
+	here      bool // it has had messages, and this replica is to work on the next
 }
 
 // rest reports whether the queue is to be pulled. Where it is not, a change of that is
@@ -135,5 +136,6 @@ func (d *demand) rest(now time.Time, may bool, linger time.Duration) (pulls bool
 	}
 	// What was seen before may be this replica's own pin.
 	others := d.info != nil && d.asked.After(d.resting) && pinned(d.info) != ""
-	return false, view{known: d.info != nil, elsewhere: wish == left || others}
+	here := wish == rested && d.info != nil && d.info.Delivered.Consumer > 0 && pinned(d.info) == ""
+	return false, view{known: d.info != nil, elsewhere: wish == left || others, here: here}
 }

@@ -187,6 +187,7 @@ func TestWakeUpLost(t *testing.T) {
 	h := newHandler()
 	w := r.run(Config{Handle: h.handle, Rests: func() bool { return true }})
 	w.awaitBound()
+	r.await("the first pull", func() bool { return r.info().NumWaiting == 1 })
 	w.awaitRest()
 	r.publish("1")
 	none(r, h.calls, "a queue that nobody has woken takes a message")

@@ -26,13 +26,13 @@ type Replica struct {
 // New makes this process a replica that tells the others on a subject that it lives.
 // changed is called each time the shares may have changed; it must not call the Replica.
 func New(nc *nats.Conn, subject string, changed func()) *Replica {
-	return &Replica{nc: nc, subject: subject, changed: changed, members: newMembers(rand.Text(), digest(nil))}
+	return &Replica{nc: nc, subject: subject, changed: changed, members: newMembers(rand.Text(), time.Now())}
 }
 
 // Serve says which tenants this process serves. Those that serve the same share them.
 func (r *Replica) Serve(tenants []string) {
 	r.mu.Lock()
-	r.members.self.Tenants = digest(tenants)
+	r.members.serve(tenants)
 	r.mu.Unlock()
 	r.say(false)
 }
@@ -41,7 +41,7 @@ func (r *Replica) Serve(tenants []string) {
 func (r *Replica) Owns(tenant string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Owner(tenant, r.members.live(time.Now())) == r.members.self.Replica
+	return r.members.owns(tenant, time.Now())
 }
 
 // Run tells the others that this replica lives, and hears them, until ctx ends; then it

@@ -47,7 +47,9 @@ type beat struct {
 	// Tenants is a digest of the tenants that it serves. Replicas that do not serve the
 	// same ones do not share them: a tenant could be somebody's who does not serve it.
 	Tenants string `json:"tenants"`
-	Leaves  bool   `json:"leaves,omitempty"`
+	// Since is when it began, in nanoseconds since 1970 by its own clock.
+	Since  int64 `json:"since"`
+	Leaves bool  `json:"leaves,omitempty"`
 }
 
 // parse reads a beat; false: it is none.
@@ -72,16 +74,37 @@ func digest(tenants []string) string {
 // are told the present instant.
 type members struct {
 	self   beat
+	single bool // there is one tenant only
 	others map[string]member
 }
 
 type member struct {
-	seen    time.Time
-	tenants string
+	beat
+	seen time.Time
 }
 
-func newMembers(self, tenants string) *members {
-	return &members{self: beat{Replica: self, Tenants: tenants}, others: map[string]member{}}
+func newMembers(self string, since time.Time) *members {
+	return &members{self: beat{Replica: self, Tenants: digest(nil), Since: since.UnixNano()}, others: map[string]member{}}
+}
+
+// serve says which tenants this replica serves.
+func (m *members) serve(tenants []string) {
+	m.self.Tenants, m.single = digest(tenants), len(tenants) == 1
+}
+
+// owns reports whether a tenant is this replica's. An only tenant cannot be shared: it
+// stays with the replica that has been there for longest, whoever comes.
+func (m *members) owns(tenant string, now time.Time) bool {
+	live := m.live(now)
+	if !m.single {
+		return Owner(tenant, live) == m.self.Replica
+	}
+	for _, id := range live {
+		if o := m.others[id]; id != m.self.Replica && (o.Since < m.self.Since || o.Since == m.self.Since && id < m.self.Replica) {
+			return false
+		}
+	}
+	return true
 }
 
 // heard takes a beat, and reports whether it is the first of a replica: it does not
@@ -102,7 +125,7 @@ func (m *members) heard(b beat, now time.Time) (first bool) {
 			return false
 		}
 	}
-	m.others[b.Replica] = member{now, b.Tenants}
+	m.others[b.Replica] = member{b, now}
 	return first
 }
 
@@ -110,7 +133,7 @@ func (m *members) heard(b beat, now time.Time) (first bool) {
 func (m *members) live(now time.Time) []string {
 	live := []string{m.self.Replica}
 	for id, o := range m.others {
-		if now.Sub(o.seen) < gone && o.tenants == m.self.Tenants {
+		if now.Sub(o.seen) < gone && o.Tenants == m.self.Tenants {
 			live = append(live, id)
 		}
 	}

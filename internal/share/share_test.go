@@ -56,7 +56,8 @@ func TestMembers(t *testing.T) {
 	t.Parallel()
 	start := time.Unix(1e9, 0)
 	at := func(s float64) time.Time { return start.Add(time.Duration(s * float64(time.Second))) }
-	m := newMembers("b", "x")
+	m := newMembers("b", start)
+	m.self.Tenants = "x"
 	live := func(s float64, want ...string) {
 		t.Helper()
 		if got := m.live(at(s)); fmt.Sprint(got) != fmt.Sprint(want) {
@@ -90,6 +91,33 @@ func TestMembers(t *testing.T) {
 	}
 	hear(11, beat{Replica: "c", Tenants: "x"}, true)
 	live(11, "b", "c")
+}
+
+// TestOnlyTenant stays with the one that has been there for longest.
+func TestOnlyTenant(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1e9, 0)
+	m := newMembers("b", now)
+	m.serve([]string{"default"})
+	owns := func(want bool) {
+		t.Helper()
+		if m.owns("default", now) != want {
+			t.Errorf("owns: %t", !want)
+		}
+	}
+	owns(true)
+	hear := func(id string, since time.Time) {
+		m.heard(beat{Replica: id, Tenants: digest([]string{"default"}), Since: since.UnixNano()}, now)
+	}
+	hear("a", now.Add(time.Second))
+	hear("c", now)
+	owns(true)
+	hear("a", now) // the same instant
+	owns(false)
+	m.heard(beat{Replica: "a", Tenants: "x", Leaves: true}, now)
+	owns(true)
+	hear("z", now.Add(-time.Nanosecond))
+	owns(false)
 }
 
 func FuzzParse(f *testing.F) {

@@ -131,6 +131,8 @@ func (s *service) see(ctx context.Context, info *jetstream.ConsumerInfo) {
 	s.warnOfWeaknesses(ctx, info.Config)
 	s.tenant.Refresh(ctx)
 	depth := consume.DepthOf(info)
+	// What rests is pinned by nobody, and still another replica's.
+	depth.Pinned = depth.Pinned || info.Delivered.Consumer > 0 && !s.fleet.owns(s.spec.Name)
 	s.tenant.SeeQueue(depth)
 	if depth.Messages == 0 {
 		s.oldest = time.Time{}
