@@ -20,6 +20,7 @@ import (
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/topology"
 )
 
 // everyTool are the commands that connect, beside run and check.
@@ -663,6 +664,46 @@ func TestLimitedAccounts(t *testing.T) {
 		found.is(t, "stream PASSCODE_RESETS", "warning", "worker run would create it")
 		found.is(t, "consumer worker-default", "failed", "more than 100 acks pending")
 		found.is(t, "consumers follow-0 to follow-9", "warning", "more than 100 acks pending")
+		// What tenants are too many for is named, and what to raise.
+		two := write(t, "two.yaml", "- {name: a, tenantId: contoso.com}\n- {name: b, tenantId: fabrikam.com}\n")
+		few := func(limits string, max int) map[string]string {
+			w.url = limited(limits)
+			e := w.env("NATS_USER", "w", "NATS_PASSWORD", "w", "WORKER_TENANTS_FILE", two)
+			nc, err := nats.Connect(w.url, nats.UserInfo("w", "w"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			js, err := jetstream.New(nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := topology.Layout{Replicas: 1}.Requests(topology.DefaultNames())
+			cfg.MaxConsumers = max
+			if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		e := few("max_file: 10GB", 1)
+		if r := runFor(t, e, "setup"); r.code != exitFailed || !strings.Contains(r.err, "consumer worker-b:") || !strings.Contains(r.err, "worker setup --update raises max_consumers") {
+			t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
+		}
+		found = runCheck(t, e, exitFailed)
+		found.is(t, "stream PASSCODE_RESETS", "warning", "room for 1 consumers")
+		found.is(t, "consumer worker-b", "failed", "worker run cannot create it: stream PASSCODE_RESETS has room for 1 consumers")
+		r := runFor(t, e, "setup", "--update")
+		if r.code != exitDone || r.err != "" {
+			t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
+		}
+		runCheck(t, e, exitFailed).is(t, "consumer worker-b", "ok", "0 waiting")
+		e = few("max_file: 10GB, max_consumers: 1", -1)
+		found = runCheck(t, e, exitFailed)
+		found.is(t, "stream PASSCODE_RESETS", "warning", "account that allows 1 consumers of a stream, and 2 are needed")
+		if r := runFor(t, e, "setup", "--update"); !strings.Contains(r.err, "worker: stream PASSCODE_RESETS: it has room for fewer consumers") &&
+			!strings.Contains(r.err, "the account's max_consumers is lower") {
+			t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
+		}
 		// What is for following alone is in nobody's way.
 		w.url = limited("max_file: 10GB, max_streams: 6, max_consumers: 9")
 		found = runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitDone)

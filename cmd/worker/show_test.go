@@ -119,3 +119,15 @@ func FuzzPrinted(f *testing.F) {
 		}
 	})
 }
+
+// TestSome names a few of thousands.
+func TestSome(t *testing.T) {
+	t.Parallel()
+	names := strings.Split(strings.Repeat("t,", 2020), ",")[:2020]
+	if got := some(names); len(got) != 21 || got[20] != "and 2,000 more" || len(names) != 2020 || names[20] != "t" {
+		t.Errorf("%q", got)
+	}
+	if got := some(names[:20]); len(got) != 20 {
+		t.Errorf("%q", got)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,6 +62,15 @@ func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error
 		t.queue(q)
 		return nil
 	})
+}
+
+// some are the first names of a list that may have thousands, and how many more there are.
+func some(names []string) []string {
+	const most = 20
+	if more := len(names) - most; more > 0 {
+		return append(slices.Clone(names[:most]), fmt.Sprintf("and %s more", count(more)))
+	}
+	return names
 }
 
 func (p *printer) queue(q ops.Queue) {
@@ -125,7 +135,7 @@ func (p *printer) queue(q ops.Queue) {
 	}
 	row("dead", "%s", dead)
 	if len(q.Unserved) > 0 {
-		row("unserved", "%s: their requests wait, and no worker serves them", p.coloured(yellow, plain(strings.Join(q.Unserved, ", "))))
+		row("unserved", "%s: their requests wait, and no worker serves them", p.coloured(yellow, plain(strings.Join(some(q.Unserved), ", "))))
 	}
 	switch f := q.Following; {
 	case !q.Knows(ops.PartOutcomes):

@@ -203,16 +203,21 @@ func (e tenantEntry) hasProof() bool {
 // readTenants reads and checks the file.
 func (c runCmd) readTenants(r *reader, rate pace.Rate) ([]worker.Tenant, []byte) {
 	data, err := readTenantsFile(c.TenantsFile)
+	return c.understand(r, data, err, rate), data
+}
+
+// understand makes tenants of what was read; err is why it could not be.
+func (c runCmd) understand(r *reader, data []byte, err error, rate pace.Rate) []worker.Tenant {
 	if err != nil {
 		r.fail("WORKER_TENANTS_FILE", "it cannot be read: %v", err)
-		return nil, nil
+		return nil
 	}
 	list, err := parseTenants(data)
 	if err != nil {
 		r.fail("WORKER_TENANTS_FILE", "%v", err)
-		return nil, data
+		return nil
 	}
-	return c.tenants(r, list, rate), data
+	return c.tenants(r, list, rate)
 }
 
 func readTenantsFile(path string) ([]byte, error) {
@@ -274,8 +279,14 @@ func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, 
 				return
 			case <-ticker.C:
 			}
+			// Thousands of tenants are not worked out again where nothing has changed: what
+			// else they depend on, such as files with secrets, is read at every use.
+			data, err := readTenantsFile(c.TenantsFile)
+			if err == nil && told == "" && bytes.Equal(data, known) {
+				continue
+			}
 			r := &reader{}
-			tenants, data := c.readTenants(r, rate)
+			tenants := c.understand(r, data, err, rate)
 			if err := r.err(); err != nil {
 				if err.Error() != told {
 					log.Error("WORKER_TENANTS_FILE is wrong now; the tenants stay as they were", zap.Error(err))
@@ -285,7 +296,7 @@ func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, 
 			}
 			told = ""
 			if bytes.Equal(data, known) {
-				continue
+				continue // it is right again
 			}
 			known = data
 			log.Info("the tenants are read again", zap.Int("tenants", len(tenants)))

@@ -88,21 +88,29 @@ func (c *checker) clock(what string, ahead time.Duration) {
 // inbox tries whether answers may be received: without that nothing else can be.
 func (c *checker) inbox(ctx context.Context, nc *nats.Conn) bool {
 	what := "right to subscribe to " + cmp.Or(c.cfg.Inbox, "_INBOX") + ".>"
-	before := nc.LastError()
-	sub, err := nc.SubscribeSync(nc.NewInbox())
-	if err == nil {
-		defer func() { _ = sub.Unsubscribe() }() // the connection ends anyway
-		err = flush(ctx, nc)
-	}
-	if after := nc.LastError(); err == nil && !same(before, after) {
-		err = after
-	}
-	if err != nil {
+	if err := listens(ctx, nc, nc.NewInbox()); err != nil {
 		c.say(Failed, what, err.Error(), "grant it, or set NATS_INBOX_PREFIX to the prefix that the account may listen to: without it no answer arrives, so nothing else was tried")
 		return false
 	}
 	c.ok(what, "granted")
 	return true
+}
+
+// listens fails where a subject may not be subscribed to.
+func listens(ctx context.Context, nc *nats.Conn, subject string) error {
+	before := nc.LastError()
+	sub, err := nc.SubscribeSync(subject)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection ends anyway
+	if err := flush(ctx, nc); err != nil {
+		return err
+	}
+	if after := nc.LastError(); !same(before, after) {
+		return after
+	}
+	return nil
 }
 
 func flush(ctx context.Context, nc *nats.Conn) error {
@@ -130,6 +138,9 @@ func allowed(ctx context.Context, nc *nats.Conn, m *nats.Msg) (bool, error) {
 	return same(before, after) || !errors.Is(after, nats.ErrPermissionViolation), nil
 }
 
+// mostNamed is how many tenants a line names.
+const mostNamed = 20
+
 // unserved names tenants with requests, but without a consumer.
 func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
@@ -141,7 +152,11 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	case err != nil:
 		c.say(Warning, what, fmt.Sprintf("could not be found out: %v", err), "see the lines above")
 	case len(tenants) > 0:
-		c.say(Warning, what, fmt.Sprintf("%q", tenants), "start a worker with WORKER_TENANT for each, or remove their requests")
+		detail := fmt.Sprintf("%q", tenants[:min(len(tenants), mostNamed)])
+		if more := len(tenants) - mostNamed; more > 0 {
+			detail += fmt.Sprintf(", and %d more", more)
+		}
+		c.say(Warning, what, detail, "start a worker with WORKER_TENANT for each, or remove their requests")
 	default:
 		c.ok(what, "none")
 	}

@@ -30,6 +30,7 @@ type queue struct {
 func (q *queue) check(ctx context.Context) {
 	n := q.names
 	q.try(ctx)
+	q.wake(ctx)
 	q.of("")
 	q.stream(ctx, "stream "+n.Stream, n.Stream, Failed)
 	// The consumer is looked at before what it leads to.
@@ -45,6 +46,20 @@ func (q *queue) check(ctx context.Context) {
 	}
 	if q.cfg.Follows {
 		q.following(ctx)
+	}
+}
+
+// wake tries whether the worker may hear of new requests.
+func (q *queue) wake(ctx context.Context) {
+	q.of(q.names.Tenant)
+	what := "right to subscribe to " + q.names.Wake()
+	switch err := listens(ctx, q.nc, q.names.Wake()); {
+	case errors.Is(err, nats.ErrPermissionViolation):
+		q.say(Warning, what, "missing", "grant it to the account: without it a worker of many tenants looks for new requests now and then, which costs more and takes a little longer")
+	case err != nil:
+		q.say(Failed, what, fmt.Sprintf("could not be tried: %v", err), "look at the connection to NATS")
+	default:
+		q.ok(what, "granted")
 	}
 }
 

@@ -91,7 +91,7 @@ func TestGolden(t *testing.T) {
 func TestLint(t *testing.T) {
 	m := newTest()
 	m.Tenant("default")
-	problems, err := testutil.GatherAndLint(m.Registry())
+	problems, err := testutil.GatherAndLint(m)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func (m *Metrics) DeviceOutcome(o outcome.Outcome, sinceAccepted time.Duration) 
 
 // DeviceOutcome counts a final outcome of a request of the tenant.
 func (t *Tenant) DeviceOutcome(o outcome.Outcome) {
-	pick(t.outcomes, o, "outcome").Inc()
+	count(t, t.families.outcomes, o, "outcome")
 	t.board.count(func(s *slot) {
 		switch {
 		case o == outcome.Done:
@@ -89,4 +89,7 @@ func (t *Tenant) DeviceOutcome(o outcome.Outcome) {
 
 // NotFollowed counts an accepted request that is not followed, or no more, because its
 // alarm could not be stored or its record is gone.
-func (t *Tenant) NotFollowed() { t.lost.Inc() }
+func (t *Tenant) NotFollowed() {
+	t.only(t.families.lost).add(1)
+	t.begin()
+}

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"passcode-worker/internal/hold"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -24,6 +26,8 @@ type State struct {
 	Ready   bool          `json:"ready"` // filled in by Handler, with the rule of Ready
 	NATS    NATSState     `json:"nats"`
 	Tenants []TenantState `json:"tenants"`
+	// NotListed is how many tenants are left out, none of them held. Filled in by Handler.
+	NotListed int `json:"notListed,omitempty"`
 }
 
 // NATSState is the state of the connection to NATS.
@@ -72,7 +76,7 @@ func Handler(m *Metrics, state func() State) http.Handler {
 	// A pattern with GET also takes HEAD, and the mux answers any other method
 	// on it with 405 and Allow.
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.Registry(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { text(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { readyz(w, state()) })
 	mux.Handle("GET /{$}", newStatusPage(m, state))
@@ -83,18 +87,47 @@ func Handler(m *Metrics, state func() State) http.Handler {
 	})
 }
 
+// mostListed is how many tenants /readyz lists, but for those with a hold, which it all
+// lists.
+const mostListed = 200
+
+// listed are the tenants that /readyz shows. Where there are more than it lists, those
+// that need somebody come first.
+func listed(tenants []TenantState, at time.Time) []TenantState {
+	if len(tenants) <= mostListed {
+		return tenants
+	}
+	sorted := slices.Clone(tenants)
+	slices.SortFunc(sorted, func(a, b TenantState) int {
+		return cmp.Or(cmp.Compare(readyRank(a, at), readyRank(b, at)), strings.Compare(a.Tenant, b.Tenant))
+	})
+	held := slices.IndexFunc(sorted, func(t TenantState) bool { return len(t.Holds) == 0 })
+	if held < 0 {
+		held = len(sorted)
+	}
+	return sorted[:max(held, mostListed)]
+}
+
+// readyRank puts every tenant with a hold before those without.
+func readyRank(t TenantState, at time.Time) int {
+	if len(t.Holds) > 0 {
+		return -1
+	}
+	return rankOf(t, at)
+}
+
 // readyz answers with the state as JSON. Lists are never null there, which
 // spares every reader a case.
 func readyz(w http.ResponseWriter, s State) {
 	s.Ready = Ready(s)
 	tenants := make([]TenantState, 0, len(s.Tenants)) // the caller's own slice stays as it is
-	for _, t := range s.Tenants {
+	for _, t := range listed(s.Tenants, time.Now()) {
 		if t.Holds == nil {
 			t.Holds = []Hold{}
 		}
 		tenants = append(tenants, t)
 	}
-	s.Tenants = tenants
+	s.Tenants, s.NotListed = tenants, len(s.Tenants)-len(tenants)
 
 	w.Header().Set("Cache-Control", "no-store")
 	body, err := json.MarshalIndent(s, "", "  ")

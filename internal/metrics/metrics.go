@@ -2,21 +2,25 @@
 // endpoints that show them.
 //
 // All names live here, all label values come from the closed lists in this
-// package, and every series exists from the start: a rate over a counter that
-// appears with its first event misses that event. testdata/metrics.golden
+// package, and every series exists from the start, but of tenants where there are
+// very many: a rate over a counter that appears with its first event misses that
+// event. testdata/metrics.golden
 // shows what a new worker exposes.
 package metrics
 
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // Namespace is the prefix of every series, without the underscore after it.
@@ -31,16 +35,16 @@ type Metrics struct {
 	registry *prometheus.Registry
 	build    Build
 
-	graphRequests    *prometheus.CounterVec
-	graphByCode      map[string]map[int]prometheus.Counter // by method; never written after New
-	graphNoCode      map[string]prometheus.Counter         // the same
-	graphDurations   map[string]prometheus.Observer        // the same
-	natsConnected    prometheus.Gauge
-	natsReconnects   prometheus.Counter
-	unknownActions   prometheus.Counter
-	follow           followSeries
-	followed         followed
-	tenantCollectors tenantCollectors
+	graphRequests  *prometheus.CounterVec
+	graphByCode    map[string]map[int]prometheus.Counter // by method; never written after New
+	graphNoCode    map[string]prometheus.Counter         // the same
+	graphDurations map[string]prometheus.Observer        // the same
+	natsConnected  prometheus.Gauge
+	natsReconnects prometheus.Counter
+	unknownActions prometheus.Counter
+	follow         followSeries
+	followed       followed
+	families       *tenantFamilies
 
 	mu      sync.Mutex // guards tenants, and keeps creation and removal of their series apart
 	tenants map[string]*Tenant
@@ -71,9 +75,9 @@ func New(b Build) *Metrics {
 			Help: "Connections to NATS that were made again after a loss."}),
 		unknownActions: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "unknown_action_names_total",
 			Help: "Actions read of a device that have the type of a reset and a name that is not known; the log has each name once."}),
-		follow:           newFollowSeries(f),
-		tenantCollectors: newTenantCollectors(f),
-		tenants:          make(map[string]*Tenant),
+		follow:   newFollowSeries(f),
+		families: newTenantFamilies(),
+		tenants:  make(map[string]*Tenant),
 	}
 
 	durations := newHistogramVec(f, "graph_request_duration_seconds",
@@ -95,8 +99,32 @@ func New(b Build) *Metrics {
 	return m
 }
 
-// Registry returns the registry that holds every series.
-func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+// Gather returns every series, as a [prometheus.Gatherer] does; see [fewTenants] for which
+// tenants have some.
+func (m *Metrics) Gather() ([]*dto.MetricFamily, error) {
+	all, err := m.registry.Gather()
+	if err != nil {
+		return all, err
+	}
+	of, err := m.families.gather(m.shown())
+	all = append(all, of...)
+	slices.SortFunc(all, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return all, err
+}
+
+// shown are the tenants that have series, by name.
+func (m *Metrics) shown() []*Tenant {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []*Tenant
+	for _, t := range m.tenants {
+		if len(m.tenants) <= fewTenants || t.begun.Load() {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Tenant) int { return strings.Compare(a.label.GetValue(), b.label.GetValue()) })
+	return out
+}
 
 // Tenant returns the series of one tenant, and creates all of them the first
 // time. The name is the tenant's subject token and must be valid UTF-8.
@@ -105,7 +133,7 @@ func (m *Metrics) Tenant(name string) *Tenant {
 	defer m.mu.Unlock()
 	t, ok := m.tenants[name]
 	if !ok {
-		t = m.tenantCollectors.tenant(name)
+		t = m.families.tenant(name)
 		m.tenants[name] = t
 	}
 	return t
@@ -118,7 +146,7 @@ func (m *Metrics) Remove(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.tenants, name)
-	m.tenantCollectors.remove(name)
+	m.families.remove(name)
 }
 
 // glances returns what the status page knows about each tenant.
@@ -170,13 +198,17 @@ func newGaugeVec(f promauto.Factory, name, help string, labels ...string) *prome
 // newHistogramVec makes a histogram that is native for servers that scrape
 // those, and classic with the given buckets for the others.
 func newHistogramVec(f promauto.Factory, name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-	return f.NewHistogramVec(prometheus.HistogramOpts{
+	return f.NewHistogramVec(histogramOpts(name, help, buckets), labels)
+}
+
+func histogramOpts(name, help string, buckets []float64) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
 		Namespace: Namespace, Name: name, Help: help,
 		Buckets:                         buckets,
 		NativeHistogramBucketFactor:     1.1,
 		NativeHistogramMaxBucketNumber:  100,
 		NativeHistogramMinResetDuration: time.Hour,
-	}, labels)
+	}
 }
 
 // pick looks a label value up. One that is not in its closed list is a mistake

@@ -2,38 +2,71 @@ package metrics
 
 import (
 	"math"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
+	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"passcode-worker/internal/hold"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/verdict"
 )
 
-// Tenant is the series of one tenant. Its methods are safe for concurrent use
-// and cheap: every series is looked up once, when the tenant is made. A label
-// value from outside its closed list panics.
-type Tenant struct {
-	requests      map[Outcome]prometheus.Counter
-	durations     map[Outcome]prometheus.Observer
-	deadLetters   map[verdict.Reason]prometheus.Counter
-	attempts      map[verdict.Result]prometheus.Counter
-	verifications map[verdict.Verification]prometheus.Counter
-	tokens        map[TokenResult]prometheus.Counter
-	holds         map[hold.Cause]prometheus.Gauge
-	outcomes      map[outcome.Outcome]prometheus.Counter
-	lost          prometheus.Counter
+// fewTenants are so few that all series of all of them are there from the start. Of more,
+// those of a tenant come with its first request, or with what has to be known before: that
+// it is held, or has something in its queue.
+const fewTenants = 200
 
-	rate, rateConfigured, pausedUntil prometheus.Gauge
-	pause                             prometheus.Counter
-	inFlight, waitingRetry            prometheus.Gauge
-	messages, ackPending, redelivered prometheus.Gauge
-	oldest, drain                     prometheus.Gauge
-	active                            prometheus.Gauge
+// Tenant is the series of one tenant. Its methods are safe for concurrent use
+// and cheap. A label value from outside its closed list panics.
+type Tenant struct {
+	families  *tenantFamilies
+	values    []value // of all families, one after another
+	durations map[Outcome]prometheus.Observer
+	label     *dto.LabelPair
+	created   *timestamppb.Timestamp
+	begun     atomic.Bool // there was something to show
 
 	board board
+}
+
+// value is a number that many add to and read.
+type value struct{ bits atomic.Uint64 }
+
+func (v *value) set(f float64) { v.bits.Store(math.Float64bits(f)) }
+func (v *value) get() float64  { return math.Float64frombits(v.bits.Load()) }
+
+func (v *value) add(f float64) {
+	for {
+		old := v.bits.Load()
+		if v.bits.CompareAndSwap(old, math.Float64bits(math.Float64frombits(old)+f)) {
+			return
+		}
+	}
+}
+
+// of is the value of a family for a label value; what names the label in an error.
+func of[K ~string](t *Tenant, f *series, key K, what string) *value {
+	return &t.values[f.first+pick(f.index, string(key), what)]
+}
+
+// count adds one, and shows the tenant.
+func count[K ~string](t *Tenant, f *series, key K, what string) {
+	of(t, f, key, what).add(1)
+	t.begin()
+}
+
+// only is the value of a family without a further label.
+func (t *Tenant) only(f *series) *value { return &t.values[f.first] }
+
+// begin shows the tenant's series from now on, also where there are many tenants.
+func (t *Tenant) begin() {
+	if !t.begun.Load() {
+		t.begun.Store(true)
+	}
 }
 
 // Queue is what the server tells about a tenant's queue.
@@ -48,7 +81,7 @@ type Queue struct {
 // Request counts a message that came to its end, sincePublished after it was
 // published. A duplicate has no duration: its work was done by another message.
 func (t *Tenant) Request(o Outcome, sincePublished time.Duration) {
-	pick(t.requests, o, "outcome").Inc()
+	count(t, t.families.requests, o, "outcome")
 	if d, ok := t.durations[o]; ok {
 		d.Observe(seconds(sincePublished))
 	}
@@ -61,11 +94,13 @@ func (t *Tenant) Request(o Outcome, sincePublished time.Duration) {
 }
 
 // DeadLetter counts a request put on the dead-letter stream.
-func (t *Tenant) DeadLetter(r verdict.Reason) { pick(t.deadLetters, r, "reason").Inc() }
+func (t *Tenant) DeadLetter(r verdict.Reason) {
+	count(t, t.families.deadLetters, r, "reason")
+}
 
 // Attempt counts the end of one reset call.
 func (t *Tenant) Attempt(r verdict.Result) {
-	pick(t.attempts, r, "result of an attempt").Inc()
+	count(t, t.families.attempts, r, "result of an attempt")
 	t.board.count(func(s *slot) {
 		s.calls++
 		if r == verdict.ResultThrottled {
@@ -76,18 +111,23 @@ func (t *Tenant) Attempt(r verdict.Result) {
 
 // Verification counts the end of one look at whether a reset took effect.
 func (t *Tenant) Verification(v verdict.Verification) {
-	pick(t.verifications, v, "result of a verification").Inc()
+	count(t, t.families.verifications, v, "result of a verification")
 	t.board.count(func(s *slot) { s.calls++ })
 }
 
 // TokenRequest counts the end of one request to the token endpoint.
-func (t *Tenant) TokenRequest(r TokenResult) { pick(t.tokens, r, "result of a token request").Inc() }
+func (t *Tenant) TokenRequest(r TokenResult) {
+	of(t, t.families.tokens, r, "result of a token request").add(1)
+	if r != TokenOK { // one that is fetched before there is a request is nothing to tell
+		t.begin()
+	}
+}
 
 // SetRate sets the calls per second allowed now and those configured; 0 means
 // no limit.
 func (t *Tenant) SetRate(perSecond, configured float64) {
-	t.rate.Set(perSecond)
-	t.rateConfigured.Set(configured)
+	t.only(t.families.rate).set(perSecond)
+	t.only(t.families.rateConfigured).set(configured)
 	t.board.set(func(n *now) { n.rate, n.configured = perSecond, configured })
 }
 
@@ -95,150 +135,221 @@ func (t *Tenant) SetRate(perSecond, configured float64) {
 // means that there is no pause.
 func (t *Tenant) SetPausedUntil(until time.Time) {
 	if until.IsZero() {
-		t.pausedUntil.Set(0)
+		t.only(t.families.pausedUntil).set(0)
 		return
 	}
-	t.pausedUntil.Set(float64(until.UnixMilli()) / 1000)
+	t.only(t.families.pausedUntil).set(float64(until.UnixMilli()) / 1000)
+	t.begin()
 }
 
 // AddPause adds time during which Graph made the tenant wait.
-func (t *Tenant) AddPause(d time.Duration) { t.pause.Add(seconds(d)) }
+func (t *Tenant) AddPause(d time.Duration) {
+	t.only(t.families.pause).add(seconds(d))
+	t.begin()
+}
 
 // SetHold says whether the queue stands still for this cause.
 func (t *Tenant) SetHold(c hold.Cause, held bool) {
-	pick(t.holds, c, "cause of a hold").Set(oneIf(held))
+	of(t, t.families.hold, c, "cause of a hold").set(oneIf(held))
+	if held {
+		t.begin()
+	}
 }
 
 // InFlight changes the number of requests being worked on: +1 at the start of
 // one, -1 at its end.
 func (t *Tenant) InFlight(delta int) {
-	t.inFlight.Add(float64(delta))
+	t.only(t.families.inFlight).add(float64(delta))
+	t.begin()
 	t.board.set(func(n *now) { n.inFlight += delta })
 }
 
 // SetWaitingRetry sets the number of requests that wait for their next attempt
 // or verification.
 func (t *Tenant) SetWaitingRetry(n int) {
-	t.waitingRetry.Set(float64(n))
+	t.only(t.families.waitingRetry).set(float64(n))
+	if n > 0 {
+		t.begin()
+	}
 	t.board.set(func(b *now) { b.waitingRetry = n })
 }
 
 // SetQueue sets what the server tells about the queue.
 func (t *Tenant) SetQueue(q Queue) {
 	t.board.set(func(n *now) { n.queue, n.queueKnown = q, true })
-	t.messages.Set(float64(q.Messages))
-	t.ackPending.Set(float64(q.AckPending))
-	t.redelivered.Set(float64(q.Redelivered))
-	t.oldest.Set(seconds(q.Oldest))
+	if q.Messages > 0 || q.AckPending > 0 {
+		t.begin()
+	}
+	f := t.families
+	t.only(f.messages).set(float64(q.Messages))
+	t.only(f.ackPending).set(float64(q.AckPending))
+	t.only(f.redelivered).set(float64(q.Redelivered))
+	t.only(f.oldest).set(seconds(q.Oldest))
 	if q.Drain < 0 {
-		t.drain.Set(math.Inf(1)) // so that an alert on a long drain fires
+		t.only(f.drain).set(math.Inf(1)) // so that an alert on a long drain fires
 		return
 	}
-	t.drain.Set(q.Drain.Seconds())
+	t.only(f.drain).set(q.Drain.Seconds())
 }
 
 // SetActive says whether this replica is the one that works on the tenant.
-func (t *Tenant) SetActive(active bool) { t.active.Set(oneIf(active)) }
-
-// tenantCollectors holds the families that have a tenant label; it is always
-// their first.
-type tenantCollectors struct {
-	requests, deadLetters, attempts, verifications, tokens, pause *prometheus.CounterVec
-	outcomes, lost                                                *prometheus.CounterVec
-	durations                                                     *prometheus.HistogramVec
-	rate, rateConfigured, pausedUntil                             *prometheus.GaugeVec
-	hold, inFlight, waitingRetry, active                          *prometheus.GaugeVec
-	messages, ackPending, redelivered, oldest, drain              *prometheus.GaugeVec
-}
-
-func newTenantCollectors(f promauto.Factory) tenantCollectors {
-	return tenantCollectors{
-		requests: newCounterVec(f, "requests_total",
-			"Requests that came to their end; duplicate: acknowledged without a call, since the same id had ended already.",
-			"tenant", "outcome"),
-		durations: newHistogramVec(f, "request_duration_seconds",
-			"Seconds from the publishing of a request to its end, accepted or dead.",
-			[]float64{.1, .5, 1, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600},
-			"tenant", "outcome"),
-		deadLetters: newCounterVec(f, "dead_letters_total",
-			"Requests put on the dead-letter stream, by reason.", "tenant", "reason"),
-		attempts: newCounterVec(f, "attempts_total",
-			"Reset calls, by what came of them; unknown: sent, but nobody knows what it did.", "tenant", "result"),
-		verifications: newCounterVec(f, "verifications_total",
-			"Looks at a device to settle an unknown outcome; executed: the reset had taken effect.", "tenant", "result"),
-		tokens: newCounterVec(f, "token_requests_total",
-			"Requests to the token endpoint, by what came of them.", "tenant", "result"),
-		outcomes: newCounterVec(f, "outcomes_total",
-			"Accepted resets whose end on the device is known, or whose time is over, by that outcome.", "tenant", "outcome"),
-		lost: newCounterVec(f, "follow_lost_total",
-			"Accepted resets that are not followed, or no more: the alarm could not be stored, or the record is gone.", "tenant"),
-		rate: newGaugeVec(f, "rate_limit",
-			"Calls per second that the pacer allows now; 0: no limit.", "tenant"),
-		rateConfigured: newGaugeVec(f, "rate_limit_configured",
-			"Calls per second that the configuration allows; 0: no limit.", "tenant"),
-		pausedUntil: newGaugeVec(f, "paused_until_timestamp_seconds",
-			"Unix time until which no call is sent, because Graph asked for it; 0 or past: no pause.", "tenant"),
-		pause: newCounterVec(f, "pause_seconds_total",
-			"Seconds of pause that throttling has imposed.", "tenant"),
-		hold: newGaugeVec(f, "hold",
-			"1 while the queue stands still for this cause, 0 while not.", "tenant", "cause"),
-		inFlight: newGaugeVec(f, "in_flight",
-			"Requests being worked on by this replica; 0: none.", "tenant"),
-		waitingRetry: newGaugeVec(f, "waiting_retry",
-			"Requests that wait for their next attempt or verification, without a worker slot; 0: none.", "tenant"),
-		messages: newGaugeVec(f, "queue_messages",
-			"Requests in the queue, also those being worked on; 0: none, or not read yet.", "tenant"),
-		ackPending: newGaugeVec(f, "queue_ack_pending",
-			"Requests delivered and not acknowledged yet; 0: none, or not read yet.", "tenant"),
-		redelivered: newGaugeVec(f, "queue_redelivered",
-			"Requests delivered more than once and not acknowledged yet; 0: none, or not read yet.", "tenant"),
-		oldest: newGaugeVec(f, "queue_oldest_seconds",
-			"Seconds since the oldest request in the queue was published; 0: none waits, or not read yet.", "tenant"),
-		drain: newGaugeVec(f, "queue_drain_seconds",
-			"Estimated seconds until the queue is empty; 0: empty, or not read yet; +Inf: no end in sight.", "tenant"),
-		active: newGaugeVec(f, "active",
-			"1 on the replica that works on this tenant, 0 on a standby.", "tenant"),
+func (t *Tenant) SetActive(active bool) {
+	t.only(t.families.active).set(oneIf(active))
+	if active {
+		t.begin()
 	}
 }
 
-// tenant creates every series of one tenant.
-func (c *tenantCollectors) tenant(name string) *Tenant {
+// series are those of one name with a tenant and, but for some, one label more.
+type series struct {
+	name, help string
+	kind       dto.MetricType
+	first      int              // of its values among all of a tenant
+	index      map[string]int   // of the further label's values
+	pairs      []*dto.LabelPair // the same, sorted; one nil: there is no such label
+}
+
+// tenantFamilies are the families that have a tenant label. They are kept here, not in the
+// registry: thousands of tenants have a hundred thousand series, which that would make
+// objects of, sort and compare at each scrape.
+type tenantFamilies struct {
+	all   []*series
+	total int // of values of a tenant
+
+	requests, deadLetters, attempts, verifications, tokens, pause *series
+	outcomes, lost                                                *series
+	rate, rateConfigured, pausedUntil                             *series
+	hold, inFlight, waitingRetry, active                          *series
+	messages, ackPending, redelivered, oldest, drain              *series
+
+	durations     *prometheus.HistogramVec
+	durationsName string
+	durationsHelp string
+}
+
+func newFamily[K ~string](s *tenantFamilies, kind dto.MetricType, name, help, label string, keys []K) *series {
+	f := &series{name: Namespace + "_" + name, help: help, kind: kind, first: s.total, index: map[string]int{}, pairs: []*dto.LabelPair{nil}}
+	if label != "" {
+		f.pairs = nil
+	}
+	for i, key := range slices.Sorted(slices.Values(keys)) {
+		f.index[string(key)] = i
+		f.pairs = append(f.pairs, pairOf(label, string(key)))
+	}
+	s.total += len(f.pairs)
+	s.all = append(s.all, f)
+	return f
+}
+
+func pairOf(name, value string) *dto.LabelPair { return &dto.LabelPair{Name: &name, Value: &value} }
+
+func newTenantFamilies() *tenantFamilies {
+	const counter, gauge = dto.MetricType_COUNTER, dto.MetricType_GAUGE
+	var none []string
+	s := &tenantFamilies{}
+	s.requests = newFamily(s, counter, "requests_total",
+		"Requests that came to their end; duplicate: acknowledged without a call, since the same id had ended already.", "outcome", Outcomes())
+	s.deadLetters = newFamily(s, counter, "dead_letters_total",
+		"Requests put on the dead-letter stream, by reason.", "reason", verdict.Reasons())
+	s.attempts = newFamily(s, counter, "attempts_total",
+		"Reset calls, by what came of them; unknown: sent, but nobody knows what it did.", "result", verdict.Results())
+	s.verifications = newFamily(s, counter, "verifications_total",
+		"Looks at a device to settle an unknown outcome; executed: the reset had taken effect.", "result", verdict.Verifications())
+	s.tokens = newFamily(s, counter, "token_requests_total",
+		"Requests to the token endpoint, by what came of them.", "result", TokenResults())
+	s.outcomes = newFamily(s, counter, "outcomes_total",
+		"Accepted resets whose end on the device is known, or whose time is over, by that outcome.", "outcome", outcome.Finals())
+	s.lost = newFamily(s, counter, "follow_lost_total",
+		"Accepted resets that are not followed, or no more: the alarm could not be stored, or the record is gone.", "", none)
+	s.rate = newFamily(s, gauge, "rate_limit",
+		"Calls per second that the pacer allows now; 0: no limit.", "", none)
+	s.rateConfigured = newFamily(s, gauge, "rate_limit_configured",
+		"Calls per second that the configuration allows; 0: no limit.", "", none)
+	s.pausedUntil = newFamily(s, gauge, "paused_until_timestamp_seconds",
+		"Unix time until which no call is sent, because Graph asked for it; 0 or past: no pause.", "", none)
+	s.pause = newFamily(s, counter, "pause_seconds_total",
+		"Seconds of pause that throttling has imposed.", "", none)
+	s.hold = newFamily(s, gauge, "hold",
+		"1 while the queue stands still for this cause, 0 while not.", "cause", hold.Causes())
+	s.inFlight = newFamily(s, gauge, "in_flight",
+		"Requests being worked on by this replica; 0: none.", "", none)
+	s.waitingRetry = newFamily(s, gauge, "waiting_retry",
+		"Requests that wait for their next attempt or verification, without a worker slot; 0: none.", "", none)
+	s.messages = newFamily(s, gauge, "queue_messages",
+		"Requests in the queue, also those being worked on; 0: none, or not read yet.", "", none)
+	s.ackPending = newFamily(s, gauge, "queue_ack_pending",
+		"Requests delivered and not acknowledged yet; 0: none, or not read yet.", "", none)
+	s.redelivered = newFamily(s, gauge, "queue_redelivered",
+		"Requests delivered more than once and not acknowledged yet; 0: none, or not read yet.", "", none)
+	s.oldest = newFamily(s, gauge, "queue_oldest_seconds",
+		"Seconds since the oldest request in the queue was published; 0: none waits, or not read yet.", "", none)
+	s.drain = newFamily(s, gauge, "queue_drain_seconds",
+		"Estimated seconds until the queue is empty; 0: empty, or not read yet; +Inf: no end in sight.", "", none)
+	s.active = newFamily(s, gauge, "active",
+		"1 on the replica that works on this tenant, 0 on a standby.", "", none)
+	s.durationsName, s.durationsHelp = Namespace+"_request_duration_seconds", "Seconds from the publishing of a request to its end, accepted or dead."
+	s.durations = prometheus.NewHistogramVec(histogramOpts("request_duration_seconds", s.durationsHelp,
+		[]float64{.1, .5, 1, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600}), []string{"tenant", "outcome"})
+	return s
+}
+
+// tenant makes every series of one tenant.
+func (s *tenantFamilies) tenant(name string) *Tenant {
 	return &Tenant{
-		requests:       children(c.requests.WithLabelValues, name, Outcomes()),
-		durations:      children(c.durations.WithLabelValues, name, []Outcome{OutcomeAccepted, OutcomeDead}),
-		deadLetters:    children(c.deadLetters.WithLabelValues, name, verdict.Reasons()),
-		attempts:       children(c.attempts.WithLabelValues, name, verdict.Results()),
-		verifications:  children(c.verifications.WithLabelValues, name, verdict.Verifications()),
-		tokens:         children(c.tokens.WithLabelValues, name, TokenResults()),
-		holds:          children(c.hold.WithLabelValues, name, hold.Causes()),
-		outcomes:       children(c.outcomes.WithLabelValues, name, outcome.Finals()),
-		lost:           c.lost.WithLabelValues(name),
-		rate:           c.rate.WithLabelValues(name),
-		rateConfigured: c.rateConfigured.WithLabelValues(name),
-		pausedUntil:    c.pausedUntil.WithLabelValues(name),
-		pause:          c.pause.WithLabelValues(name),
-		inFlight:       c.inFlight.WithLabelValues(name),
-		waitingRetry:   c.waitingRetry.WithLabelValues(name),
-		messages:       c.messages.WithLabelValues(name),
-		ackPending:     c.ackPending.WithLabelValues(name),
-		redelivered:    c.redelivered.WithLabelValues(name),
-		oldest:         c.oldest.WithLabelValues(name),
-		drain:          c.drain.WithLabelValues(name),
-		active:         c.active.WithLabelValues(name),
+		families:  s,
+		values:    make([]value, s.total),
+		durations: children(s.durations.WithLabelValues, name, timed()),
+		label:     pairOf("tenant", name),
+		created:   timestamppb.Now(),
 	}
 }
 
-// remove deletes every series of one tenant.
-func (c *tenantCollectors) remove(name string) {
-	for _, v := range []interface {
-		DeletePartialMatch(prometheus.Labels) int
-	}{
-		c.requests, c.durations, c.deadLetters, c.attempts, c.verifications, c.tokens, c.pause,
-		c.rate, c.rateConfigured, c.pausedUntil, c.hold, c.inFlight, c.waitingRetry, c.active,
-		c.messages, c.ackPending, c.redelivered, c.oldest, c.drain, c.outcomes, c.lost,
-	} {
-		v.DeletePartialMatch(prometheus.Labels{"tenant": name})
+// timed are the outcomes that have a duration.
+func timed() []Outcome { return []Outcome{OutcomeAccepted, OutcomeDead} }
+
+// remove forgets what is kept of a tenant here.
+func (s *tenantFamilies) remove(name string) {
+	s.durations.DeletePartialMatch(prometheus.Labels{"tenant": name})
+}
+
+// gather returns the families of these tenants.
+func (s *tenantFamilies) gather(tenants []*Tenant) ([]*dto.MetricFamily, error) {
+	if len(tenants) == 0 {
+		return nil, nil
 	}
+	var out []*dto.MetricFamily
+	for _, f := range s.all {
+		mf := &dto.MetricFamily{Name: &f.name, Help: &f.help, Type: &f.kind, Metric: make([]*dto.Metric, 0, len(f.pairs)*len(tenants))}
+		for i, pair := range f.pairs {
+			for _, t := range tenants {
+				m := &dto.Metric{}
+				if pair != nil {
+					m.Label = []*dto.LabelPair{pair, t.label} // sorted by name
+				} else {
+					m.Label = []*dto.LabelPair{t.label}
+				}
+				v := t.values[f.first+i].get()
+				if f.kind == dto.MetricType_COUNTER {
+					m.Counter = &dto.Counter{Value: &v, CreatedTimestamp: t.created}
+				} else {
+					m.Gauge = &dto.Gauge{Value: &v}
+				}
+				mf.Metric = append(mf.Metric, m)
+			}
+		}
+		out = append(out, mf)
+	}
+	mf := &dto.MetricFamily{Name: &s.durationsName, Help: &s.durationsHelp, Type: dto.MetricType_HISTOGRAM.Enum()}
+	for _, o := range timed() {
+		for _, t := range tenants {
+			m := &dto.Metric{}
+			if err := t.durations[o].(prometheus.Metric).Write(m); err != nil {
+				return nil, err
+			}
+			mf.Metric = append(mf.Metric, m)
+		}
+	}
+	return append(out, mf), nil
 }
 
 // children creates the series of one family for a tenant and a closed list.
