@@ -70,7 +70,7 @@ func (d *delivery) of(req request.Request) {
 	d.entry = entry{store: cfg.Stores().Records, clock: d.t.Clock, key: record.Key(cfg.Name, req.Key()), own: own, idGiven: req.IDGiven}
 	d.life = lifetime{clock: d.t.Clock, stored: d.m.Published, notAfter: req.NotAfter, maxAge: cfg.Policy.MaxAge}
 	d.claim = deviceClaim{cfg: cfg, entry: &d.entry}
-	d.report = report{cfg: cfg, own: own, started: d.started}
+	d.report = report{cfg: cfg, own: &d.entry.own, started: d.started}
 }
 
 // run works on the request until its message can be given back or acknowledged.

@@ -16,7 +16,7 @@ import (
 // and in the trace.
 type report struct {
 	cfg     *Config
-	own     record.Record // the record of the delivered message before its first attempt
+	own     *record.Record // the record of the delivered message before its first attempt
 	started time.Time
 	trace   *trace.Delivery // nil: none
 }

@@ -69,26 +69,26 @@ func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
 }
 
 // run serves the tenants until ctx ends, and waits for what is in work then,
-// which work may cut short.
-func (f *fleet) run(ctx, work context.Context) {
+// which hard may cut short.
+func (f *fleet) run(ctx, hard context.Context) {
 	var others sync.WaitGroup
 	others.Go(func() {
 		if err := f.replica.Run(ctx); err != nil {
 			f.cfg.Log.Error("this replica takes itself to be alone", zap.Error(err))
 		}
 	})
-	f.apply(ctx, work, f.cfg.Tenants)
+	f.apply(ctx, hard, f.cfg.Tenants)
 	others.Go(func() { f.lookout.run(ctx) })
 	others.Go(func() { f.buckets.watch(ctx) })
 	others.Go(func() { f.watchUnserved(ctx) })
 	if follower := newFollower(f); follower != nil {
-		others.Go(func() { follower.Run(ctx, work) })
+		others.Go(func() { follower.Run(ctx, hard) })
 	}
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case tenants := <-f.cfg.Changes:
-			f.apply(ctx, work, tenants)
+			f.apply(ctx, hard, tenants)
 		case s := <-f.left:
 			f.remove(s)
 		}
@@ -104,7 +104,7 @@ func (f *fleet) run(ctx, work context.Context) {
 
 // apply serves these tenants from now on: one that is new is begun, one that is
 // missing is ended, one that has changed is ended and begun anew.
-func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
+func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 	listed := map[string]bool{}
 	var names []string
 	for _, t := range tenants {
@@ -129,7 +129,7 @@ func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
 			f.cfg.Log.Info("the tenant has changed: it is ended and begun anew", zap.String("tenant", t.Name))
 			before.stop()
 		}
-		f.begin(ctx, work, t, before)
+		f.begin(ctx, hard, t, before)
 	}
 	for _, s := range f.all() {
 		if !listed[s.spec.Name] && !s.leaving {
@@ -142,14 +142,14 @@ func (f *fleet) apply(ctx, work context.Context, tenants []Tenant) {
 }
 
 // begin serves a tenant once its service before, if any, has ended.
-func (f *fleet) begin(ctx, work context.Context, t Tenant, before *service) {
+func (f *fleet) begin(ctx, hard context.Context, t Tenant, before *service) {
 	s, err := newService(f, t)
 	if err != nil {
 		// The list was checked when it was read.
 		f.cfg.Log.Error("the tenant cannot be served", zap.String("tenant", t.Name), zap.Error(err))
 		return
 	}
-	intake, stop := context.WithCancel(ctx)
+	soft, stop := context.WithCancel(ctx)
 	s.stop = stop
 	if f.buckets.stores().Records != nil {
 		f.lookout.tell(s)
@@ -164,7 +164,7 @@ func (f *fleet) begin(ctx, work context.Context, t Tenant, before *service) {
 		if before != nil {
 			<-before.done
 		}
-		s.run(intake, work)
+		s.run(soft, hard)
 	}()
 }
 

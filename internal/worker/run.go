@@ -97,13 +97,13 @@ func (t Tenant) client(cfg Config, observe func(method string, status int, took 
 // flight, what is left of them cut short, the HTTP server last.
 func (f *fleet) serve(ctx context.Context, ln net.Listener, handler http.Handler) error {
 	outer := context.WithoutCancel(ctx)
-	work, cut := context.WithCancelCause(outer)
+	hard, cut := context.WithCancelCause(outer)
 	defer cut(nil)
 	drain := f.cfg.DrainTimeout
 	stopDrain := context.AfterFunc(ctx, func() {
 		f.cfg.Log.Info("stopping: no further request is taken, calls in flight may finish", zap.Duration("within", drain))
 		timer := time.AfterFunc(drain-min(drainReserve, drain/4), func() { cut(errHardStop) })
-		context.AfterFunc(work, func() { timer.Stop() })
+		context.AfterFunc(hard, func() { timer.Stop() })
 	})
 	defer stopDrain()
 
@@ -120,7 +120,7 @@ func (f *fleet) serve(ctx context.Context, ln net.Listener, handler http.Handler
 		})
 		f.cfg.Log.Info("serving metrics and health", zap.Stringer("address", ln.Addr()))
 	}
-	f.run(ctx, work)
+	f.run(ctx, hard)
 	stopServing()
 	return group.Wait()
 }

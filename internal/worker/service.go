@@ -27,7 +27,7 @@ type service struct {
 	tenant  *tenant.Tenant
 	queue   *consume.Queue
 	log     *zap.Logger
-	stop    context.CancelFunc // ends its intake
+	stop    context.CancelFunc // takes no further message
 	done    chan struct{}      // closed when it has ended
 	// leaving tells that the tenant is no longer listed and its calls in flight
 	// are waited for. Only fleet.apply reads and changes it.
@@ -91,14 +91,15 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 	return s, nil
 }
 
-// run works until intake ends, and waits for what is in work then.
-func (s *service) run(intake, work context.Context) {
+// run works until soft ends, and waits for what is in work then, which hard may cut
+// short.
+func (s *service) run(soft, hard context.Context) {
 	defer s.graph.Close()
 	var keeping sync.WaitGroup
 	defer keeping.Wait()
-	keeping.Go(func() { s.tenant.Keeper.Run(intake) })
-	s.queue.Run(intake, work)
-	s.tenant.Leave(context.WithoutCancel(work)) // also when the work was cut short
+	keeping.Go(func() { s.tenant.Keeper.Run(soft) })
+	s.queue.Run(soft, hard)
+	s.tenant.Leave(context.WithoutCancel(hard)) // also when the work was cut short
 }
 
 func (s *service) setBound(err error) {
