@@ -236,6 +236,8 @@ func lockedDown() map[string]string {
 		"$JS.API.STREAM.MSG.GET.PASSCODE_RESETS":                                     "failed",
 		"$JS.API.STREAM.INFO.PASSCODE_RESETS_DEAD":                                   "warning",
 		"$JS.API.CONSUMER.NAMES.PASSCODE_RESETS":                                     "warning",
+		"$JS.API.CONSUMER.LIST.PASSCODE_RESETS":                                      "warning",
+		"passcode.reset.replicas.PASSCODE_RESETS.default":                            "warning",
 		"$JS.API.STREAM.INFO.KV_passcode-resets-state":                               "warning",
 		"$JS.API.STREAM.MSG.GET.KV_passcode-resets-state":                            "warning",
 		"$KV.passcode-resets-state.default.worker":                                   "warning",

@@ -30,7 +30,7 @@ type queue struct {
 func (q *queue) check(ctx context.Context) {
 	n := q.names
 	q.try(ctx)
-	q.wake(ctx)
+	q.hears(ctx)
 	q.of("")
 	q.stream(ctx, "stream "+n.Stream, n.Stream, Failed)
 	// The consumer is looked at before what it leads to.
@@ -49,18 +49,32 @@ func (q *queue) check(ctx context.Context) {
 	}
 }
 
-// wake tries whether the worker may hear of new requests.
-func (q *queue) wake(ctx context.Context) {
+// hears tries whether the worker may hear of new requests, and of other replicas.
+func (q *queue) hears(ctx context.Context) {
 	q.of(q.names.Tenant)
-	what := "right to subscribe to " + q.names.Wake()
-	switch err := listens(ctx, q.nc, q.names.Wake()); {
-	case errors.Is(err, nats.ErrPermissionViolation):
-		q.say(Warning, what, "missing", "grant it to the account: without it a worker of many tenants looks for new requests now and then, which costs more and takes a little longer")
-	case err != nil:
-		q.say(Failed, what, fmt.Sprintf("could not be tried: %v", err), "look at the connection to NATS")
-	default:
-		q.ok(what, "granted")
+	for _, may := range []struct{ subject, without string }{
+		{q.names.Wake(), "a worker cannot let an empty queue rest, which costs more where there are many tenants"},
+		{q.beats(), "a replica takes itself to be alone, and tenants are not shared evenly"},
+	} {
+		what := "right to subscribe to " + may.subject
+		switch err := listens(ctx, q.nc, may.subject); {
+		case errors.Is(err, nats.ErrPermissionViolation):
+			q.say(Warning, what, "missing", "grant it to the account: without it "+may.without)
+		case err != nil:
+			q.say(Failed, what, fmt.Sprintf("could not be tried: %v", err), "look at the connection to NATS")
+		default:
+			q.ok(what, "granted")
+		}
 	}
+}
+
+// beats is the subject on which the replicas tell each other that they live.
+func (q *queue) beats() string {
+	var tenants []string
+	for _, t := range q.cfg.Tenants {
+		tenants = append(tenants, t.Names.Tenant)
+	}
+	return q.names.Replicas(tenants)
 }
 
 // withoutFollowing is what the lack of anything means that following needs.

@@ -85,6 +85,7 @@ func (q *queue) rights() []right {
 		call(q.api("STREAM.INFO."+n.DeadStream), "", look, setup),
 		call(q.api("CONSUMER.NAMES."+n.Stream), broken, "to name tenants that nobody serves", Warning),
 		call(q.api("CONSUMER.LIST."+n.Stream), broken, "to bind to the consumers of many tenants at once", Warning),
+		{q.beats(), "to have its share of the tenants left to it by other replicas", Warning, &nats.Msg{Subject: q.beats(), Data: []byte(noVerb)}},
 		{q.api("CONSUMER.CREATE."+records) + ".*.$KV." + n.Bucket + "." + n.Tenant + ".*", before, past,
 			&nats.Msg{Subject: q.api("CONSUMER.CREATE."+records) + ".check.$KV." + n.Bucket + "." + n.Tenant + ".*", Data: []byte(broken)}},
 		call(q.api("CONSUMER.MSG.NEXT."+records)+".*", broken, before, past).at(q.api("CONSUMER.MSG.NEXT."+records) + ".check"),

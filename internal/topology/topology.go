@@ -95,10 +95,15 @@ func (n Names) Woken(subject string) (tenant string, is bool) {
 // wake names the stream, so that two of one account do not wake each other's workers.
 func (n Names) wake() string { return wakeSubject + "." + n.Stream + "." }
 
-// Replicas is the subject on which the replicas tell each other that they live, so that
-// they can share the tenants. The name is that of their only tenant, or any other that
-// they have in common.
-func (n Names) Replicas(name string) string { return replicaSubject + "." + n.Stream + "." + name }
+// Replicas is the subject on which the replicas that serve some tenants tell each other
+// that they live, so that they can share them.
+func (n Names) Replicas(tenants []string) string {
+	name := "many"
+	if len(tenants) == 1 {
+		name = tenants[0]
+	}
+	return replicaSubject + "." + n.Stream + "." + name
+}
 
 // replicaSubject is where the replicas tell that they live.
 const replicaSubject = "passcode.reset.replicas"

@@ -64,7 +64,7 @@ func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
 	f.buckets = newBuckets(f)
 	f.announcer = newAnnouncer(f)
 	f.lookout = &lookout{fleet: f}
-	f.replica = share.New(js.Conn(), cfg.Names.Replicas(replicasOf(cfg.Tenants)), f.divide)
+	f.replica = share.New(js.Conn(), cfg.Names.Replicas(namesOf(cfg.Tenants)), f.divide)
 	return f
 }
 
@@ -106,14 +106,10 @@ func (f *fleet) run(ctx, hard context.Context) {
 // missing is ended, one that has changed is ended and begun anew.
 func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 	listed := map[string]bool{}
-	var names []string
-	for _, t := range tenants {
-		names = append(names, t.Name)
-	}
 	f.mu.Lock()
 	f.listed = tenants
 	f.mu.Unlock()
-	f.replica.Serve(names)
+	f.replica.Serve(namesOf(tenants))
 	f.lookout.look(ctx, startWait)
 	f.buckets.find(ctx)
 	for _, t := range tenants {
@@ -237,12 +233,12 @@ func (f *fleet) wakeSubject() string {
 	return f.cfg.Names.Wakes()
 }
 
-// replicasOf names the replicas that may share some tenants.
-func replicasOf(tenants []Tenant) string {
-	if len(tenants) == 1 {
-		return tenants[0].Name
+// namesOf are the names of some tenants.
+func namesOf(tenants []Tenant) (names []string) {
+	for _, t := range tenants {
+		names = append(names, t.Name)
 	}
-	return "many"
+	return names
 }
 
 // states are the tenants' parts of /readyz.
