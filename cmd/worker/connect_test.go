@@ -733,6 +733,44 @@ func TestLimitedAccounts(t *testing.T) {
 	})
 }
 
+// TestTooManyTenants says once that the server takes no further consumer, and what to do,
+// however many tenants it is refused for, and serves all of them once that is done.
+func TestTooManyTenants(t *testing.T) {
+	t.Parallel()
+	w := newGraph(t, graphsim.Config{})
+	w.url = startNATS(t, server.Options{}).URL()
+	nc, err := nats.Connect(w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := topology.Layout{Replicas: 1}.Requests(topology.DefaultNames())
+	cfg.MaxConsumers = 1
+	if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	list := ""
+	for _, name := range []string{"a", "b", "c", "d"} {
+		list += "- {name: " + name + ", tenantId: " + name + ".example.com}\n"
+	}
+	env := w.env("WORKER_TENANTS_FILE", write(t, "tenants.yaml", list))
+	p := launch(t, env, "run")
+	await(t, "the log to name the cure", func() bool { return strings.Contains(p.err.String(), "worker setup --update raises max_consumers") })
+	await(t, "the one that has a place", func() bool { return strings.Contains(p.err.String(), "bound to the queue") })
+	if r := runFor(t, env, "setup", "--update"); r.code != exitDone {
+		t.Fatalf("status %d\n%s", r.code, r.err)
+	}
+	await(t, "all tenants", func() bool { return strings.Count(p.err.String(), "bound to the queue") == 4 })
+	if n := strings.Count(p.err.String(), "the server takes no further consumer"); n != 1 {
+		t.Errorf("it says so %d times:\n%s", n, p.err.String())
+	}
+	p.stop()
+}
+
 // TestTierOfThree works in a cluster for an account that grants three replicas and
 // nothing else: also what is read once, when a replica takes over, has to keep to
 // that.
