@@ -27,11 +27,12 @@ func (p *Pacer) Paused() time.Time {
 func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.throttled(time.Now(), sent, retryAfter)
+	return p.throttled(time.Now(), sent, retryAfter, time.Time{})
 }
 
-// throttled is Throttled. Call with mu held.
-func (p *Pacer) throttled(now, sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
+// throttled is Throttled. A growing pause ends at enough at the latest, if that is
+// to come. Call with mu held.
+func (p *Pacer) throttled(now, sent time.Time, retryAfter time.Duration, enough time.Time) (until time.Time, added time.Duration, capped bool) {
 	pause := retryAfter
 	switch {
 	case pause > 0:
@@ -41,6 +42,9 @@ func (p *Pacer) throttled(now, sent time.Time, retryAfter time.Duration) (until 
 		return p.pausedUntil, 0, false
 	default:
 		pause = p.bounded(p.nextStep)
+		if enough.After(now) {
+			pause = min(pause, enough.Sub(now))
+		}
 		p.nextStep = min(2*p.nextStep, p.longestStep())
 	}
 	added = p.pauseUntil(now, now.Add(pause))
