@@ -14,8 +14,8 @@ import (
 const (
 	probeMin = time.Second
 	probeMax = time.Minute
-	// outageProbeMax is probeMax of an outage: it ends by itself, and its end is to
-	// be noticed soon.
+	// outageProbeMax is probeMax of an outage, of Graph or of the token endpoint: it
+	// ends by itself, and its end is to be noticed soon.
 	outageProbeMax = 5 * time.Second
 	// Those that have not failed come within jitter after the next probe is due, any
 	// of them first. Behind them come the last failedMost that have, the one that
@@ -171,8 +171,10 @@ const (
 	// Listed means that the list of the tenant's devices was asked for, and Signal.Serves is
 	// what it tells.
 	Listed
-	// NoToken means that the token endpoint refuses or is away.
+	// NoToken means that the token endpoint refuses.
 	NoToken
+	// TokenAway means that the token endpoint gives no usable answer.
+	TokenAway
 )
 
 // Serves is what is known of whether Graph serves a tenant at all: one without a
@@ -271,7 +273,7 @@ func (h *Hold) Observe(sequence uint64, s Signal, now time.Time) (st Standing) {
 		if !h.ownFault(sequence, 0, now) {
 			h.trip(&st, sequence, Credentials, s, now)
 		}
-	case NoToken:
+	case NoToken, TokenAway:
 		h.trip(&st, sequence, Credentials, s, now)
 	}
 	return st
@@ -354,7 +356,7 @@ func (h *Hold) ServedAt() time.Time {
 // held.
 func (h *Hold) trip(st *Standing, sequence uint64, cause Cause, s Signal, now time.Time) {
 	most := probeMax
-	if cause == GraphUnavailable {
+	if cause == GraphUnavailable || s.Kind == TokenAway {
 		most = outageProbeMax
 	}
 	switch {

@@ -72,11 +72,11 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 	}
 	// What the server had let in is hardly any of its quota any more once it has left
 	// every window. A longer pause would wait for nothing.
-	var enough time.Time
-	if at, ok := p.window.freed(p.lesson.few()); ok {
-		enough = p.made.Add(at)
+	longest := p.longestStep()
+	if at, ok := p.window.freed(p.lesson.few()); ok && at-p.since(now) < p.nextStep {
+		longest = at - p.since(now)
 	}
-	until, added, capped = p.throttled(now, sent, retryAfter, enough)
+	until, added, capped = p.throttled(now, sent, retryAfter, longest)
 	if until.After(p.lesson.until) {
 		p.lesson.until = until
 	}

@@ -129,6 +129,25 @@ func TestSteps(t *testing.T) {
 	}
 }
 
+// After 503s the pause grows less than after 429s, and lets that after the next 429
+// grow no more.
+func TestStepsOfAnOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, 0)
+		for _, want := range []time.Duration{1, 2, 4, 5, 5, 5} {
+			if _, added, _ := p.Unavailable(time.Now(), 0); added != want*time.Second {
+				t.Errorf("%s added, want %d s", added, want)
+			}
+			sleepUntil(p.Paused())
+		}
+		wantSteps(t, "after 429s", steps(p, 4), 5, 10, 20, 20)
+		if _, added, _ := p.Unavailable(time.Now(), time.Minute); added != time.Minute {
+			t.Errorf("%s added for a Retry-After", added)
+		}
+	})
+}
+
 // A pause that grew ends when what the server had let in has left every window, but
 // for so few that they tell nothing.
 func TestPauseEndsWithTheWindow(t *testing.T) {
@@ -160,9 +179,9 @@ func TestPauseEndsWithTheWindow(t *testing.T) {
 			t.Errorf("paused until %s with 19 calls left in the window", got)
 		}
 		sleepUntil(p.Paused())
-		// There is nothing left to wait for, so that it grows on.
+		// Then it is as long as it would have been.
 		throttled()
-		if got := time.Until(p.Paused()); got != 20*time.Second {
+		if got := time.Until(p.Paused()); got != 16*time.Second {
 			t.Errorf("paused for %s", got)
 		}
 	})

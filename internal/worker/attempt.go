@@ -341,13 +341,16 @@ func (d *delivery) unauthorized(hard context.Context, a *verdict.Answer, l leave
 
 // noToken says when a request may come again that could get no token.
 func (d *delivery) noToken(err error) time.Time {
-	var wait time.Duration
+	s := hold.Signal{Kind: hold.NoToken, Detail: err.Error()}
 	if e := (*graph.Error)(nil); errors.As(err, &e) {
-		if wait = e.RetryAfter; e.Benign {
-			return time.Now().Add(wait)
+		if s.Wait = e.RetryAfter; e.Benign {
+			return time.Now().Add(s.Wait)
+		}
+		if e.Kind == graph.TokenUnavailable {
+			s.Kind = hold.TokenAway
 		}
 	}
-	return d.t.observe(d.m.Sequence, hold.Signal{Kind: hold.NoToken, Detail: err.Error(), Wait: wait}).Back
+	return d.t.observe(d.m.Sequence, s).Back
 }
 
 // failing notes a sign that Graph is down.

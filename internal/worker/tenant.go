@@ -338,7 +338,10 @@ func (t *tenant) pause(slot *pace.Slot, sent time.Time, e *graph.Error) time.Tim
 		return time.Time{}
 	}
 	throttled := t.pacer.Throttled
-	if slot != nil && e.Kind == graph.Throttled {
+	switch {
+	case e.Kind == graph.Unavailable:
+		throttled = t.pacer.Unavailable
+	case slot != nil && e.Kind == graph.Throttled:
 		throttled = slot.Throttled
 	}
 	until, added, capped := throttled(sent, e.RetryAfter)
