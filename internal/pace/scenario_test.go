@@ -71,8 +71,10 @@ func TestThousandCalls(t *testing.T) {
 				switch {
 				case tc.rate == high && k == fixed && tc.header == none:
 					// What goes wrong here does so where a window begins among the first
-					// calls, which is seldom.
-					seeds = 120
+					// calls, which is seldom. Then it depends on the order of the callers,
+					// too, when the growing pause meets the next window: one of a thousand
+					// runs comes to 0.90.
+					ratio, seeds = .89, 120
 				case tc.rate == high && k == sliding && tc.header == short && !countRefused:
 					// Where it is refused too little to tell at first, some go when the
 					// server says, too early, and keep their places for a window.
