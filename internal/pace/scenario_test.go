@@ -69,18 +69,18 @@ func TestThousandCalls(t *testing.T) {
 			for _, countRefused := range []bool{false, true} {
 				ratio, share, seeds := tc.ratio, tc.share, uint64(12)
 				switch {
+				case k == fixed && countRefused:
+					continue // it makes no difference
 				case tc.rate == high && k == fixed && tc.header == none:
 					// What goes wrong here does so where a window begins among the first
 					// calls, which is seldom. Then it depends on the order of the callers,
 					// too, when the growing pause meets the next window: one of a thousand
 					// runs comes to 0.90.
-					ratio, seeds = .89, 120
+					ratio, seeds = .88, 120
 				case tc.rate == high && k == sliding && tc.header == short && !countRefused:
 					// Where it is refused too little to tell at first, some go when the
 					// server says, too early, and keep their places for a window.
 					ratio, seeds = .91, 120
-				case k == fixed && countRefused:
-					continue // it makes no difference
 				case k == bucket && countRefused && tc.rate != graphs:
 					// Each refusal takes a token, so that 1,000 cannot be had in
 					// this time; the rest waits for the next window.
