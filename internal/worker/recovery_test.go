@@ -34,7 +34,11 @@ func TestRecovery(t *testing.T) {
 		t.Run(fmt.Sprintf("%s, token %t", tc.outage, tc.token), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, graphsim.Config{}, func(c *Config) {
-				c.Tenants[0].Rate = pace.Rate{N: 2 * requests, W: 20 * time.Second}
+				// What was never sent takes no place in the quota.
+				c.Tenants[0].Rate = pace.Rate{N: requests, W: 12 * time.Second}
+				if tc.outage == graphsim.Outage503 {
+					c.Tenants[0].Rate.N *= 2
+				}
 				c.MaxPause, c.Policy.BackoffMin, c.Policy.BackoffMax = time.Hour, 2*time.Second, 5*time.Minute
 			})
 			r.start()
