@@ -173,7 +173,10 @@ func (g *Gate) Throttled(slot *pace.Slot, sent time.Time, e *graph.Error) time.T
 		return time.Time{}
 	}
 	throttled := g.Pacer.Throttled
-	if slot != nil && e.Kind == graph.Throttled {
+	switch {
+	case e.Kind == graph.Unavailable:
+		throttled = g.Pacer.Unavailable
+	case slot != nil && e.Kind == graph.Throttled:
 		throttled = slot.Throttled
 	}
 	until, added, capped := throttled(sent, e.RetryAfter)

@@ -10,7 +10,8 @@ import (
 const (
 	probeMin = time.Second
 	probeMax = time.Minute
-	// outageProbeMax is probeMax of an outage: it ends by itself, and its end is to
+	// outageProbeMax is probeMax of an outage, of Graph or of the token endpoint: it ends
+	// by itself, and its end is to
 	// be noticed soon.
 	outageProbeMax = 5 * time.Second
 	// Those that have not failed come within jitter after the next probe is due, any
@@ -61,7 +62,7 @@ func (b *breaker) admit(sequence uint64, now time.Time) (Pass, time.Time) {
 // trip begins a hold, or, after a failed probe, makes it wait longer.
 func (b *breaker) trip(st *Standing, sequence uint64, cause Cause, s Signal, now time.Time) {
 	most := probeMax
-	if cause == GraphUnavailable {
+	if cause == GraphUnavailable || s.Kind == TokenAway {
 		most = outageProbeMax
 	}
 	switch {

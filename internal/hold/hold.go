@@ -101,8 +101,10 @@ const (
 	// Listed means that the list of the tenant's devices was asked for, and Signal.Serves is
 	// what it tells.
 	Listed
-	// NoToken means that the token endpoint refuses or is away.
+	// NoToken means that the token endpoint refuses.
 	NoToken
+	// TokenAway means that the token endpoint gives no usable answer.
+	TokenAway
 )
 
 // Serves is what is known of whether Graph serves a tenant at all: one without a
@@ -194,7 +196,7 @@ func (h *Hold) Observe(sequence uint64, s Signal, now time.Time) (st Standing) {
 		if !known.ownFault(sequence, 0, now) {
 			b.trip(&st, sequence, Credentials, s, now)
 		}
-	case NoToken:
+	case NoToken, TokenAway:
 		b.trip(&st, sequence, Credentials, s, now)
 	}
 	return st

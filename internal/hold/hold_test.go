@@ -132,6 +132,7 @@ func TestBackoff(t *testing.T) {
 		{forbidden, Permission, []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}},
 		{failing, GraphUnavailable, []time.Duration{1, 2, 4, 5, 5, 5}},
 		{noToken, Credentials, []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}},
+		{Signal{Kind: TokenAway, Detail: "no token"}, Credentials, []time.Duration{1, 2, 4, 5, 5, 5}},
 	} {
 		if round.cause == GraphUnavailable {
 			for ; m%outageRow != 0; m++ {
@@ -286,6 +287,7 @@ func TestSignals(t *testing.T) {
 		{LookForbidden, 0, nil, Permission},
 		{Unauthorized, 0, nil, Credentials},
 		{NoToken, 0, nil, Credentials},
+		{TokenAway, 0, nil, Credentials},
 		{Failing, 0, nil, GraphUnavailable},
 	} {
 		for _, c := range causes {

@@ -43,8 +43,8 @@ type refusals struct {
 	sure    bool // the first was of a call that was sure to be granted
 	again   bool // there were some after the pause, too
 	told    bool // the server said how long to wait
-	// first is the call that was refused first. Of those from it on, so many were
-	// refused, and so many let in.
+	// first is the call that was refused first. So many were refused, and so many of
+	// those after it let in.
 	first, refused, letIn int
 	// odd is how many refusals before, within a window of each other, told
 	// nothing, and oddLetIn how many calls were let in since.
@@ -73,6 +73,12 @@ func (l *lesson) refuse(now time.Time, first int, sure, told bool, granted int) 
 	recent := now.Sub(l.until) < l.w
 	if r := &l.last; recent && l.none {
 		// While nothing is let in, the window empties, and tells ever less.
+		if r.refused <= r.letIn {
+			// The calls let in were under way with those refused before, and speak
+			// for those alone.
+			r.odd, r.oddLetIn = r.odd+r.refused, r.oddLetIn+r.letIn
+			r.refused, r.letIn = 0, 0
+		}
 		r.refused++
 		r.again = true
 	} else {
@@ -96,11 +102,10 @@ func (l *lesson) late(now time.Time, call int, letIn bool, granted int) {
 	r := &l.last
 	r.granted = max(r.granted, granted)
 	switch {
-	case call < r.first:
-	case letIn:
-		r.letIn++
-	default:
+	case !letIn:
 		r.refused++
+	case call > r.first:
+		r.letIn++
 	}
 	l.judge()
 }

@@ -165,6 +165,58 @@ func TestFewGoFirstWhereTold(t *testing.T) {
 	}
 }
 
+// Answers come in any order: a call that was sent before the one that was refused
+// first, and is refused after it, counts as well.
+func TestLearnsWhateverTheOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, time.Hour)
+		for range 50 {
+			take(t, p).Accepted()
+		}
+		sent, slots := time.Now(), []*Slot{}
+		for range 5 {
+			slots = append(slots, take(t, p))
+		}
+		for i := range slots {
+			slots[len(slots)-1-i].Throttled(sent, 0)
+		}
+		wantLimit(t, p, 50./20, 50)
+	})
+}
+
+// Calls that were under way with the first refusals, and let in, say nothing of the
+// calls after the pause.
+func TestLearnsAfterThePause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, time.Hour)
+		for range 100 {
+			take(t, p).Accepted()
+		}
+		// together makes calls at once, of which the first are refused.
+		together := func(refused, letIn int) {
+			t.Helper()
+			sent, slots := time.Now(), []*Slot{}
+			for range refused + letIn {
+				slots = append(slots, take(t, p))
+			}
+			for i, s := range slots {
+				if i < refused {
+					s.Throttled(sent, 2*time.Second)
+				} else {
+					s.Accepted()
+				}
+			}
+		}
+		together(1, 12)
+		wantLimit(t, p, 10, 0)
+		sleepUntil(p.Paused())
+		together(3, 0)
+		wantLimit(t, p, 112./20, 112)
+	})
+}
+
 // A caller alone learns from two refusals in a row.
 func TestLearnsAlone(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,10 @@ import "time"
 // firstPause is the pause after the first 429 that names no Retry-After.
 const firstPause = time.Second
 
+// unavailableMost is the longest pause after a 503 that names no Retry-After: an
+// outage ends by itself, and its end is to be noticed soon.
+const unavailableMost = 5 * time.Second
+
 // Paused tells until when no call may be sent; zero where one may be sent now.
 // Ask it as the last thing before sending: a pause may have begun since the
 // slot was reserved.
@@ -18,8 +22,8 @@ func (p *Pacer) Paused() time.Time {
 }
 
 // Throttled records a refusal of a call sent at the given instant that asks for
-// a pause, but tells nothing of the quota of the calls that are paced: an
-// overloaded service (503), or a refused read. For a paced call answered 429
+// a pause, but tells nothing of the quota of the calls that are paced: a refused
+// read. For a paced call answered 429
 // use [Slot.Throttled]. retryAfter is what the server asked for; zero where it
 // named nothing, then the pause grows from one second, doubled each time up to
 // the window. It returns the end of the pause, by how much it is longer than
@@ -27,11 +31,19 @@ func (p *Pacer) Paused() time.Time {
 func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.throttled(time.Now(), sent, retryAfter)
+	return p.throttled(time.Now(), sent, retryAfter, p.longestStep())
 }
 
-// throttled is Throttled. Call with mu held.
-func (p *Pacer) throttled(now, sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
+// Unavailable is [Pacer.Throttled] for an overloaded service (503). Without a
+// retryAfter the pause grows up to five seconds only.
+func (p *Pacer) Unavailable(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.throttled(time.Now(), sent, retryAfter, min(unavailableMost, p.longestStep()))
+}
+
+// throttled is Throttled, with the longest growing pause. Call with mu held.
+func (p *Pacer) throttled(now, sent time.Time, retryAfter, longest time.Duration) (until time.Time, added time.Duration, capped bool) {
 	pause := retryAfter
 	switch {
 	case pause > 0:
@@ -40,8 +52,8 @@ func (p *Pacer) throttled(now, sent time.Time, retryAfter time.Duration) (until 
 	case sent.Before(p.pausedUntil):
 		return p.pausedUntil, 0, false
 	default:
-		pause = p.bounded(p.nextStep)
-		p.nextStep = min(2*p.nextStep, p.longestStep())
+		pause = p.bounded(min(p.nextStep, longest))
+		p.nextStep = max(p.nextStep, min(2*p.nextStep, longest))
 	}
 	added = p.pauseUntil(now, now.Add(pause))
 	return p.pausedUntil, added, capped

@@ -55,7 +55,8 @@ func (s *Slot) Accepted() {
 
 // Throttled ends the slot of a call that was sent at the given instant and
 // refused for the server's quota (429). It is [Pacer.Throttled] that also
-// learns from it how many calls the server grants.
+// learns from it how many calls the server grants. Without a retryAfter, the pause
+// ends once nearly all calls that the server has let in have left the window.
 func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
 	p := s.p
 	p.mu.Lock()
@@ -69,7 +70,13 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 		p.lesson.refuse(now, s.call, s.sure, retryAfter > 0, p.window.granted)
 		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
 	}
-	until, added, capped = p.throttled(now, sent, retryAfter)
+	// What the server had let in is hardly any of its quota any more once it has left
+	// every window. A longer pause would wait for nothing.
+	longest := p.longestStep()
+	if at, ok := p.window.freed(p.lesson.few()); ok && at-p.since(now) < p.nextStep {
+		longest = at - p.since(now)
+	}
+	until, added, capped = p.throttled(now, sent, retryAfter, longest)
 	if until.After(p.lesson.until) {
 		p.lesson.until = until
 	}

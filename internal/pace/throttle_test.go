@@ -129,6 +129,64 @@ func TestSteps(t *testing.T) {
 	}
 }
 
+// After 503s the pause grows less than after 429s, and lets that after the next 429
+// grow no more.
+func TestStepsOfAnOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(graphs, 0)
+		for _, want := range []time.Duration{1, 2, 4, 5, 5, 5} {
+			if _, added, _ := p.Unavailable(time.Now(), 0); added != want*time.Second {
+				t.Errorf("%s added, want %d s", added, want)
+			}
+			sleepUntil(p.Paused())
+		}
+		wantSteps(t, "after 429s", steps(p, 4), 5, 10, 20, 20)
+		if _, added, _ := p.Unavailable(time.Now(), time.Minute); added != time.Minute {
+			t.Errorf("%s added for a Retry-After", added)
+		}
+	})
+}
+
+// A pause that grew ends when what the server had let in has left every window, but
+// for so few that they tell nothing.
+func TestPauseEndsWithTheWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := newClock(), New(Rate{2000, 20 * time.Second}, time.Hour)
+		for i := range 30 {
+			c.sleepUntil(time.Duration(i) * 100 * time.Millisecond)
+			take(t, p).Accepted()
+		}
+		// Reserved beforehand, since the window would let none go before it has emptied.
+		var slots []*Slot
+		for range 6 {
+			slots = append(slots, take(t, p))
+		}
+		throttled := func() {
+			slots[0].Throttled(time.Now(), 0)
+			slots = slots[1:]
+		}
+		for _, until := range []time.Duration{1, 3, 7, 15} {
+			throttled()
+			if got, want := c.of(p.Paused()), 2900*time.Millisecond+until*time.Second; got != want {
+				t.Errorf("paused until %s, want %s", got, want)
+			}
+			sleepUntil(p.Paused())
+		}
+		throttled()
+		if got := c.of(p.Paused()); got < 21*time.Second || got > 21*time.Second+20*time.Millisecond {
+			t.Errorf("paused until %s with 19 calls left in the window", got)
+		}
+		sleepUntil(p.Paused())
+		// Then it is as long as it would have been.
+		throttled()
+		if got := time.Until(p.Paused()); got != 16*time.Second {
+			t.Errorf("paused for %s", got)
+		}
+	})
+}
+
 // A Retry-After in between neither makes the next step longer nor shorter.
 func TestStepsBesideRetryAfter(t *testing.T) {
 	t.Parallel()

@@ -128,3 +128,17 @@ func (w *window) lull(now time.Duration) bool {
 	}
 	return true
 }
+
+// freed is when fewer than n of the calls that were let in are left; ok is false
+// where there are fewer already.
+func (w *window) freed(n int) (at time.Duration, ok bool) {
+	granted := w.granted
+	for _, m := range w.marks[w.head:] {
+		if granted < n {
+			break
+		}
+		granted -= m.granted
+		at, ok = m.leave, true
+	}
+	return at, ok
+}

@@ -50,7 +50,9 @@ func (f *feedback) ofCall(soft, hard context.Context) verdict.Answer {
 		l.slot.Accepted() // Graph's quota has let it in
 	case graph.Throttled:
 		// The pause tells the pacer.
-	case graph.Unavailable, graph.NotSent, graph.Unknown, graph.Unauthorized, graph.TokenRefused, graph.TokenUnavailable:
+	case graph.NotSent:
+		l.slot.Release()
+	case graph.Unavailable, graph.Unknown, graph.Unauthorized, graph.TokenRefused, graph.TokenUnavailable:
 		l.slot.Done()
 	}
 	if e != nil {

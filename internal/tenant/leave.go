@@ -108,13 +108,16 @@ func (l *leave) end() {
 
 // noToken says when a request may come again that could get no token.
 func noToken(g *gate.Gate, sequence uint64, err error) time.Time {
-	var wait time.Duration
+	s := hold.Signal{Kind: hold.NoToken, Detail: err.Error()}
 	if e := (*graph.Error)(nil); errors.As(err, &e) {
-		if wait = e.RetryAfter; e.Benign {
-			return time.Now().Add(wait)
+		if s.Wait = e.RetryAfter; e.Benign {
+			return time.Now().Add(s.Wait)
+		}
+		if e.Kind == graph.TokenUnavailable {
+			s.Kind = hold.TokenAway
 		}
 	}
-	return g.Observe(sequence, hold.Signal{Kind: hold.NoToken, Detail: err.Error(), Wait: wait}).Back
+	return g.Observe(sequence, s).Back
 }
 
 func later(a, b time.Time) time.Time {
