@@ -7,7 +7,8 @@ type times struct {
 	// heartbeat is how often the server tells that a pull still waits, so that
 	// one that it has forgotten is noticed within twice the time.
 	heartbeat time.Duration
-	expiry    time.Duration // of a pull
+	// expiry of a pull: a host that is lost without a word is sent messages until then.
+	expiry time.Duration
 	// patience is how long a connected server may give no sign of life before
 	// the queue counts as lost: an election takes some seconds.
 	patience time.Duration
@@ -27,7 +28,7 @@ type times struct {
 // usual are the times of the service.
 var usual = times{
 	heartbeat: 3 * time.Second,
-	expiry:    30 * time.Second,
+	expiry:    10 * time.Second,
 	patience:  10 * time.Second,
 	linger:    10 * time.Second,
 	giveBack:  time.Second,
