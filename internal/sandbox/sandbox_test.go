@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
@@ -28,6 +29,11 @@ func TestMain(m *testing.M) {
 		defer stop()
 		_, _ = os.Stdout.WriteString("up\n")
 		<-ctx.Done()
+		os.Exit(0)
+	case "graph":
+		if err := sandbox.ServeGraph(os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
 		os.Exit(0)
 	case "fail":
 		_, _ = os.Stderr.WriteString("it does not work\n")
@@ -132,11 +138,11 @@ func TestWorld(t *testing.T) {
 	if n, err := w.Waiting(ctx); n != 1 || err != nil {
 		t.Fatalf("%d waiting, %v", n, err)
 	}
-	cfg, err := w.ServiceConfig(pace.Rate{})
+	log, err := w.FileLog(zap.InfoLevel)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := w.Run(cfg)
+	stop := w.Run(w.Config(pace.Rate{}, "127.0.0.1:0", log))
 	for n := uint64(1); n > 0; {
 		if err := sandbox.Pause(ctx, 10*time.Millisecond); err != nil {
 			t.Fatal(err)
