@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
+
+	"passcode-worker/internal/sandbox"
 )
 
 // drainRounds is how many times the worker and its floor take turns.
 const drainRounds = 6
+
+// workerName is the name of the worker's connection to NATS.
+const workerName = "passcode-worker"
 
 // clusterShare is the part of the requests of the row drain that the row cluster takes,
 // whose servers wait for their disks.
@@ -28,8 +34,10 @@ func drain(ctx context.Context, w *world) ([]sample, error) {
 		n = max(1, n/clusterShare)
 	}
 	bare := &turns{name: floorName, start: func() (*process, error) { return w.floor("--bare") }}
-	floor := &turns{name: floorName, start: func() (*process, error) { return w.floor("--profile", w.profile("floor")) }}
-	ours := &turns{name: "passcode-worker", start: func() (*process, error) { return w.work(noRate) }}
+	floor := &turns{name: floorName, start: func() (*process, error) { return w.floor("--profile", w.profile(floorName)) }}
+	ours := &turns{name: workerName, start: func() (*process, error) {
+		return w.start(map[string]string{"WORKER_RATE": noRate, profileVariable: w.profile(workerName)}, w.worker, "run")
+	}}
 	// The first run of all pays for files and caches.
 	for _, t := range []*turns{floor, ours} {
 		if err := w.turn(ctx, t, n/10+1); err != nil {
@@ -49,7 +57,10 @@ func drain(ctx context.Context, w *world) ([]sample, error) {
 			slices.Reverse(order)
 		}
 		for _, t := range order {
-			t.profiled = i == 0 && w.Profile != ""
+			t.profile = ""
+			if i == 0 && w.Profile != "" {
+				t.profile = w.profile(t.name)
+			}
 			if err := w.turn(ctx, t, n); err != nil {
 				return nil, fmt.Errorf("%s: %w", t.name, err)
 			}
@@ -82,7 +93,7 @@ func drain(ctx context.Context, w *world) ([]sample, error) {
 type turns struct {
 	name      string // of its connection to NATS
 	start     func() (*process, error)
-	profiled  bool // the next one
+	profile   string // the file that the next one writes; empty: none
 	last, all spent
 }
 
@@ -155,16 +166,15 @@ func (w *world) turn(ctx context.Context, t *turns, n int) error {
 	if err != nil {
 		return err
 	}
-	if t.profiled {
-		_ = p.Signal(syscall.SIGUSR1) // that it has ended shows below
+	if t.profile != "" {
+		if err := errors.Join(os.RemoveAll(t.profile), p.Signal(syscall.SIGUSR1)); err != nil {
+			return err
+		}
 	}
 	if err := within(ctx, 10*time.Minute, "the end of the backlog", func(ctx context.Context) error { return w.emptied(ctx, w.names.Stream) }); err != nil {
 		return err
 	}
 	took := time.Since(began)
-	if t.profiled {
-		_ = p.Signal(syscall.SIGUSR2)
-	}
 	t.last, err = w.counters(ctx, t, p)
 	if err != nil {
 		return err
@@ -172,10 +182,32 @@ func (w *world) turn(ctx context.Context, t *turns, n int) error {
 	t.last.add(before, -1)
 	t.last.n, t.last.took = n, took
 	t.all.add(t.last, 1)
+	if t.profile != "" {
+		if err := endProfile(ctx, p, t.profile); err != nil {
+			return err
+		}
+	}
 	if err := p.end(); err != nil {
 		return err
 	}
 	return w.judge(n)
+}
+
+// endProfile waits until the process has written what it was told to write.
+func endProfile(ctx context.Context, p *process, file string) error {
+	if err := p.Signal(syscall.SIGUSR2); err != nil {
+		return err
+	}
+	return within(ctx, stopTime, "the profile", func(ctx context.Context) error {
+		for {
+			if _, err := os.Stat(file); err == nil {
+				return nil
+			}
+			if err := sandbox.Pause(ctx, settled/10); err != nil {
+				return err
+			}
+		}
+	})
 }
 
 // judge fails where not each of n requests led to one reset.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"runtime/pprof"
@@ -12,8 +13,8 @@ import (
 const profileVariable = "BENCH_PROFILE"
 
 // profileBetweenSignals writes to a file where the processor time goes between SIGUSR1
-// and SIGUSR2; empty: nowhere. This file is also laid over the worker's, where a profile
-// is asked for, so it knows nothing but the standard library.
+// and SIGUSR2; empty: nowhere. The file is there when it is whole. This source is also laid
+// over the worker's, where a profile is asked for, so it knows nothing but the standard library.
 func profileBetweenSignals(path string) {
 	if path == "" {
 		return
@@ -21,18 +22,16 @@ func profileBetweenSignals(path string) {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
 	go func() {
-		for s := range signals {
-			if s == syscall.SIGUSR2 {
-				pprof.StopCPUProfile() // closes nothing: the process ends soon
-				continue
-			}
-			file, err := os.Create(path)
-			if err == nil {
-				err = pprof.StartCPUProfile(file)
-			}
-			if err != nil {
-				_, _ = os.Stderr.WriteString("no profile: " + err.Error() + "\n")
-			}
+		part := path + ".part"
+		<-signals
+		file, err := os.Create(part)
+		if err == nil {
+			err = pprof.StartCPUProfile(file)
+		}
+		<-signals
+		pprof.StopCPUProfile()
+		if err = errors.Join(err, os.Rename(part, path)); err != nil {
+			_, _ = os.Stderr.WriteString("no profile: " + err.Error() + "\n")
 		}
 	}()
 }
