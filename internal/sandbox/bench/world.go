@@ -89,7 +89,7 @@ func (w *world) build(ctx context.Context) (err error) {
 	for i := range w.tenants {
 		w.sim.Tenants = append(w.sim.Tenants, directory(i))
 	}
-	if w.graph, err = sandbox.StartGraph(w.sim, exec.CommandContext(context.WithoutCancel(ctx), this, "graph")); err != nil {
+	if w.graph, err = sandbox.StartGraph(w.sim, exec.Command(this, "graph")); err != nil {
 		return err
 	}
 	ca := filepath.Join(w.dir, "ca.pem")
