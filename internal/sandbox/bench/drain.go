@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"passcode-worker/internal/sandbox"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // drainRounds is how many times the worker and its floor take turns.
@@ -125,27 +125,20 @@ func (s spent) share(of int) float64 { return float64(of) / float64(s.n) }
 
 // counters are what a program has spent so far.
 func (w *world) counters(ctx context.Context, t *turns, p *process) (s spent, err error) {
-	var errs [6]error
-	s.own, errs[0] = processorTime(p.Pid())
 	var servers []int
 	for _, server := range w.nats {
 		servers = append(servers, server.Pid())
 	}
+	var errs [6]error
+	var records, alarms jetstream.StreamState
+	s.own, errs[0] = processorTime(p.Pid())
 	s.nats, errs[1] = processorTime(servers...)
 	s.graph, errs[2] = processorTime(w.graph.Pid())
 	s.sent, errs[3] = w.received(ctx, t.name)
-	s.records, errs[4] = w.written(ctx, "KV_"+w.names.Bucket)
-	s.alarms, errs[5] = w.written(ctx, w.names.FollowStream)
+	records, errs[4] = w.state(ctx, "KV_"+w.names.Bucket)
+	alarms, errs[5] = w.state(ctx, w.names.FollowStream)
+	s.records, s.alarms = int(records.LastSeq), int(alarms.LastSeq)
 	return s, errors.Join(errs[:]...)
-}
-
-// written is how many messages were ever stored on a stream.
-func (w *world) written(ctx context.Context, stream string) (int, error) {
-	s, err := w.js.Stream(ctx, stream)
-	if err != nil {
-		return 0, err
-	}
-	return int(s.CachedInfo().State.LastSeq), nil
 }
 
 // turn lets a program work off a backlog. What it takes is counted from its first call on:
@@ -158,7 +151,7 @@ func (w *world) turn(ctx context.Context, t *turns, n int) error {
 	if err != nil {
 		return err
 	}
-	if err := within(ctx, stopTime, "the first call", func(ctx context.Context) error { return w.posted(ctx, 1) }); err != nil {
+	if err := w.posted(ctx, 1); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -171,7 +164,7 @@ func (w *world) turn(ctx context.Context, t *turns, n int) error {
 			return err
 		}
 	}
-	if err := within(ctx, 10*time.Minute, "the end of the backlog", func(ctx context.Context) error { return w.emptied(ctx, w.names.Stream) }); err != nil {
+	if err := w.emptied(ctx, w.names.Stream); err != nil {
 		return err
 	}
 	took := time.Since(began)
@@ -198,15 +191,11 @@ func endProfile(ctx context.Context, p *process, file string) error {
 	if err := p.Signal(syscall.SIGUSR2); err != nil {
 		return err
 	}
-	return within(ctx, stopTime, "the profile", func(ctx context.Context) error {
-		for {
-			if _, err := os.Stat(file); err == nil {
-				return nil
-			}
-			if err := sandbox.Pause(ctx, settled/10); err != nil {
-				return err
-			}
+	return await(ctx, "the profile", func() (time.Duration, error) {
+		if _, err := os.Stat(file); err != nil {
+			return settled / 10, nil
 		}
+		return 0, nil
 	})
 }
 

@@ -134,8 +134,7 @@ func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
 			return err
 		}
 	}
-	err := within(ctx, stopTime, "that the good tenants were done", func(ctx context.Context) error { return n.w.emptiedBut(ctx, bad) })
-	if err != nil {
+	if err := n.w.emptiedBut(ctx, bad); err != nil {
 		return err
 	}
 	into.add(spent{n: good * perTenant, took: time.Since(began)}, 1)
@@ -148,21 +147,15 @@ func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
 
 // emptiedBut waits until no request is on the stream but on one subject.
 func (w *world) emptiedBut(ctx context.Context, subject string) error {
-	for {
+	return await(ctx, "the end of the good tenants' requests", func() (time.Duration, error) {
 		s, err := w.js.Stream(ctx, w.names.Stream)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		info, err := s.Info(ctx, jetstream.WithSubjectFilter(w.names.Subject+".*"))
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
 		if err != nil {
-			return err
+			return 0, err
 		}
-		left := info.State.Msgs - info.State.Subjects[subject]
-		if left == 0 {
-			return nil
-		}
-		if err := sandbox.Pause(ctx, max(2*time.Millisecond, time.Duration(left)*50*time.Microsecond)); err != nil {
-			return err
-		}
-	}
+		return pauseFor(info.State.Msgs - info.State.Subjects[subject]), nil
+	})
 }

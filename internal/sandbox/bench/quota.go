@@ -106,15 +106,11 @@ func (w *world) idle(ctx context.Context, rate string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = within(ctx, stopTime, "that the worker is ready", func(ctx context.Context) error {
-		for {
-			if _, err := get(ctx, p.http+"/readyz"); err == nil {
-				return nil
-			}
-			if err := sandbox.Pause(ctx, settled/100); err != nil {
-				return err
-			}
+	err = await(ctx, "the worker to be ready", func() (time.Duration, error) {
+		if _, err := get(ctx, p.http+"/readyz"); err != nil {
+			return settled / 100, nil
 		}
+		return 0, nil
 	})
 	if err == nil {
 		err = sandbox.Pause(ctx, settled)

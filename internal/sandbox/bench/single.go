@@ -82,7 +82,7 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 			return 0, 0, err
 		}
 	}
-	if err := within(ctx, stopTime, "the end of the trickle", func(ctx context.Context) error { return w.emptied(ctx, w.names.Stream) }); err != nil {
+	if err := w.emptied(ctx, w.names.Stream); err != nil {
 		return 0, 0, err
 	}
 	calls, err := w.graph.Posts(began)
@@ -130,7 +130,7 @@ func (w *world) startTime(ctx context.Context, start func() (*process, error)) (
 	if err != nil {
 		return 0, err
 	}
-	if err := within(ctx, stopTime, "the first call", func(ctx context.Context) error { return w.posted(ctx, 1) }); err != nil {
+	if err := w.posted(ctx, 1); err != nil {
 		return 0, err
 	}
 	calls, err := w.graph.Posts(began)
@@ -154,7 +154,7 @@ func memory(ctx context.Context, w *world) ([]sample, error) {
 	if err := w.fill(ctx, w.Waiting); err != nil {
 		return nil, err
 	}
-	request, _, err := w.size(ctx, w.names.Stream)
+	before, err := w.state(ctx, w.names.Stream)
 	if err != nil {
 		return nil, err
 	}
@@ -166,24 +166,14 @@ func memory(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	revision, revisions, err := w.size(ctx, "KV_"+w.names.Bucket)
+	records, err := w.state(ctx, "KV_"+w.names.Bucket)
 	return []sample{
 		{what: "floor: an empty queue", unit: "MiB", value: empty},
 		{what: fmt.Sprintf("%d waiting", w.Waiting), unit: "MiB", value: full, goal: atMost(48)},
 		{what: "still waiting then", value: float64(left)},
-		{what: "stored for a request that waits", unit: "B", value: request},
-		{what: "stored for the records of one done", unit: "B", value: revision * revisions / float64(w.Waiting-int(left))},
+		{what: "stored for a request that waits", unit: "B", value: float64(before.Bytes) / float64(before.Msgs)},
+		{what: "stored for the records of one done", unit: "B", value: float64(records.Bytes) / float64(w.Waiting-int(left))},
 	}, err
-}
-
-// size is how many bytes a message takes on a stream, and how many there are.
-func (w *world) size(ctx context.Context, stream string) (each, messages float64, err error) {
-	s, err := w.js.Stream(ctx, stream)
-	if err != nil {
-		return 0, 0, err
-	}
-	state := s.CachedInfo().State
-	return float64(state.Bytes) / float64(state.Msgs), float64(state.Msgs), nil
 }
 
 // peakAfter is the most memory, in MiB, that a worker had resident.

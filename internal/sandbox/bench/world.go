@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -148,17 +147,16 @@ func (w *world) listTenants() error {
 
 // setUp makes the streams and the consumers. A cluster that has just formed refuses at first.
 func (w *world) setUp(ctx context.Context) error {
-	for began := time.Now(); ; {
+	tries := 0
+	err := await(ctx, "the streams", func() (time.Duration, error) {
 		_, err := topology.Setup(ctx, w.js, w.names, topology.Layout{})
-		if err == nil {
-			break
+		if tries++; err == nil || tries > 20 {
+			return 0, err
 		}
-		if pauseErr := sandbox.Pause(ctx, settled); pauseErr != nil || time.Since(began) > stopTime {
-			return errors.Join(err, pauseErr)
-		}
-	}
-	if w.tenants == 0 {
-		return nil
+		return settled, nil
+	})
+	if err != nil || w.tenants == 0 {
+		return err
 	}
 	s, err := w.js.Stream(ctx, w.names.Stream)
 	if err != nil {
@@ -184,7 +182,7 @@ func (w *world) tenant(i int) topology.Names {
 	return n
 }
 
-// stopTime is how long a process may take to end, or a cluster to begin.
+// stopTime is how long a process may take to end.
 const stopTime = time.Minute
 
 // start starts a worker or a floor.
@@ -317,77 +315,4 @@ func (w *world) stored(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// messages is how many a stream has.
-func (w *world) messages(ctx context.Context, stream string) (uint64, error) {
-	s, err := w.js.Stream(ctx, stream)
-	if err != nil {
-		return 0, err
-	}
-	return s.CachedInfo().State.Msgs, nil
-}
-
-// emptied waits until no message is on a stream. It asks rarely while many are, because
-// each question costs the server a little.
-func (w *world) emptied(ctx context.Context, stream string) error {
-	for {
-		left, err := w.messages(ctx, stream)
-		if err == nil && left == 0 {
-			return nil
-		}
-		if err := sandbox.Pause(ctx, min(time.Second, max(time.Millisecond, time.Duration(left)*50*time.Microsecond))); err != nil {
-			return err
-		}
-	}
-}
-
-// posted waits until n calls have been made.
-func (w *world) posted(ctx context.Context, n int) error {
-	for {
-		s, err := w.graph.Status()
-		if err != nil || s.Posts >= n {
-			return err
-		}
-		if err := sandbox.Pause(ctx, time.Millisecond/2); err != nil {
-			return err
-		}
-	}
-}
-
-// within bounds what a row waits for.
-func within(ctx context.Context, d time.Duration, what string, wait func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("%s did not happen within %s", what, d))
-	defer cancel()
-	if err := wait(ctx); err != nil {
-		return errors.Join(err, context.Cause(ctx))
-	}
-	return nil
-}
-
-// percentile of some values.
-func percentile(values []float64, p int) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[min(len(sorted)-1, len(sorted)*p/100)]
-}
-
-// each does something for the numbers below n, some at a time.
-func each(n int, do func(i int) error) error {
-	errs := make(chan error, slots)
-	for s := range slots {
-		go func() {
-			for i := s; i < n; i += slots {
-				if err := do(i); err != nil {
-					errs <- err
-					return
-				}
-			}
-			errs <- nil
-		}()
-	}
-	var all []error
-	for range slots {
-		all = append(all, <-errs)
-	}
-	return errors.Join(all...)
 }
