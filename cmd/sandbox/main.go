@@ -56,6 +56,7 @@ type benchCmd struct {
 	Repeats int      `default:"0" help:"Runs of each row; 0: as many as the row needs."`
 	N       int      `default:"10000" help:"Requests of each turn of the row drain; of the row cluster a fifth."`
 	Waiting int      `default:"1000000" help:"Requests that wait in the row memory."`
+	Tenants int      `default:"2000" help:"Tenants of the rows tenants and replicas; of the row cluster-tenants a quarter."`
 	Profile string   `placeholder:"DIR" help:"Write to this folder where the worker's process and its floor spend their processor time in the row drain."`
 	Output  string   `short:"o" default:"table" enum:"table,json" help:"table or json."`
 }

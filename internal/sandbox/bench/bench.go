@@ -26,6 +26,7 @@ type Options struct {
 	Repeats int      // runs of each row; 0: as many as the row needs
 	N       int      // requests of each turn of the row drain
 	Waiting int      // requests that wait in the row memory
+	Tenants int      // of the rows tenants and replicas; a quarter of them in cluster-tenants
 	Profile string   // folder for profiles of the row drain; empty: none
 	Output  string   // table or json
 }
@@ -54,12 +55,12 @@ type row struct {
 	run   func(context.Context, *world) ([]sample, error)
 }
 
-func allRows() []row {
+func (c Options) all() []row {
 	silent := place{sim: graphsim.Config{NoCallLog: true}}
 	three := silent
 	three.cluster = true
 	neighbours := place{sim: graphsim.Config{NoCallLog: true, QuotaUnknown: true}, tenants: neighbourCount}
-	fleet := place{tenants: fleetCount}
+	fleet, fleetOfThree := place{tenants: c.Tenants}, place{tenants: c.Tenants / 4, cluster: true}
 	return []row{
 		{name: "drain", quick: true, in: silent, run: drain},
 		{name: "cluster", in: three, run: drain},
@@ -71,6 +72,7 @@ func allRows() []row {
 		{name: "hanging", in: neighbours, run: badNeighbour(neighbourHanging)},
 		{name: "crowded", in: neighbours, run: badNeighbour(neighbourCrowded)},
 		{name: "tenants", quick: true, in: fleet, run: tenants},
+		{name: "cluster-tenants", in: fleetOfThree, run: tenants},
 		{name: "replicas", in: fleet, run: replicas},
 		{name: "memory", in: silent, run: memory},
 		{name: "alarms", run: alarms},
@@ -84,7 +86,7 @@ func allRows() []row {
 // RowNames are the names of all rows, for people.
 func RowNames() string {
 	var names []string
-	for _, r := range allRows() {
+	for _, r := range (Options{}).all() {
 		names = append(names, r.name)
 	}
 	return strings.Join(names, ", ")
@@ -113,19 +115,13 @@ func Run(ctx context.Context, c Options, out io.Writer) error {
 	}
 	all := newFigures(rows)
 	waiting := func(r chosenRow) bool { return r.waits }
-	if err := s.oneByOne(ctx, all, slices.DeleteFunc(slices.Clone(rows), waiting)); err != nil {
-		return err
-	}
-	if err := s.sideBySide(ctx, all, slices.DeleteFunc(rows, func(r chosenRow) bool { return !waiting(r) })); err != nil {
-		return err
-	}
-	if err := all.print(out, c.Output); err != nil {
-		return err
-	}
+	failed := errors.Join(
+		s.oneByOne(ctx, all, slices.DeleteFunc(slices.Clone(rows), waiting)),
+		s.sideBySide(ctx, all, slices.DeleteFunc(rows, func(r chosenRow) bool { return !waiting(r) })))
 	if !all.reached() {
-		return errMissed
+		failed = errors.Join(failed, errMissed)
 	}
-	return nil
+	return errors.Join(failed, all.print(out, c.Output))
 }
 
 //go:embed profile.go
@@ -174,22 +170,21 @@ func (s setting) measure(ctx context.Context, all *figures, r chosenRow) error {
 }
 
 // oneByOne runs rows that need the machine for themselves: one turn of all after the
-// other, so that a noisy minute does not hit every run of one.
-func (s setting) oneByOne(ctx context.Context, all *figures, rows []chosenRow) error {
+// other, so that a noisy minute does not hit every run of one. One that fails does not
+// keep the others from being measured.
+func (s setting) oneByOne(ctx context.Context, all *figures, rows []chosenRow) (failed error) {
 	for i, left := 0, true; left; i++ {
 		left = false
 		for _, r := range rows {
-			if i >= r.times {
+			if i >= r.times || ctx.Err() != nil {
 				continue
 			}
 			left = true
 			fmt.Fprintf(os.Stderr, "%s, run %d of %d\n", r.name, i+1, r.times)
-			if err := s.measure(ctx, all, r); err != nil {
-				return err
-			}
+			failed = errors.Join(failed, s.measure(ctx, all, r))
 		}
 	}
-	return nil
+	return failed
 }
 
 // staggered is how far apart the runs begin that go on side by side, so that
@@ -232,7 +227,7 @@ func (c Options) chosen() ([]chosenRow, error) {
 	for _, name := range c.Rows {
 		wanted[name] = true
 	}
-	for _, r := range allRows() {
+	for _, r := range c.all() {
 		times := max(1, r.runs)
 		if c.Repeats > 0 {
 			times = c.Repeats
@@ -250,8 +245,8 @@ func (c Options) chosen() ([]chosenRow, error) {
 	for name := range wanted {
 		return nil, fmt.Errorf("--rows: %q is none of: all, quick, %s", name, RowNames())
 	}
-	if c.Repeats < 0 || c.N < 1 || c.Waiting < 1 {
-		return nil, errors.New("--n and --waiting are at least 1, --repeats is not negative")
+	if c.Repeats < 0 || c.N < 1 || c.Waiting < 1 || c.Tenants < 4*sampled {
+		return nil, fmt.Errorf("--n and --waiting are at least 1, --tenants %d, and --repeats is not negative", 4*sampled)
 	}
 	return rows, nil
 }

@@ -57,7 +57,7 @@ func TestDrain(t *testing.T) {
 	if err := s.build(ctx, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	r := allRows()[0]
+	r := (Options{}).all()[0]
 	all := newFigures([]chosenRow{{row: r}})
 	if err := s.measure(ctx, all, chosenRow{row: r}); err != nil {
 		t.Fatal(err)
@@ -192,14 +192,14 @@ func TestReached(t *testing.T) {
 
 func TestChosen(t *testing.T) {
 	t.Parallel()
-	one := Options{N: 1, Waiting: 1}
+	one := Options{N: 1, Waiting: 1, Tenants: 2000}
 	quick := 0
-	for _, r := range allRows() {
+	for _, r := range (Options{}).all() {
 		if r.quick {
 			quick++
 		}
 	}
-	for names, want := range map[string]int{"all": len(allRows()), "quick": quick, "drain": 1, "drain,quick": quick, "memory,quick": quick + 1} {
+	for names, want := range map[string]int{"all": len((Options{}).all()), "quick": quick, "drain": 1, "drain,quick": quick, "memory,quick": quick + 1} {
 		o := one
 		o.Rows = strings.Split(names, ",")
 		rows, err := o.chosen()
@@ -225,7 +225,7 @@ func TestChosen(t *testing.T) {
 	if _, err := o.chosen(); err == nil || !strings.Contains(err.Error(), "drain, cluster") {
 		t.Errorf("%v", err)
 	}
-	o = Options{Rows: []string{"all"}, Repeats: -1, N: 1, Waiting: 1}
+	o = Options{Rows: []string{"all"}, Repeats: -1, N: 1, Waiting: 1, Tenants: 2000}
 	if _, err := o.chosen(); err == nil {
 		t.Error("a negative number of runs is taken")
 	}
@@ -265,7 +265,7 @@ func TestManualNamesEveryRow(t *testing.T) {
 			}
 		}
 	}
-	for _, r := range allRows() {
+	for _, r := range (Options{}).all() {
 		want = append(want, r.name)
 	}
 	slices.Sort(got)
