@@ -83,7 +83,7 @@ func (f *figures) add(row string, samples []sample) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range samples {
-		if math.IsNaN(s.value) {
+		if math.IsNaN(s.value) || math.IsInf(s.value, 0) { // a ratio to what was too short to count
 			continue
 		}
 		i := slices.IndexFunc(f.rows[row], func(g *figure) bool { return g.What == s.what })
