@@ -176,7 +176,7 @@ func (w *world) turn(ctx context.Context, t *turns, n int) error {
 	t.last.n, t.last.took = n, took
 	t.all.add(t.last, 1)
 	if t.profile != "" {
-		if err := endProfile(ctx, p, t.profile); err != nil {
+		if err := w.endProfile(ctx, p, t.profile); err != nil {
 			return err
 		}
 	}
@@ -187,11 +187,11 @@ func (w *world) turn(ctx context.Context, t *turns, n int) error {
 }
 
 // endProfile waits until the process has written what it was told to write.
-func endProfile(ctx context.Context, p *process, file string) error {
+func (w *world) endProfile(ctx context.Context, p *process, file string) error {
 	if err := p.Signal(syscall.SIGUSR2); err != nil {
 		return err
 	}
-	return await(ctx, "the profile", func() (time.Duration, error) {
+	return w.await(ctx, "the profile", func() (time.Duration, error) {
 		if _, err := os.Stat(file); err != nil {
 			return settled / 10, nil
 		}

@@ -110,8 +110,20 @@ func TestProfile(t *testing.T) {
 	if err := errors.Join(w.load(ctx, w.names.Filter(), 0, 1), w.posted(ctx, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.Signal(syscall.SIGUSR1), endProfile(ctx, p, file), p.end()); err != nil {
+	if err := w.alive(); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(p.Signal(syscall.SIGUSR1), w.endProfile(ctx, p, file), p.end()); err != nil {
 		t.Fatalf("%v\n%s", err, w.logs())
+	}
+	// One that ends by itself is not waited for.
+	p, err = w.work(noRate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Kill()
+	if err := w.posted(ctx, 1000); err == nil || !strings.Contains(err.Error(), "ended by itself") {
+		t.Errorf("a worker was killed: %v", err)
 	}
 	if info, err := os.Stat(file); err != nil || info.Size() == 0 {
 		t.Errorf("the profile: %v, %v", info, err)

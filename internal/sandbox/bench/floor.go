@@ -169,8 +169,17 @@ func (f *floorLoop) step(ctx context.Context, msg jetstream.Msg) error {
 	if value, err = json.Marshal(rec); err != nil {
 		return err
 	}
-	if _, err := f.kv.Update(ctx, key, value, revision); err != nil {
-		return err
+	// On three servers an update is refused now and then although nothing has changed.
+	for again := 0; ; again++ {
+		if _, err = f.kv.Update(ctx, key, value, revision); err == nil {
+			break
+		}
+		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) || again > 20 {
+			return err
+		}
+		if err := sandbox.Pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
 	}
 	alarm := outcome.Of(rec)
 	if value, err = outcome.MarshalAlarm(alarm); err != nil {

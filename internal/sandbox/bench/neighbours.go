@@ -147,7 +147,7 @@ func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
 
 // emptiedBut waits until no request is on the stream but on one subject.
 func (w *world) emptiedBut(ctx context.Context, subject string) error {
-	return await(ctx, "the end of the good tenants' requests", func() (time.Duration, error) {
+	return w.await(ctx, "the end of the good tenants' requests", func() (time.Duration, error) {
 		s, err := w.js.Stream(ctx, w.names.Stream)
 		if err != nil {
 			return 0, err

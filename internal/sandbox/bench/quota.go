@@ -106,7 +106,7 @@ func (w *world) idle(ctx context.Context, rate string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = await(ctx, "the worker to be ready", func() (time.Duration, error) {
+	err = w.await(ctx, "the worker to be ready", func() (time.Duration, error) {
 		if _, err := get(ctx, p.http+"/readyz"); err != nil {
 			return settled / 100, nil
 		}

@@ -172,7 +172,7 @@ func replicas(ctx context.Context, w *world) ([]sample, error) {
 	if first+second != 2*half {
 		return nil, fmt.Errorf("%g and %g requests were accepted of %d", first, second, w.tenants)
 	}
-	both[0].Kill()
+	both[0].kill()
 	killed := time.Now()
 	again, err := w.servedAgain(ctx, rounds)
 	if err != nil {

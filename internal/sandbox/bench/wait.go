@@ -29,7 +29,7 @@ func (w *world) state(ctx context.Context, stream string) (jetstream.StreamState
 // emptied waits until no message is on a stream. It asks rarely while many are, because
 // each question costs the server a little.
 func (w *world) emptied(ctx context.Context, stream string) error {
-	return await(ctx, "the end of what is on "+stream, func() (time.Duration, error) {
+	return w.await(ctx, "the end of what is on "+stream, func() (time.Duration, error) {
 		left, err := w.messages(ctx, stream)
 		return pauseFor(left), err
 	})
@@ -45,7 +45,7 @@ func pauseFor(left uint64) time.Duration {
 
 // posted waits until n calls have been made.
 func (w *world) posted(ctx context.Context, n int) error {
-	return await(ctx, fmt.Sprintf("%d calls", n), func() (time.Duration, error) {
+	return w.await(ctx, fmt.Sprintf("%d calls", n), func() (time.Duration, error) {
 		s, err := w.graph.Status()
 		if s.Posts >= n {
 			return 0, err
@@ -58,10 +58,13 @@ func (w *world) posted(ctx context.Context, n int) error {
 const patience = 10 * time.Minute
 
 // await asks until something is so: look returns when to ask again, or 0.
-func await(ctx context.Context, what string, look func() (again time.Duration, err error)) error {
+func (w *world) await(ctx context.Context, what string, look func() (again time.Duration, err error)) error {
 	for began := time.Now(); ; {
 		again, err := look()
 		if err != nil || again == 0 {
+			return err
+		}
+		if err := w.alive(); err != nil {
 			return err
 		}
 		if time.Since(began) > patience {

@@ -53,6 +53,7 @@ type world struct {
 type process struct {
 	*sandbox.Process
 	http string // root of the worker's endpoints
+	over bool   // it was told to end
 }
 
 // newWorld makes a world, whose streams are there. Close it.
@@ -148,7 +149,7 @@ func (w *world) listTenants() error {
 // setUp makes the streams and the consumers. A cluster that has just formed refuses at first.
 func (w *world) setUp(ctx context.Context) error {
 	tries := 0
-	err := await(ctx, "the streams", func() (time.Duration, error) {
+	err := w.await(ctx, "the streams", func() (time.Duration, error) {
 		_, err := topology.Setup(ctx, w.js, w.names, topology.Layout{})
 		if tries++; err == nil || tries > 20 {
 			return 0, err
@@ -218,7 +219,26 @@ func (w *world) floor(args ...string) (*process, error) {
 }
 
 // end asks a process to stop, and fails where that does not go well.
-func (p *process) end() error { return p.End(stopTime) }
+func (p *process) end() error {
+	p.over = true
+	return p.End(stopTime)
+}
+
+// kill ends a process as a power cut does.
+func (p *process) kill() {
+	p.over = true
+	p.Kill()
+}
+
+// alive fails where a process has ended by itself, so that nobody waits for it.
+func (w *world) alive() error {
+	for _, p := range w.processes {
+		if !p.over && p.Wait(0) {
+			return fmt.Errorf("%s has ended by itself, with status %d", filepath.Base(p.Args[0]), p.ExitCode())
+		}
+	}
+	return nil
+}
 
 // close ends everything.
 func (w *world) close() {
