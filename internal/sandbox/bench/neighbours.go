@@ -134,6 +134,9 @@ func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
 			return err
 		}
 	}
+	if err := n.w.stored(ctx); err != nil { // what is not would look like what is done
+		return err
+	}
 	if err := n.w.emptiedBut(ctx, bad); err != nil {
 		return err
 	}

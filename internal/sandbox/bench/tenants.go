@@ -87,7 +87,10 @@ func (w *world) round(ctx context.Context, number, n int) (took time.Duration, e
 			return 0, err
 		}
 	}
-	err = w.emptied(ctx, w.names.Stream)
+	// What is not stored yet would look like what is done.
+	if err = w.stored(ctx); err == nil {
+		err = w.emptied(ctx, w.names.Stream)
+	}
 	return time.Since(began), err
 }
 
