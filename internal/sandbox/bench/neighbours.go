@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -54,29 +55,26 @@ func badNeighbour(bad neighbour) func(context.Context, *world) ([]sample, error)
 			}
 		}
 		// The first turn of all pays for connections, tokens and caches.
-		var alone, beside, warm [2]spent
+		var alone, beside [2][]float64
 		for i := range 2*neighbourTurns + 1 {
 			for j, n := range both {
-				into := &alone[j]
-				with := (i > neighbourTurns) == (j == 0)
+				with := i > 0 && (i > neighbourTurns) == (j == 0)
+				rate, err := n.turn(ctx, with)
 				switch {
-				case i == 0:
-					with, into = false, &warm[j]
-				case with:
-					into = &beside[j]
-				}
-				if err := n.turn(ctx, with, into); err != nil {
+				case err != nil:
 					return nil, err
+				case with:
+					beside[j] = append(beside[j], rate)
+				case i > 0:
+					alone[j] = append(alone[j], rate)
 				}
 			}
 		}
-		ratio := 1.0
-		for j := range both {
-			ratio *= beside[j].perSecond() / alone[j].perSecond()
-		}
+		// Medians, so that a turn in which the machine did something else does not count.
+		ratio := median(beside[0]) / median(alone[0]) * median(beside[1]) / median(alone[1])
 		return []sample{
-			{what: "99 tenants alone", unit: "per s", value: (alone[0].perSecond() + alone[1].perSecond()) / 2},
-			{what: "the same 99 beside it", unit: "per s", value: (beside[0].perSecond() + beside[1].perSecond()) / 2},
+			{what: "99 tenants alone", unit: "per s", value: median(slices.Concat(alone[:]...))},
+			{what: "the same 99 beside it", unit: "per s", value: median(slices.Concat(beside[:]...))},
 			{what: "beside it to alone", value: math.Sqrt(ratio), goal: atLeast(0.95)},
 		}, nil
 	}
@@ -109,43 +107,44 @@ func (n *neighbours) pause(ctx context.Context, paused bool) error {
 	return err
 }
 
-// turn has each good tenant work off some requests, with the bad one or without.
-func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
+// turn has each good tenant work off some requests, with the bad one or without, and
+// returns how many they do in a second.
+func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err error) {
 	bad := n.w.tenant(neighbourCount - 1).Filter()
 	if with && !n.ready {
 		if err := n.w.load(ctx, bad, 10_000_000, n.bad.requests); err != nil {
-			return err
+			return 0, err
 		}
 		n.ready = true
 	}
 	if with {
 		if err := n.pause(ctx, false); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	// It is as bad as it can be before anything is measured.
 	if err := sandbox.Pause(ctx, settled); err != nil {
-		return err
+		return 0, err
 	}
 	const good = neighbourCount - 1
 	began := time.Now()
 	for i := range good {
 		if err := n.w.send(n.w.tenant(i).Filter(), (n.turns*good+i)*perTenant, perTenant); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := n.w.stored(ctx); err != nil { // what is not would look like what is done
-		return err
+		return 0, err
 	}
 	if err := n.w.emptiedBut(ctx, bad); err != nil {
-		return err
+		return 0, err
 	}
-	into.add(spent{n: good * perTenant, took: time.Since(began)}, 1)
+	rate = good * perTenant / time.Since(began).Seconds()
 	n.turns++
 	if with {
-		return n.pause(ctx, true)
+		err = n.pause(ctx, true)
 	}
-	return nil
+	return rate, err
 }
 
 // emptiedBut waits until no request is on the stream but on one subject.
