@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"passcode-worker/internal/natstest"
+	"passcode-worker/internal/sandbox"
 	"passcode-worker/internal/sandbox/bench"
 	"passcode-worker/internal/sandbox/chaos"
 	"passcode-worker/internal/sandbox/day"
@@ -26,6 +27,7 @@ type cli struct {
 	Soak  soakCmd  `cmd:"" help:"Let one worker process work for minutes, and see whether it grows."`
 
 	Floor    floorCmd  `cmd:"" hidden:""`
+	Graph    graphCmd  `cmd:"" hidden:""`
 	RunAgain workerCmd `cmd:"" name:"worker" hidden:""`
 }
 
@@ -51,10 +53,11 @@ func (c dayCmd) Run(ctx context.Context) error { return day.Run(ctx, day.Options
 
 type benchCmd struct {
 	Rows    []string `default:"all" help:"What to measure: all, quick, or some of: ${rows}."`
-	Repeats int      `default:"3" help:"Runs of each row; the median counts."`
-	N       int      `default:"10000" help:"Requests of each run of the row drain."`
+	Repeats int      `default:"0" help:"Runs of each row; 0: as many as the row needs."`
+	N       int      `default:"10000" help:"Requests of each turn of the row drain; of the row cluster a fifth."`
 	Waiting int      `default:"1000000" help:"Requests that wait in the row memory."`
-	Profile string   `placeholder:"DIR" help:"Write profiles of the worker's part of the row drain, and of its floor, to this folder."`
+	Tenants int      `default:"2000" help:"Tenants of the rows tenants and replicas; of the row cluster-tenants a quarter."`
+	Profile string   `placeholder:"DIR" help:"Write to this folder where the worker's process and its floor spend their processor time in the row drain."`
 	Output  string   `short:"o" default:"table" enum:"table,json" help:"table or json."`
 }
 
@@ -87,14 +90,22 @@ func (c soakCmd) Run(ctx context.Context) error {
 	return chaos.Soak(ctx, chaos.SoakOptions(c), os.Stdout)
 }
 
-// floorCmd is the floor of the bench's row start, as a process of its own.
+// floorCmd is a floor of the bench, as a process of its own.
 type floorCmd struct {
 	NATSURL string `name:"nats-url" env:"NATS_URL" required:""`
 	Graph   string `env:"GRAPH_ENDPOINT" required:""`
+	Bare    bool
+	Profile string
 }
 
-// Run makes one call.
-func (c floorCmd) Run(ctx context.Context) error { return bench.Floor(ctx, c.NATSURL, c.Graph) }
+// Run works until it is told to stop.
+func (c floorCmd) Run(ctx context.Context) error { return bench.Floor(ctx, bench.FloorOptions(c)) }
+
+// graphCmd is a simulated Graph of the bench, as a process of its own.
+type graphCmd struct{}
+
+// Run serves until its input ends.
+func (graphCmd) Run() error { return sandbox.ServeGraph(os.Stdin, os.Stdout) }
 
 // workerCmd is a worker of the chaos, as a process of its own.
 type workerCmd struct {
@@ -106,7 +117,7 @@ type workerCmd struct {
 func (c workerCmd) Run(ctx context.Context) error { return chaos.Worker(ctx, c.NATSURL, c.Graph) }
 
 func main() {
-	natstest.Main() // the chaos starts this program again as a NATS server
+	natstest.Main() // bench and chaos start this program again as a NATS server
 	os.Exit(run(os.Args[1:]))
 }
 

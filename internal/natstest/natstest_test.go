@@ -3,8 +3,11 @@ package natstest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"syscall"
 	"testing"
 	"time"
 
@@ -429,6 +432,35 @@ func TestProcess(t *testing.T) {
 	s, err := js.Stream(ctx, "S")
 	if err != nil || s.CachedInfo().State.Msgs != 1 {
 		t.Errorf("the stream after the kill: %v", err)
+	}
+}
+
+// TestProcessOptions: the server that is asked says what it was started with.
+func TestProcessOptions(t *testing.T) {
+	t.Parallel()
+	p, err := StartProcessWith(t.TempDir(), ProcessOptions{SyncAlways: true, Monitor: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	resp, err := http.Get(p.Monitor() + "/varz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer resp.Body.Close()
+	var got struct {
+		JetStream struct {
+			Config struct {
+				SyncAlways bool `json:"sync_always"`
+			}
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || !got.JetStream.Config.SyncAlways {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := syscall.Kill(p.Pid(), 0); err != nil {
+		t.Errorf("the process %d: %v", p.Pid(), err)
 	}
 }
 

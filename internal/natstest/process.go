@@ -25,11 +25,27 @@ type node struct {
 	// ClusterPort and Routes are of a cluster; 0 and empty: there is none.
 	ClusterPort int
 	Routes      string
+	// HTTPPort serves the server's monitoring; 0: nothing does.
+	HTTPPort int
+	ProcessOptions
+}
+
+// ProcessOptions say how server processes differ from the default.
+type ProcessOptions struct {
+	// SyncAlways has each write reach the disk before it is acknowledged, as
+	// "sync_interval: always" does.
+	SyncAlways bool
+	// Monitor has each server serve its monitoring, see [Process.Monitor].
+	Monitor bool
 }
 
 func (n node) options() *server.Options {
 	o := &server.Options{
 		ServerName: n.Name, StoreDir: n.Dir, Host: "127.0.0.1", Port: n.Port, JetStream: true, NoSigs: true, NoLog: true,
+		SyncAlways: n.SyncAlways,
+	}
+	if n.HTTPPort != 0 {
+		o.HTTPHost, o.HTTPPort = "127.0.0.1", n.HTTPPort
 	}
 	if n.ClusterPort != 0 {
 		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: n.ClusterPort}
@@ -77,17 +93,29 @@ type Process struct {
 }
 
 // StartProcess runs a server; dir keeps its streams.
-func StartProcess(dir string) (*Process, error) {
+func StartProcess(dir string) (*Process, error) { return StartProcessWith(dir, ProcessOptions{}) }
+
+// StartProcessWith runs a server with some options; dir keeps its streams.
+func StartProcessWith(dir string, o ProcessOptions) (*Process, error) {
 	ports, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{node: node{Name: "test", Dir: dir, Port: ports[0]}}
+	p := &Process{node: node{Name: "test", Dir: dir, Port: ports[0], ProcessOptions: o}}
+	if o.Monitor {
+		p.node.HTTPPort = ports[1]
+	}
 	return p, p.Start()
 }
 
 // URL is the address for clients.
 func (p *Process) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", p.node.Port) }
+
+// Monitor is the root of the server's monitoring over HTTP; it must have been asked for.
+func (p *Process) Monitor() string { return fmt.Sprintf("http://127.0.0.1:%d", p.node.HTTPPort) }
+
+// Pid is the number of the process; it must be running.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Name is the server's name, by which a cluster calls its leaders.
 func (p *Process) Name() string { return p.node.Name }
@@ -164,11 +192,20 @@ type Processes [3]*Process
 // StartProcesses runs three servers that replicate to each other; dir keeps
 // their streams.
 func StartProcesses(dir string) (*Processes, error) {
+	return StartProcessesWith(dir, ProcessOptions{})
+}
+
+// StartProcessesWith is [StartProcesses] with some options.
+func StartProcessesWith(dir string, o ProcessOptions) (*Processes, error) {
 	clients, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
 	routing, err := freePorts()
+	if err != nil {
+		return nil, err
+	}
+	monitors, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +216,10 @@ func StartProcesses(dir string) (*Processes, error) {
 	c := &Processes{}
 	for i := range c {
 		c[i] = &Process{node: node{Name: fmt.Sprintf("node%d", i+1), Dir: nodeDir(dir, i), Port: clients[i],
-			ClusterPort: routing[i], Routes: strings.Join(routes, ",")}}
+			ClusterPort: routing[i], Routes: strings.Join(routes, ","), ProcessOptions: o}}
+		if o.Monitor {
+			c[i].node.HTTPPort = monitors[i]
+		}
 		if err := c[i].launch(); err != nil {
 			c.Kill()
 			return nil, err

@@ -157,14 +157,26 @@ func Inherit(variables map[string]string) map[string]string {
 	return env
 }
 
+const workerPackage = "passcode-worker/cmd/worker"
+
 // BuildWorker builds the worker from this module's source, which the working
-// directory must be the root of.
-func BuildWorker(ctx context.Context, program string) error {
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/worker").CombinedOutput()
+// directory must be in, with more flags of go build.
+func BuildWorker(ctx context.Context, program string, flags ...string) error {
+	args := append([]string{"build", "-o", program}, flags...)
+	out, err := exec.CommandContext(ctx, "go", append(args, workerPackage)...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("go build ./cmd/worker: %w\n%s", err, out)
+		return fmt.Errorf("go build %s: %w\n%s", workerPackage, err, out)
 	}
 	return nil
+}
+
+// WorkerSource is the folder of the worker's main package.
+func WorkerSource(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", workerPackage).Output()
+	if err != nil {
+		return "", fmt.Errorf("go list %s: %w", workerPackage, err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 // FreePort is a port of the loopback address that nobody listens on now.

@@ -2,7 +2,12 @@ package sandbox_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -12,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/pace"
@@ -28,6 +34,11 @@ func TestMain(m *testing.M) {
 		defer stop()
 		_, _ = os.Stdout.WriteString("up\n")
 		<-ctx.Done()
+		os.Exit(0)
+	case "graph":
+		if err := sandbox.ServeGraph(os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
 		os.Exit(0)
 	case "fail":
 		_, _ = os.Stderr.WriteString("it does not work\n")
@@ -132,11 +143,11 @@ func TestWorld(t *testing.T) {
 	if n, err := w.Waiting(ctx); n != 1 || err != nil {
 		t.Fatalf("%d waiting, %v", n, err)
 	}
-	cfg, err := w.ServiceConfig(pace.Rate{})
+	log, err := w.FileLog(zap.InfoLevel)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := w.Run(cfg)
+	stop := w.Run(w.Config(pace.Rate{}, "127.0.0.1:0", log))
 	for n := uint64(1); n > 0; {
 		if err := sandbox.Pause(ctx, 10*time.Millisecond); err != nil {
 			t.Fatal(err)
@@ -153,6 +164,70 @@ func TestWorld(t *testing.T) {
 	}
 	if log, err := os.ReadFile(w.LogFile()); err != nil || !strings.Contains(string(log), "accepted") {
 		t.Errorf("the log: %v\n%s", err, log)
+	}
+}
+
+// TestGraphProcess: the simulated Graph of another process does what it is told.
+func TestGraphProcess(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(cfg graphsim.Config) (*sandbox.Graph, error) {
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), asProgram+"=graph")
+		return sandbox.StartGraph(cfg, cmd)
+	}
+	if _, err := start(graphsim.Config{Addr: "192.0.2.1:1"}); err == nil {
+		t.Error("it listens on another host's address")
+	}
+	g, err := start(graphsim.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(g.CAPEM()) {
+		t.Fatalf("no certificate: %q", g.CAPEM())
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+	defer client.CloseIdleConnections()
+	post := func() int {
+		t.Helper()
+		resp, err := client.Post(g.URL()+"/v1.0/deviceManagement/managedDevices/"+graphsim.GoodDevice(1)+"/resetPasscode", "", nil)
+		if err != nil {
+			return 0
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	began := time.Now()
+	if got := post(); got != http.StatusUnauthorized {
+		t.Errorf("without a token: %d", got)
+	}
+	if err := g.SetOutage("", graphsim.Outage503); err != nil || post() != http.StatusServiceUnavailable {
+		t.Errorf("no outage: %v", err)
+	}
+	if err := errors.Join(g.SetOutage("", graphsim.OutageNone), g.SetOutage(graphsim.DefaultTenantID, graphsim.OutageNoLicence), g.GrantNothing(graphsim.DefaultTenantID)); err != nil {
+		t.Error(err)
+	}
+	s, err := g.Status()
+	if err != nil || s.Posts != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	calls, err := g.Posts(began)
+	if err != nil || len(calls) != 2 || calls[0].Device != graphsim.GoodDevice(1) || calls[0].Time.Before(began) {
+		t.Errorf("%+v, %v", calls, err)
+	}
+	if calls, err := g.Posts(time.Now()); err != nil || len(calls) > 0 {
+		t.Errorf("calls of the future: %+v, %v", calls, err)
+	}
+	if err := g.Forget(); err != nil {
+		t.Error(err)
+	}
+	if s, err = g.Status(); err != nil || s.Posts != 0 {
+		t.Errorf("%+v, %v", s, err)
 	}
 }
 

@@ -23,7 +23,6 @@ import (
 	"passcode-worker/internal/metrics"
 	"passcode-worker/internal/natsconn"
 	"passcode-worker/internal/natstest"
-	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/pace"
 	"passcode-worker/internal/topology"
 	"passcode-worker/internal/verdict"
@@ -188,21 +187,6 @@ func (w *World) Tenant(name, directory string, rate pace.Rate) worker.Tenant {
 	return w.Place().Tenant(name, directory, rate)
 }
 
-// ServiceConfig is a worker's configuration with the times of the service, which follows
-// requests as the service does, a log like the service's, and metrics that are served.
-func (w *World) ServiceConfig(rate pace.Rate) (worker.Config, error) {
-	log, err := w.FileLog(zap.InfoLevel)
-	if err != nil {
-		return worker.Config{}, err
-	}
-	cfg := w.Config(rate, "127.0.0.1:0", log)
-	cfg.MaxPause = time.Hour
-	cfg.Policy = verdict.DefaultPolicy()
-	cfg.Follow, cfg.FollowPlan = worker.FollowAuto, outcome.Plan{For: outcome.DefaultFor}
-	cfg.DrainTimeout = 25 * time.Second
-	return cfg, nil
-}
-
 // LogFile is the worker's log.
 func (w *World) LogFile() string { return filepath.Join(w.Dir, "worker.log") }
 
@@ -222,15 +206,19 @@ func Log(level zapcore.Level, path string) (*zap.Logger, error) {
 }
 
 // Environment is what a worker process needs in this world.
-func (w *World) Environment() map[string]string {
+func (w *World) Environment() map[string]string { return Environment(w.URL, w.Sim.URL(), w.CA) }
+
+// Environment is what a worker process needs to find NATS, and the simulated Graph
+// and Entra with the default names; ca is a file with the authority of their certificate.
+func Environment(nats, graph, ca string) map[string]string {
 	return map[string]string{
-		"SSL_CERT_FILE":        w.CA,
-		"NATS_URL":             w.URL,
+		"SSL_CERT_FILE":        ca,
+		"NATS_URL":             nats,
 		"AZURE_TENANT_ID":      graphsim.DefaultTenantID,
 		"AZURE_CLIENT_ID":      graphsim.DefaultClientID,
 		"AZURE_CLIENT_SECRET":  graphsim.DefaultClientSecret,
-		"AZURE_AUTHORITY_HOST": w.Sim.URL(),
-		"GRAPH_ENDPOINT":       w.Sim.URL(),
+		"AZURE_AUTHORITY_HOST": graph,
+		"GRAPH_ENDPOINT":       graph,
 		"WORKER_HTTP_ADDR":     "127.0.0.1:0",
 	}
 }

@@ -1,69 +1,92 @@
-// Package bench measures the worker beside bare loops that do the same steps.
+// Package bench measures the worker beside bare loops that do the same steps. NATS, the
+// simulated Graph, the worker and the loop are each a process of its own, as in life.
 package bench
 
 import (
 	"context"
+	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/sandbox"
 )
 
 // Options are those of the command line.
 type Options struct {
 	Rows    []string // what to measure: all, quick, or names of rows
-	Repeats int      // runs of each row; the median counts
-	N       int      // requests of each run of the row drain
+	Repeats int      // runs of each row; 0: as many as the row needs
+	N       int      // requests of each turn of the row drain
 	Waiting int      // requests that wait in the row memory
+	Tenants int      // of the rows tenants and replicas; a quarter of them in cluster-tenants
 	Profile string   // folder for profiles of the row drain; empty: none
 	Output  string   // table or json
+}
+
+// setting is what all rows share.
+type setting struct {
+	Options
+	worker string // the program
+	brief  bool   // the row is one of the quick ones, and waits less
 }
 
 // slots is how many requests a floor works on at a time: as many as the
 // worker does.
 const slots = 32
 
-// row is one line of what the worker has to reach. Each run makes its own
-// world.
+// row is one line of what the worker has to reach. Each run has a world of its own.
 type row struct {
 	name string
-	// quick rows take half a minute at most.
+	// quick rows are those of "quick".
 	quick bool
-	// idle rows wait for a quota most of their time: all of them, and their
-	// repeats, run side by side, each in a world of its own.
-	idle bool
-	run  func(Options, context.Context) ([]sample, error)
+	// waits: the row waits most of its time, and costs little. All of them, and their
+	// runs, go on side by side; the others run alone.
+	waits bool
+	runs  int // 0: one
+	in    place
+	run   func(context.Context, *world) ([]sample, error)
 }
 
-func allRows() []row {
+func (c Options) all() []row {
+	silent := place{sim: graphsim.Config{NoCallLog: true}}
+	three := silent
+	three.cluster = true
+	neighbours := place{sim: graphsim.Config{NoCallLog: true, QuotaUnknown: true}, tenants: neighbourCount}
+	fleet, fleetOfThree := place{tenants: c.Tenants}, place{tenants: c.Tenants / 4, cluster: true}
 	return []row{
-		{name: "drain", quick: true, run: Options.drain},
-		{name: "burst", quick: true, run: Options.burst},
-		{name: "latency", quick: true, run: Options.latency},
-		{name: "start", quick: true, run: Options.start},
-		{name: "throttled", quick: true, run: badNeighbour(neighbourThrottled)},
-		{name: "forbidden", run: badNeighbour(neighbourForbidden)},
-		{name: "hanging", run: badNeighbour(neighbourHanging)},
-		{name: "crowded", run: badNeighbour(neighbourCrowded)},
-		{name: "memory", run: Options.memory},
-		{name: "carry", run: Options.carry},
-		{name: "alarms", run: Options.alarms},
-		{name: "quota", idle: true, run: quotaRow(quotaKnown)},
-		{name: "high-told", idle: true, run: quotaRow(quotaTold)},
-		{name: "high-untold", idle: true, run: quotaRow(quotaUntold)},
+		{name: "drain", quick: true, in: silent, run: drain},
+		{name: "cluster", in: three, run: drain},
+		{name: "burst", quick: true, runs: 3, in: granting(graphsim.Decimal), run: burst},
+		{name: "latency", quick: true, run: latency},
+		{name: "start", quick: true, runs: 3, run: start},
+		{name: "throttled", quick: true, in: neighbours, run: badNeighbour(neighbourThrottled)},
+		{name: "forbidden", in: neighbours, run: badNeighbour(neighbourForbidden)},
+		{name: "hanging", in: neighbours, run: badNeighbour(neighbourHanging)},
+		{name: "crowded", in: neighbours, run: badNeighbour(neighbourCrowded)},
+		{name: "tenants", quick: true, in: fleet, run: tenants},
+		{name: "cluster-tenants", in: fleetOfThree, run: tenants},
+		{name: "replicas", in: fleet, run: replicas},
+		{name: "memory", in: silent, run: memory},
+		{name: "alarms", run: alarms},
+		{name: "recover", quick: true, waits: true, in: granting(graphsim.Decimal), run: recovery},
+		{name: "quota", waits: true, runs: 3, in: granting(graphsim.Decimal), run: quota(quotaKnown)},
+		{name: "high-told", waits: true, runs: 5, in: secretive(graphsim.Decimal), run: quota(quotaTold)},
+		{name: "high-untold", waits: true, runs: 5, in: secretive(graphsim.None), run: quota(quotaUntold)},
 	}
 }
 
 // RowNames are the names of all rows, for people.
 func RowNames() string {
 	var names []string
-	for _, r := range allRows() {
+	for _, r := range (Options{}).all() {
 		names = append(names, r.name)
 	}
 	return strings.Join(names, ", ")
@@ -78,77 +101,142 @@ func Run(ctx context.Context, c Options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	all := newFigures(rows)
-	var alone, idle []row
-	for _, r := range rows {
-		if r.idle {
-			idle = append(idle, r)
-		} else {
-			alone = append(alone, r)
-		}
+	if !hasProc() {
+		fmt.Fprintln(os.Stderr, "there is no /proc: the figures of processor time and memory are left out")
 	}
-	// One turn of all rows after the other, so that a noisy minute does not hit
-	// every run of one row.
-	for i := range c.Repeats {
-		for _, r := range alone {
-			fmt.Fprintf(os.Stderr, "%s, run %d of %d\n", r.name, i+1, c.Repeats)
-			if err := all.measure(ctx, r, c); err != nil {
-				return err
-			}
-		}
-	}
-	if len(idle) > 0 {
-		fmt.Fprintf(os.Stderr, "%d runs side by side that wait for a quota: about 90 s\n", len(idle)*c.Repeats)
-		if err := c.sideBySide(ctx, all, idle); err != nil {
-			return err
-		}
-	}
-	if err := all.print(out, c.Output); err != nil {
+	dir, err := os.MkdirTemp("", "passcode-bench-")
+	if err != nil {
 		return err
 	}
-	if !all.reached() {
-		return errMissed
+	defer func() { _ = os.RemoveAll(dir) }() // a temporary folder
+	s := setting{Options: c, worker: filepath.Join(dir, "worker")}
+	if err := s.build(ctx, dir); err != nil {
+		return err
 	}
+	all := newFigures(rows)
+	waiting := func(r chosenRow) bool { return r.waits }
+	failed := errors.Join(
+		s.oneByOne(ctx, all, slices.DeleteFunc(slices.Clone(rows), waiting)),
+		s.sideBySide(ctx, all, slices.DeleteFunc(rows, func(r chosenRow) bool { return !waiting(r) })))
+	if !all.reached() {
+		failed = errors.Join(failed, errMissed)
+	}
+	return errors.Join(failed, all.print(out, c.Output))
+}
+
+//go:embed profile.go
+var profileSource string
+
+// build builds the worker. Where a profile is asked for, a file is laid over its source
+// for this build, which lets signals begin and end one; the product knows nothing of it.
+func (s setting) build(ctx context.Context, dir string) error {
+	if s.Profile == "" {
+		return sandbox.BuildWorker(ctx, s.worker)
+	}
+	if err := os.MkdirAll(s.Profile, 0o755); err != nil {
+		return err
+	}
+	source, overlay := filepath.Join(dir, "profile.go"), filepath.Join(dir, "overlay.json")
+	text := strings.Replace(profileSource, "package bench", "package main", 1) +
+		"\nfunc init() { profileBetweenSignals(os.Getenv(profileVariable)) }\n"
+	place, err := sandbox.WorkerSource(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(place, "bench_profile.go"): source}})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.WriteFile(source, []byte(text), 0o600), os.WriteFile(overlay, list, 0o600)); err != nil {
+		return err
+	}
+	return sandbox.BuildWorker(ctx, s.worker, "-overlay", overlay)
+}
+
+// measure makes one run of a row, in a world of its own.
+func (s setting) measure(ctx context.Context, all *figures, r chosenRow) error {
+	s.brief = r.brief
+	w, err := newWorld(ctx, s, r.in)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	defer w.close()
+	samples, err := r.run(ctx, w)
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", r.name, err, w.logs())
+	}
+	all.add(r.name, samples)
 	return nil
+}
+
+// oneByOne runs rows that need the machine for themselves: one turn of all after the
+// other, so that a noisy minute does not hit every run of one. One that fails does not
+// keep the others from being measured.
+func (s setting) oneByOne(ctx context.Context, all *figures, rows []chosenRow) (failed error) {
+	for i, left := 0, true; left; i++ {
+		left = false
+		for _, r := range rows {
+			if i >= r.times || ctx.Err() != nil {
+				continue
+			}
+			left = true
+			fmt.Fprintf(os.Stderr, "%s, run %d of %d\n", r.name, i+1, r.times)
+			failed = errors.Join(failed, s.measure(ctx, all, r))
+		}
+	}
+	return failed
 }
 
 // staggered is how far apart the runs begin that go on side by side, so that
 // their bursts do not meet.
 const staggered = 1700 * time.Millisecond
 
-func (c Options) sideBySide(ctx context.Context, all *figures, rows []row) error {
+// sideBySide runs rows that wait.
+func (s setting) sideBySide(ctx context.Context, all *figures, rows []chosenRow) error {
+	var runs []chosenRow
+	for _, r := range rows {
+		runs = append(runs, slices.Repeat([]chosenRow{r}, r.times)...)
+	}
+	if len(runs) > 0 {
+		fmt.Fprintf(os.Stderr, "%d runs side by side that wait most of the time\n", len(runs))
+	}
+	errs := make([]error, len(runs))
 	var group sync.WaitGroup
-	errs := make(chan error, len(rows)*c.Repeats)
-	for i := range c.Repeats {
-		for j, r := range rows {
-			group.Go(func() {
-				err := sandbox.Pause(ctx, time.Duration(i*len(rows)+j)*staggered)
-				if err == nil {
-					err = all.measure(ctx, r, c)
-				}
-				errs <- err
-			})
-		}
+	for i, r := range runs {
+		group.Go(func() {
+			if errs[i] = sandbox.Pause(ctx, time.Duration(i)*staggered); errs[i] == nil {
+				errs[i] = s.measure(ctx, all, r)
+			}
+		})
 	}
 	group.Wait()
-	close(errs)
-	var failed []error
-	for err := range errs {
-		failed = append(failed, err)
-	}
-	return errors.Join(failed...)
+	return errors.Join(errs...)
+}
+
+// chosenRow is a row to measure.
+type chosenRow struct {
+	row
+	times int
+	brief bool
 }
 
 // chosen are the rows to measure, in their order.
-func (c Options) chosen() ([]row, error) {
-	var rows []row
+func (c Options) chosen() ([]chosenRow, error) {
+	var rows []chosenRow
 	wanted := map[string]bool{}
 	for _, name := range c.Rows {
 		wanted[name] = true
 	}
-	for _, r := range allRows() {
-		if wanted["all"] || wanted["quick"] && r.quick || wanted[r.name] {
-			rows = append(rows, r)
+	for _, r := range c.all() {
+		times := max(1, r.runs)
+		if c.Repeats > 0 {
+			times = c.Repeats
+		}
+		switch {
+		case wanted["all"] || wanted[r.name]:
+			rows = append(rows, chosenRow{r, times, false})
+		case wanted["quick"] && r.quick:
+			rows = append(rows, chosenRow{r, times, true})
 		}
 		delete(wanted, r.name)
 	}
@@ -157,8 +245,8 @@ func (c Options) chosen() ([]row, error) {
 	for name := range wanted {
 		return nil, fmt.Errorf("--rows: %q is none of: all, quick, %s", name, RowNames())
 	}
-	if c.Repeats < 1 || c.N < 1 || c.Waiting < 1 {
-		return nil, errors.New("--repeats, --n and --waiting are at least 1")
+	if c.Repeats < 0 || c.N < 1 || c.Waiting < 1 || c.Tenants < 4*sampled {
+		return nil, fmt.Errorf("--n and --waiting are at least 1, --tenants %d, and --repeats is not negative", 4*sampled)
 	}
 	return rows, nil
 }

@@ -1,10 +1,10 @@
 package bench
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
 	"text/tabwriter"
@@ -14,7 +14,7 @@ import (
 type sample struct {
 	what string
 	unit string
-	// value is math.NaN where there is nothing to tell.
+	// value is not a number where this system does not tell.
 	value float64
 	// goal is what it is to reach; nil: it is there for comparison.
 	goal *goal
@@ -25,16 +25,25 @@ type goal struct {
 	// Bound is the least that the figure may be, or the most, as Most says.
 	Bound float64 `json:"bound"`
 	Most  bool    `json:"most,omitzero"`
+	// Every run has to reach it, and not their median.
+	Every bool `json:"every,omitzero"`
 }
 
 func atLeast(bound float64) *goal { return &goal{Bound: bound} }
 func atMost(bound float64) *goal  { return &goal{Bound: bound, Most: true} }
 
+// each is the goal for every single run.
+func (g goal) each() *goal { g.Every = true; return &g }
+
 func (g goal) String() string {
+	sign := "≥"
 	if g.Most {
-		return fmt.Sprintf("≤ %g", g.Bound)
+		sign = "≤"
 	}
-	return fmt.Sprintf("≥ %g", g.Bound)
+	if g.Every {
+		sign = "each " + sign
+	}
+	return fmt.Sprintf("%s %g", sign, g.Bound)
 }
 
 // figure is what all runs say of one thing.
@@ -47,8 +56,8 @@ type figure struct {
 	Least  float64   `json:"least"`
 	Most   float64   `json:"most"`
 	Goal   *goal     `json:"goal,omitempty"`
-	// ToGoal is the median by the goal: it is reached from 1 on, or up to 1
-	// where the goal is an upper bound.
+	// ToGoal is the median by the goal, or the worst value where each run has to reach it:
+	// it is reached from 1 on, or up to 1 where the goal is an upper bound.
 	ToGoal  float64 `json:"toGoal,omitzero"`
 	Reached *bool   `json:"reached,omitempty"`
 }
@@ -61,7 +70,7 @@ type figures struct {
 	rows map[string][]*figure
 }
 
-func newFigures(rows []row) *figures {
+func newFigures(rows []chosenRow) *figures {
 	f := &figures{rows: map[string][]*figure{}}
 	for _, r := range rows {
 		f.order = append(f.order, r.name)
@@ -69,25 +78,23 @@ func newFigures(rows []row) *figures {
 	return f
 }
 
-// measure makes one run of a row.
-func (f *figures) measure(ctx context.Context, r row, c Options) error {
-	samples, err := r.run(c, ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", r.name, err)
-	}
+// add takes the samples of one run of a row. What is not a number is left out.
+func (f *figures) add(row string, samples []sample) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range samples {
-		i := slices.IndexFunc(f.rows[r.name], func(g *figure) bool { return g.What == s.what })
-		if i < 0 {
-			i = len(f.rows[r.name])
-			f.rows[r.name] = append(f.rows[r.name], &figure{Row: r.name, What: s.what, Unit: s.unit, Goal: s.goal})
+		if math.IsNaN(s.value) || math.IsInf(s.value, 0) { // a ratio to what was too short to count
+			continue
 		}
-		g := f.rows[r.name][i]
+		i := slices.IndexFunc(f.rows[row], func(g *figure) bool { return g.What == s.what })
+		if i < 0 {
+			i = len(f.rows[row])
+			f.rows[row] = append(f.rows[row], &figure{Row: row, What: s.what, Unit: s.unit, Goal: s.goal})
+		}
+		g := f.rows[row][i]
 		g.Values = append(g.Values, s.value)
 		g.sum()
 	}
-	return nil
 }
 
 func (g *figure) sum() {
@@ -95,7 +102,14 @@ func (g *figure) sum() {
 	if g.Goal == nil {
 		return
 	}
-	g.ToGoal = g.Median / g.Goal.Bound
+	judged := g.Median
+	switch {
+	case g.Goal.Every && g.Goal.Most:
+		judged = g.Most
+	case g.Goal.Every:
+		judged = g.Least
+	}
+	g.ToGoal = judged / g.Goal.Bound
 	g.Reached = new(g.ToGoal >= 1 != g.Goal.Most || g.ToGoal == 1)
 }
 

@@ -5,311 +5,221 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
-	"runtime"
-	"slices"
-	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"passcode-worker/internal/graph/graphsim"
-	"passcode-worker/internal/pace"
 	"passcode-worker/internal/sandbox"
-	"passcode-worker/internal/topology"
-	"passcode-worker/internal/worker"
 )
 
-const (
-	tenantCount   = 100
-	perTenant     = 50  // requests of each in a turn
-	few           = 150 // requests of a bad one that gets none done
-	crowd         = 100_000
-	neighbourStop = 2 * time.Second // calls that hang are not waited for
-)
+// sampled is the distance of the tenants that have a request when a worker is started.
+const sampled = 20
 
-// neighbour is what is wrong with one tenant of a hundred.
-type neighbour struct {
-	requests int
-	spoil    func(sim *graphsim.Sim, tenantID string)
-}
-
-var (
-	neighbourThrottled = neighbour{few, func(sim *graphsim.Sim, id string) { sim.SetTenantQuota(id, -1, 0) }}
-	neighbourForbidden = neighbour{few, func(sim *graphsim.Sim, id string) { sim.SetTenantOutage(id, graphsim.OutagePermission) }}
-	neighbourHanging   = neighbour{few, func(sim *graphsim.Sim, id string) { sim.SetTenantOutage(id, graphsim.OutageSilence) }}
-	neighbourCrowded   = neighbour{crowd, func(*graphsim.Sim, string) {}}
-)
-
-// neighbourTurns is how many times the tenants of each worker work without the
-// bad one, and as many with it.
-const neighbourTurns = 4
-
-// badNeighbour measures what 99 tenants get done alone, and beside one more. Of
-// two workers, each with a NATS and a Graph of its own, one begins without it and
-// the other with it, and at half-time they change. They take turns of a second.
-// So neither what differs between the two nor what else the machine has to do
-// favours a side.
-func badNeighbour(bad neighbour) func(Options, context.Context) ([]sample, error) {
-	return func(_ Options, ctx context.Context) ([]sample, error) {
-		var both [2]*neighbours
-		for i := range both {
-			n, err := newNeighbours(ctx, bad)
-			if err != nil {
-				return nil, err
-			}
-			defer n.close()
-			both[i] = n
-		}
-		// The first turn of all pays for connections and caches.
-		var alone, beside, warm [2]spent
-		for i := range 2*neighbourTurns + 1 {
-			for j, n := range both {
-				into := &alone[j]
-				with := (i > neighbourTurns) == (j == 0)
-				switch {
-				case i == 0:
-					with, into = false, &warm[j]
-				case with:
-					into = &beside[j]
-				}
-				if err := n.turn(ctx, with, into); err != nil {
-					return nil, err
-				}
-			}
-		}
-		ratio := 1.0
-		for j, n := range both {
-			ratio *= beside[j].perSecond() / alone[j].perSecond()
-			if err := n.stop(); err != nil {
-				return nil, err
-			}
-		}
-		return []sample{
-			{what: "99 tenants alone", unit: "per s", value: (alone[0].perSecond() + alone[1].perSecond()) / 2},
-			{what: "the same 99 beside it", unit: "per s", value: (beside[0].perSecond() + beside[1].perSecond()) / 2},
-			{what: "beside it to alone", value: math.Sqrt(ratio), goal: atLeast(0.95)},
-		}, nil
-	}
-}
-
-// neighbours are the tenants of one worker: the good ones, and the bad one, which
-// does nothing but in its turns.
-type neighbours struct {
-	w     *world
-	stop  func() error // the worker; once
-	good  int
-	bad   neighbour
-	turns int
-	ready bool // the bad one has its requests
-}
-
-func newNeighbours(ctx context.Context, bad neighbour) (*neighbours, error) {
-	var ids []string
-	for i := range tenantCount - 1 {
-		ids = append(ids, fmt.Sprintf("7e4a17b0-0000-4000-8000-%012x", 0xb000+i))
-	}
-	w, err := newWorld(graphsim.Config{Tenants: ids, NoCallLog: true, QuotaUnknown: true})
-	if err != nil {
-		return nil, err
-	}
-	n := &neighbours{w: w, good: len(ids), bad: bad}
-	ids = append(ids, graphsim.DefaultTenantID)
-	bad.spoil(w.Sim, graphsim.DefaultTenantID)
-	cfg, err := w.ServiceConfig(pace.Rate{})
-	if err != nil {
-		w.Close()
-		return nil, err
-	}
-	cfg.DrainTimeout = neighbourStop
-	cfg.Tenants = w.tenants(ids)
-	n.stop = sync.OnceValue(w.Run(cfg))
-	if err := errors.Join(w.allPull(ctx, len(ids)), n.pause(ctx, true)); err != nil {
-		n.close()
-		return nil, err
-	}
-	return n, nil
-}
-
-func (n *neighbours) close() {
-	_ = n.stop() // where it matters it was asked before
-	n.w.Close()
-}
-
-// subject of the bad one.
-func (n *neighbours) subject() string { return n.w.Names.Subject + "." + tenantName(n.good) }
-
-// pause keeps the bad one from doing anything, or lets it.
-func (n *neighbours) pause(ctx context.Context, paused bool) error {
-	until := time.Time{}
-	if paused {
-		until = time.Now().Add(time.Hour)
-	}
-	_, err := n.w.JS.PauseConsumer(ctx, n.w.Names.Stream, topology.Names{Tenant: tenantName(n.good)}.Consumer(), until)
-	return err
-}
-
-// turn has each good tenant work off some requests, with the bad one or without.
-func (n *neighbours) turn(ctx context.Context, with bool, into *spent) error {
-	if with && !n.ready {
-		if err := n.w.load(ctx, n.subject(), 10_000_000, n.bad.requests); err != nil {
-			return err
-		}
-		n.ready = true
-	}
-	if with {
-		if err := n.pause(ctx, false); err != nil {
-			return err
-		}
-	}
-	// It is as bad as it can be before anything is measured.
-	if err := sandbox.Pause(ctx, settled); err != nil {
-		return err
-	}
-	runtime.GC() // what was before is not for this turn to clear away
-	began := clock()
-	for i := range n.good {
-		if err := n.w.send(n.w.Names.Subject+"."+tenantName(i), (n.turns*n.good+i)*perTenant, perTenant); err != nil {
-			return err
-		}
-	}
-	if err := n.w.emptiedBut(ctx, n.subject()); err != nil {
-		return err
-	}
-	into.add(began.spent(n.good * perTenant))
-	n.turns++
-	if with {
-		return n.pause(ctx, true)
-	}
-	return nil
-}
-
-func tenantName(i int) string { return fmt.Sprintf("t%03d", i) }
-
-// tenants are the worker's tenants, each with its own directory.
-func (w *world) tenants(ids []string) []worker.Tenant {
-	var all []worker.Tenant
-	for i, id := range ids {
-		all = append(all, w.Tenant(tenantName(i), id, pace.Rate{}))
-	}
-	return all
-}
-
-// allPull waits until a worker asks for messages of each tenant.
-func (w *world) allPull(ctx context.Context, n int) error {
-	for i := range n {
-		names := topology.Names{Tenant: tenantName(i)}
-		if err := w.pulls(ctx, names.Consumer()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// emptiedBut waits until no request is on the stream but on one subject.
-func (w *world) emptiedBut(ctx context.Context, subject string) error {
-	for {
-		s, err := w.JS.Stream(ctx, w.Names.Stream)
-		if err != nil {
-			return err
-		}
-		info, err := s.Info(ctx, jetstream.WithSubjectFilter(w.Names.Subject+".*"))
-		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return err
-		}
-		left := uint64(0)
-		for name, n := range info.State.Subjects {
-			if name != subject {
-				left += n
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		if err := sandbox.Pause(ctx, max(2*time.Millisecond, time.Duration(left)*50*time.Microsecond)); err != nil {
-			return err
-		}
-	}
-}
-
-// carried are the numbers of tenants of the row carry.
-func carried() []int { return []int{1, 100, 300} }
-
-// carryFor is how long a worker process is watched that has nothing to do.
-const carryFor = 10 * time.Second
-
-// carry measures what a worker process costs that serves many tenants without a
-// request: what it holds resident, how much of one processor it takes, and the
-// time from its start until it asks for requests of each.
-func (Options) carry(ctx context.Context) ([]sample, error) {
-	most := slices.Max(carried())
-	var ids []string
-	for i := range most {
-		ids = append(ids, fmt.Sprintf("7e4a17b0-0000-4000-8000-%012x", 0xb000+i))
-	}
-	w, err := newWorld(graphsim.Config{Tenants: ids, NoCallLog: true})
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
-	program := filepath.Join(w.Dir, "worker")
-	if err := sandbox.BuildWorker(ctx, program); err != nil {
-		return nil, err
-	}
-	var out []sample
-	for _, n := range carried() {
-		if err := w.fill(ctx, 0); err != nil {
+// tenants measures what a worker process costs that serves many tenants, whose consumers
+// are there: the time from its start until it takes a request of each; what worker and
+// server need with nothing to do, when each tenant has had work; and how fast it is then.
+func tenants(ctx context.Context, w *world) ([]sample, error) {
+	// One tenant of 20 has a request, so that the time tells of the start, and not of the
+	// work on all of them.
+	for i := 0; i < w.tenants; i += sampled {
+		if err := w.send(w.tenant(i).Filter(), i, 1); err != nil {
 			return nil, err
 		}
-		c, err := w.carry(ctx, program, ids[:n])
-		if err != nil {
-			return nil, fmt.Errorf("%d tenants: %w", n, err)
-		}
-		out = append(out,
-			sample{what: fmt.Sprintf("%d tenants, resident", n), unit: "MiB", value: c.resident},
-			sample{what: fmt.Sprintf("%d tenants, of one processor", n), unit: "%", value: c.processor},
-			sample{what: fmt.Sprintf("%d tenants, start until all are served", n), unit: "s", value: c.served.Seconds()})
 	}
-	return out, nil
-}
-
-type carriage struct {
-	resident, processor float64
-	served              time.Duration
-}
-
-func (w *world) carry(ctx context.Context, program string, ids []string) (c carriage, err error) {
-	list := []byte{}
-	for i, id := range ids {
-		list = fmt.Appendf(list, "- name: %s\n  tenantId: %s\n", tenantName(i), id)
-	}
-	file := filepath.Join(w.Dir, "tenants.yaml")
-	if err := os.WriteFile(file, list, 0o600); err != nil {
-		return c, err
+	if err := w.stored(ctx); err != nil {
+		return nil, err
 	}
 	began := time.Now()
-	pid, end, err := w.launch(map[string]string{"WORKER_TENANTS_FILE": file, "AZURE_TENANT_ID": ""}, program, "run")
+	p, err := w.work(noRate)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, end()) }()
-	if err := w.allPull(ctx, len(ids)); err != nil {
-		return c, err
+	if err := w.posted(ctx, w.tenants/sampled); err != nil {
+		return nil, err
 	}
-	c.served = time.Since(began)
-	before, err := processorTime(pid)
+	started := time.Since(began)
+	if _, err := w.round(ctx, 1, 1); err != nil {
+		return nil, err
+	}
+	idle, err := w.nothingToDo(ctx, p)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
-	if err := sandbox.Pause(ctx, carryFor); err != nil {
-		return c, err
-	}
-	after, err := processorTime(pid)
+	p50, p99, err := w.trickle(ctx)
 	if err != nil {
+		return nil, err
+	}
+	forgetPeak(p.Pid())
+	took, err := w.round(ctx, 2, 2)
+	if err != nil {
+		return nil, err
+	}
+	busy, err := memoryOf(p.Pid(), peakResident)
+	if err != nil {
+		return nil, err
+	}
+	out := []sample{
+		{what: "tenants", value: float64(w.tenants)},
+		{what: "start until a request of each would be taken", unit: "s", value: started.Seconds(), goal: atMost(5)},
+		{what: "nothing to do: worker, resident", unit: "MiB", value: idle.resident, goal: atMost(200)},
+		{what: "nothing to do: each server, resident", unit: "MiB", value: idle.server},
+		{what: "nothing to do: worker, of one processor", unit: "%", value: idle.worker},
+		{what: "nothing to do: worker and servers, of one processor", unit: "%", value: idle.both, goal: atMost(6)},
+		{what: "nothing to do: one scrape, the longest of three", unit: "s", value: idle.scrape, goal: atMost(0.5)},
+		{what: "nothing to do: one scrape", unit: "MiB", value: idle.scraped},
+		{what: "one request alone: p50, publish to POST", unit: "ms", value: p50},
+		{what: "one request alone: p99, publish to POST", unit: "ms", value: p99, goal: atMost(15)},
+		{what: "two requests each at once: all done", unit: "s", value: took.Seconds(), goal: atMost(10)},
+		{what: "two requests each at once: worker, resident at most", unit: "MiB", value: busy, goal: atMost(400)},
+	}
+	if w.cluster {
+		for i := range out {
+			out[i].goal = nil // nobody says how many tenants a cluster has to carry
+		}
+	}
+	return out, p.end()
+}
+
+// round has each tenant work off n requests; number tells rounds apart.
+func (w *world) round(ctx context.Context, number, n int) (took time.Duration, err error) {
+	began := time.Now()
+	for i := range w.tenants {
+		if err := w.send(w.tenant(i).Filter(), (number*w.tenants+i)*10, n); err != nil {
+			return 0, err
+		}
+	}
+	// What is not stored yet would look like what is done.
+	if err = w.stored(ctx); err == nil {
+		err = w.emptied(ctx, w.names.Stream)
+	}
+	return time.Since(began), err
+}
+
+// idleCost is what a worker costs that has nothing to do.
+type idleCost struct{ resident, server, worker, both, scrape, scraped float64 }
+
+// How long nothing happens before it is measured what that costs: what the worker holds on
+// to for a while has to go. And how long it is measured.
+const (
+	quietBefore = 15 * time.Second
+	quietFor    = 20 * time.Second
+)
+
+func (w *world) nothingToDo(ctx context.Context, p *process) (c idleCost, err error) {
+	// The devices have been looked at.
+	if err := w.emptied(ctx, w.names.FollowStream); err != nil {
 		return c, err
 	}
-	c.processor = 100 * (after - before).Seconds() / carryFor.Seconds()
-	c.resident, err = peakMemory(pid)
-	return c, err
+	length := quietFor
+	if w.brief {
+		length /= 2
+	}
+	if err := sandbox.Pause(ctx, quietBefore); err != nil {
+		return c, err
+	}
+	var servers []int
+	for _, s := range w.nats {
+		servers = append(servers, s.Pid())
+	}
+	before, errBefore := processorTime(p.Pid())
+	bothBefore, errBoth := processorTime(append(servers, p.Pid())...)
+	if err := errors.Join(errBefore, errBoth, sandbox.Pause(ctx, length)); err != nil {
+		return c, err
+	}
+	after, errAfter := processorTime(p.Pid())
+	bothAfter, errBoth := processorTime(append(servers, p.Pid())...)
+	c.worker, c.both = 100*(after-before)/length.Seconds(), 100*(bothAfter-bothBefore)/length.Seconds()
+	var errWorker, errServer error
+	c.resident, errWorker = memoryOf(p.Pid(), resident)
+	c.server, errServer = memoryOf(servers[0], resident)
+	if err := errors.Join(errAfter, errBoth, errWorker, errServer); err != nil {
+		return c, err
+	}
+	for range 3 {
+		began := time.Now()
+		text, err := get(ctx, p.http+"/metrics")
+		if err != nil {
+			return c, err
+		}
+		c.scrape, c.scraped = max(c.scrape, time.Since(began).Seconds()), float64(len(text))/(1<<20)
+	}
+	return c, nil
+}
+
+// replicas measures how two processes share many tenants, and how long those of one that
+// is killed wait for the other.
+func replicas(ctx context.Context, w *world) ([]sample, error) {
+	var both [2]*process
+	for i := range both {
+		p, err := w.idle(ctx, noRate)
+		if err != nil {
+			return nil, err
+		}
+		both[i] = p
+	}
+	// Each tenant has work, a few times over, so that the replicas can come to terms.
+	const rounds = 3
+	var before, after [2]float64
+	for number := range rounds {
+		if err := errors.Join(w.accepted(ctx, both, &before), sandbox.Pause(ctx, 5*time.Second)); err != nil {
+			return nil, err
+		}
+		if _, err := w.round(ctx, number, 1); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.accepted(ctx, both, &after); err != nil {
+		return nil, err
+	}
+	first, second := after[0]-before[0], after[1]-before[1]
+	half := float64(w.tenants) / 2
+	if first+second != 2*half {
+		return nil, fmt.Errorf("%g and %g requests were accepted of %d", first, second, w.tenants)
+	}
+	both[0].kill()
+	killed := time.Now()
+	again, err := w.servedAgain(ctx, rounds)
+	if err != nil {
+		return nil, err
+	}
+	return []sample{
+		{what: "tenants with work, of the first", value: first},
+		{what: "tenants with work, of the second", value: second},
+		{what: "difference from half", unit: "%", value: 100 * math.Abs(first-half) / half, goal: atMost(20)},
+		{what: "the first killed: until every tenant is served", unit: "s", value: again.Sub(killed).Seconds(), goal: atMost(10)},
+	}, both[1].end()
+}
+
+// accepted is how many requests each process has had accepted.
+func (w *world) accepted(ctx context.Context, both [2]*process, n *[2]float64) error {
+	for i, p := range both {
+		text, err := get(ctx, p.http+"/metrics")
+		if err != nil {
+			return err
+		}
+		n[i] = sum(text, `passcode_reset_attempts_total{result="accepted"`)
+	}
+	return nil
+}
+
+// servedAgain publishes a request of each tenant, and returns when the last of them was called.
+func (w *world) servedAgain(ctx context.Context, number int) (last time.Time, err error) {
+	began := time.Now()
+	if _, err := w.round(ctx, number, 1); err != nil {
+		return last, err
+	}
+	calls, err := w.graph.Posts(began)
+	if err != nil {
+		return last, err
+	}
+	served := map[string]bool{}
+	for _, c := range calls {
+		served[c.Device] = true
+		last = c.Time
+	}
+	for i := range w.tenants {
+		if !served[graphsim.GoodDevice((number*w.tenants+i)*10)] {
+			return last, fmt.Errorf("the tenant %s was not served", tenantName(i))
+		}
+	}
+	return last, nil
 }
