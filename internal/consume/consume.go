@@ -322,9 +322,11 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 		lookUp: func(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 			ctx, cancel := context.WithTimeout(ctx, q.times.api)
 			defer cancel()
+			asked := time.Now()
 			info, err := q.consumer(ctx)
 			if err == nil {
 				q.created.Store(info.Created.UnixNano())
+				q.Saw(info, asked)
 			}
 			return info, err
 		},

@@ -52,6 +52,7 @@ type wish int
 
 const (
 	pulled wish = iota // it is to be pulled
+	doubted            // and the server to be asked whether anything is in it: perhaps not
 	rested             // nothing is to do
 	left               // it is another replica's
 )
@@ -62,10 +63,12 @@ func (i *interest) wish(now time.Time, may bool, linger time.Duration) wish {
 	switch {
 	case i.disowned && !i.adopted:
 		return left
-	case may && i.empty.After(i.stirred) && now.Sub(i.stirred) >= linger:
-		return rested
+	case !may || now.Sub(i.stirred) < linger:
+		return pulled
+	case !i.empty.After(i.stirred):
+		return doubted
 	}
-	return pulled
+	return rested
 }
 
 // demand is the interest in a queue, and what is known of its consumer.
@@ -127,7 +130,7 @@ func (d *demand) rest(now time.Time, may bool, linger time.Duration) (pulls bool
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	wish := d.interest.wish(now, may, linger)
-	if wish == pulled {
+	if wish == pulled || wish == doubted {
 		d.resting = time.Time{}
 		return true, view{}
 	}

@@ -39,17 +39,18 @@ func TestInterest(t *testing.T) {
 		rests    bool
 		want     wish
 	}{
-		{"nothing is known", false, 0, nil, 100, true, pulled},
+		{"nothing is known", false, 0, nil, 100, true, doubted},
 		{"nothing is known of another's", true, 0, nil, 100, true, left},
 		{"seen to be empty", false, 0, []seen{{1, empty}}, 100, true, rested},
 		{"seen to be empty, but must not rest", false, 0, []seen{{1, empty}}, 100, false, pulled},
 		{"another's must not rest, and is not pulled", true, 0, []seen{{1, waiting}}, 5, false, left},
-		{"a message after it was seen to be empty", false, 2, []seen{{1, empty}}, 100, true, pulled},
-		{"seen to be empty by a question from before the message", false, 3, []seen{{2, empty}}, 100, true, pulled},
+		{"a message after it was seen to be empty, for long", false, 2, []seen{{1, empty}}, 100, true, doubted},
+		{"a message after it was seen to be empty", false, 2, []seen{{1, empty}}, 11, true, pulled},
+		{"seen to be empty by a question from before the message", false, 3, []seen{{2, empty}}, 100, true, doubted},
 		{"empty since, a moment ago", false, 2, []seen{{3, empty}}, 11, true, pulled},
 		{"empty since, for long", false, 2, []seen{{3, empty}}, 12, true, rested},
-		{"something waits", false, 0, []seen{{1, empty}, {20, waiting}}, 100, true, pulled},
-		{"something waits for its acknowledgement, or its second try", false, 0, []seen{{1, empty}, {20, unacked}}, 100, true, pulled},
+		{"something waits", false, 0, []seen{{1, empty}, {20, waiting}}, 29, true, pulled},
+		{"something waits for its acknowledgement, or its second try", false, 0, []seen{{1, empty}, {20, unacked}}, 100, true, doubted},
 		{"another's wait, and it was seen once", true, 0, []seen{{1, waiting}}, 100, true, left},
 		{"another's wait for a moment", true, 0, []seen{{1, waiting}, {10, waiting}}, 100, true, left},
 		{"another's wait for long", true, 0, []seen{{1, waiting}, {11, waiting}}, 12, true, pulled},

@@ -269,12 +269,15 @@ func (p *puller) ask(now time.Time, wish wish) (n next, err error) {
 	if err := p.health.lost(p.pull.left > 0, now, p.times.patience); err != nil {
 		return n, err
 	}
-	if wish == pulled && p.pull.left == 0 && len(p.tenure.nameless) == 0 && !p.health.next.After(now) {
+	if wish != rested && p.pull.left == 0 && len(p.tenure.nameless) == 0 && !p.health.next.After(now) {
 		p.fill(now, &n)
 	}
 	if due := p.tenure.due(p.pull); !due.IsZero() && !due.After(now) {
 		p.tenure.renewed = now
 		p.request(p.inbox.subject(p.tenure.renewal()), fmt.Sprintf(`"batch":1,"max_bytes":1,"expires":%d`, p.tenure.every()), now)
+	}
+	if wish == doubted {
+		p.health.suspect(now)
 	}
 	n.look = !p.health.doubt.IsZero() && !p.health.doubt.After(now)
 	for _, at := range []time.Time{p.health.next, p.health.doubt, p.tenure.due(p.pull), p.pull.owed.Add(owedMost)} {

@@ -28,9 +28,9 @@ type times struct {
 // usual are the times of the service.
 var usual = times{
 	heartbeat: 3 * time.Second,
-	expiry:    10 * time.Second,
+	expiry:    6 * time.Second,
 	patience:  10 * time.Second,
-	linger:    10 * time.Second,
+	linger:    5 * time.Second,
 	giveBack:  time.Second,
 	pauseMin:  250 * time.Millisecond,
 	pauseMax:  5 * time.Second,

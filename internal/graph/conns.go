@@ -24,7 +24,7 @@ const (
 	pingAfter    = 15 * time.Second
 	pingTimeout  = 10 * time.Second
 	idleHTTP1    = 30 * time.Second
-	idleHTTP2    = 5 * time.Minute // what only a burst needed is closed then
+	idleHTTP2    = 20 * time.Second // thousands of tenants that have had work keep none
 	maxHeaderLen = 64 << 10
 	// unackedTimeout is how long what was written may stay unacknowledged by the
 	// network. It must be well below the wait before an outcome is looked up.

@@ -140,7 +140,7 @@ func (c Credential) transport() *http.Transport {
 		ForceAttemptHTTP2:   true,
 		TLSClientConfig:     &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: dialTimeout,
-		IdleConnTimeout:     time.Minute,
+		IdleConnTimeout:     10 * time.Second,
 	}
 	if !c.ManagedIdentity {
 		// The service of a managed identity is part of this machine: a proxy

@@ -100,7 +100,7 @@ type idleCost struct{ resident, server, worker, both, scrape, scraped float64 }
 // How long nothing happens before it is measured what that costs: what the worker holds on
 // to for a while has to go. And how long it is measured.
 const (
-	quietBefore = 15 * time.Second
+	quietBefore = 30 * time.Second
 	quietFor    = 20 * time.Second
 )
 
