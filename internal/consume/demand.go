@@ -51,10 +51,10 @@ func (i *interest) saw(info *jetstream.ConsumerInfo, asked time.Time) {
 type wish int
 
 const (
-	pulled wish = iota // it is to be pulled
-	doubted            // and the server to be asked whether anything is in it: perhaps not
-	rested             // nothing is to do
-	left               // it is another replica's
+	pulled  wish = iota // it is to be pulled
+	doubted             // and the server to be asked whether anything is in it: perhaps not
+	rested              // nothing is to do
+	left                // it is another replica's
 )
 
 // wish says what is to be done with the queue. may allows one to rest in which nothing
