@@ -131,6 +131,9 @@ func (q *Queue) Own(owned bool) {
 	q.demand.update(func(d *demand) { d.interest.disowned = !owned })
 }
 
+// Resting reports whether the queue is not pulled.
+func (q *Queue) Resting() bool { return q.demand.isResting() }
+
 // Saw takes what the server said of the consumer when it was asked at an instant, for
 // example in a list of all; nil: the list does not name it, and it is looked up.
 func (q *Queue) Saw(info *jetstream.ConsumerInfo, asked time.Time) {

@@ -104,6 +104,12 @@ func (d *demand) stir(now time.Time) {
 	}
 }
 
+func (d *demand) isResting() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.resting.IsZero()
+}
+
 func (d *demand) signal() {
 	select {
 	case d.changed <- struct{}{}:

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -238,7 +239,10 @@ func (p *conns) dial(ctx context.Context, d *dial) (*conn, error) {
 	if err == nil {
 		c = &conn{cc: cc, net: raw, http2: http2, lastUsed: time.Now().Round(0)}
 		cc.SetStateHook(func(cc *http.ClientConn) {
-			if c.retired.Load() && cc.InFlight() == 0 {
+			switch {
+			case cc.Err() != nil:
+				go p.drop(c) // the caller may hold mu
+			case c.retired.Load() && cc.InFlight() == 0:
 				_ = cc.Close() // nothing uses it any more
 			}
 		})
@@ -266,6 +270,14 @@ func (p *conns) dial(ctx context.Context, d *dial) (*conn, error) {
 	p.http1.Store(!http2)
 	p.open = append(p.open, c)
 	return c, nil
+}
+
+// drop forgets a connection that is closed: a tenant without work keeps none of its
+// buffers.
+func (p *conns) drop(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open = slices.DeleteFunc(p.open, func(o *conn) bool { return o == c })
 }
 
 // retire takes a connection out of use; the calls under way on it may finish.

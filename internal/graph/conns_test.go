@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -308,6 +309,24 @@ func TestSharedDial(t *testing.T) {
 		}
 		if n := dials.Load(); n > callers/2 {
 			t.Errorf("%d dials", n)
+		}
+	}
+}
+
+// TestIdleConnectionIsForgotten checks that nothing is held of a connection that was
+// closed because nobody called, and that the next call makes another one.
+func TestIdleConnectionIsForgotten(t *testing.T) {
+	t.Parallel()
+	_, c := serve(t, true, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	c.conns.transport.IdleConnTimeout = time.Millisecond
+	for range 3 {
+		if _, err := c.Reset(t.Context(), Target{Device: testDevice}, within(longEnough)); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(longEnough); c.conns.openConns() > 0; runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal("the closed connection is still held")
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,8 @@ type lookout struct {
 	// heard tells that the server's wake-ups reach this process, and listed that all
 	// queues were seen at the last look.
 	heard, listed atomic.Bool
+
+	awake int // queues at work, at most, since memory was given back; run's
 
 	mu      sync.Mutex
 	subject string             // on which wake-ups are listened for; empty: on none
@@ -185,4 +188,24 @@ func (l *lookout) see(ctx context.Context) {
 		})
 	}
 	_ = group.Wait() // none fails
+	l.giveBack()
+}
+
+// manyAwake is how many queues at work make a burst.
+const manyAwake = 100
+
+// giveBack returns the memory of a burst to the system, once nearly all of its queues
+// rest: the runtime would keep most of it for minutes.
+func (l *lookout) giveBack() {
+	awake := 0
+	for _, s := range l.fleet.all() {
+		if !s.queue.Resting() {
+			awake++
+		}
+	}
+	l.awake = max(l.awake, awake)
+	if l.awake >= manyAwake && awake < l.awake/10 {
+		l.awake = 0
+		debug.FreeOSMemory()
+	}
 }
