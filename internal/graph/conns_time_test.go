@@ -113,6 +113,7 @@ func resetNow(t *testing.T, c *Client) {
 func TestDeadConnection(t *testing.T) {
 	t.Parallel()
 	inFakeTime(t, true, func(t *testing.T, p *pipes, c *Client) {
+		c.conns.transport.IdleConnTimeout = time.Hour // it is not closed for want of calls
 		resetNow(t, c)
 		wait(pingAfter + pingTimeout + time.Second)
 		resetNow(t, c)

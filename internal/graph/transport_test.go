@@ -301,7 +301,7 @@ func TestIdleConnectionClosed(t *testing.T) {
 			eventually(t, "the client notices", func() bool {
 				c.conns.mu.Lock()
 				defer c.conns.mu.Unlock()
-				return c.conns.open[0].cc.Available() == 0
+				return len(c.conns.open) == 0 || c.conns.open[0].cc.Available() == 0
 			})
 		}
 		if n := requests.Load(); n != 3 {

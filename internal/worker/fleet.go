@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// pollInterval is how often the depth of a queue is read, and pollEach the
-	// least time per tenant: hundreds of them are read less often.
+	// pollInterval is how often the queues are looked at, and pollEach the least time per
+	// tenant: thousands of them are looked at less often.
 	pollInterval = 2 * time.Second
-	pollEach     = 20 * time.Millisecond
+	pollEach     = 5 * time.Millisecond
 	// unservedInterval is how often tenants are looked for that nobody serves.
 	unservedInterval = time.Minute
 )

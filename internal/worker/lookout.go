@@ -34,7 +34,7 @@ type lookout struct {
 	// queues were seen at the last look.
 	heard, listed atomic.Bool
 
-	awake int // queues at work, at most, since memory was given back; run's
+	burst time.Time // when many queues were seen at work last; zero: not since memory was given back
 
 	mu      sync.Mutex
 	subject string             // on which wake-ups are listened for; empty: on none
@@ -191,11 +191,16 @@ func (l *lookout) see(ctx context.Context) {
 	l.giveBack()
 }
 
-// manyAwake is how many queues at work make a burst.
-const manyAwake = 100
+const (
+	// manyAwake is how many queues at work make a burst.
+	manyAwake = 100
+	// afterBurst is how long after it the memory is given back: its connections are
+	// closed by then.
+	afterBurst = 30 * time.Second
+)
 
-// giveBack returns the memory of a burst to the system, once nearly all of its queues
-// rest: the runtime would keep most of it for minutes.
+// giveBack returns the memory of a burst to the system once it is over: the runtime
+// would keep most of it for minutes.
 func (l *lookout) giveBack() {
 	awake := 0
 	for _, s := range l.fleet.all() {
@@ -203,9 +208,11 @@ func (l *lookout) giveBack() {
 			awake++
 		}
 	}
-	l.awake = max(l.awake, awake)
-	if l.awake >= manyAwake && awake < l.awake/10 {
-		l.awake = 0
+	switch {
+	case awake >= manyAwake:
+		l.burst = time.Now()
+	case !l.burst.IsZero() && time.Since(l.burst) >= afterBurst:
+		l.burst = time.Time{}
 		debug.FreeOSMemory()
 	}
 }
