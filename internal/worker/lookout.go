@@ -196,7 +196,7 @@ const (
 	manyAwake = 100
 	// afterBurst is how long after it the memory is given back: its connections are
 	// closed by then.
-	afterBurst = 30 * time.Second
+	afterBurst = 20 * time.Second
 )
 
 // giveBack returns the memory of a burst to the system once it is over: the runtime
