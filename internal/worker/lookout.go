@@ -34,7 +34,7 @@ type lookout struct {
 	// queues were seen at the last look.
 	heard, listed atomic.Bool
 
-	burst time.Time // when many queues were seen at work last; zero: not since memory was given back
+	burst time.Time // when many queues were seen at work last; zero: they were not
 
 	mu      sync.Mutex
 	subject string             // on which wake-ups are listened for; empty: on none
@@ -194,13 +194,13 @@ func (l *lookout) see(ctx context.Context) {
 const (
 	// manyAwake is how many queues at work make a burst.
 	manyAwake = 100
-	// afterBurst is how long after it the memory is given back: its connections are
+	// afterBurst is how long after it memory is given back: its last connections are
 	// closed by then.
-	afterBurst = 20 * time.Second
+	afterBurst = time.Minute
 )
 
-// giveBack returns the memory of a burst to the system once it is over: the runtime
-// would keep most of it for minutes.
+// giveBack returns the memory of a burst to the system, at each look for a while after
+// it: the runtime would keep most of it for minutes.
 func (l *lookout) giveBack() {
 	awake := 0
 	for _, s := range l.fleet.all() {
@@ -211,8 +211,7 @@ func (l *lookout) giveBack() {
 	switch {
 	case awake >= manyAwake:
 		l.burst = time.Now()
-	case !l.burst.IsZero() && time.Since(l.burst) >= afterBurst:
-		l.burst = time.Time{}
+	case !l.burst.IsZero() && time.Since(l.burst) < afterBurst:
 		debug.FreeOSMemory()
 	}
 }
