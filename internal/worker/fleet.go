@@ -147,9 +147,7 @@ func (f *fleet) begin(ctx, hard context.Context, t Tenant, before *service) {
 	}
 	soft, stop := context.WithCancel(ctx)
 	s.stop = stop
-	if f.buckets.stores().Records != nil {
-		f.lookout.tell(s)
-	}
+	f.lookout.tell(s)
 	f.mu.Lock()
 	f.served[t.Name] = s
 	f.mu.Unlock()

@@ -156,7 +156,9 @@ func (l *lookout) tell(s *service) *jetstream.ConsumerInfo {
 		s.tenant.Clock.Set(seen.ahead, seen.within)
 	}
 	info := seen.list[s.names().Consumer()]
-	if seen.list != nil {
+	// A queue that was seen is bound without a further question. So it is not shown before
+	// the records are there, which nothing can be worked on without.
+	if seen.list != nil && l.fleet.buckets.stores().Records != nil {
 		s.queue.Saw(info, seen.asked)
 	}
 	return info
