@@ -113,7 +113,7 @@ func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 	f.mu.Lock()
 	f.listed = tenants
 	f.mu.Unlock()
-	f.replica.Serve(namesOf(tenants))
+	f.replica.Serve(f.cfg.Names.Replicas(namesOf(tenants)), namesOf(tenants))
 	f.lookout.look(ctx, startWait)
 	f.buckets.find(ctx)
 	for _, t := range tenants {
