@@ -135,16 +135,19 @@ func (q *Queue) Own(owned bool) {
 func (q *Queue) Resting() bool { return q.demand.isResting() }
 
 // Saw takes what the server said of the consumer when it was asked at an instant, for
-// example in a list of all; nil: the list does not name it, and it is looked up.
-func (q *Queue) Saw(info *jetstream.ConsumerInfo, asked time.Time) {
+// example in a list of all; nil: the list does not name it, and it is looked up. It
+// reports whether a message waits while the queue rests: nobody has called [Queue.Wake].
+func (q *Queue) Saw(info *jetstream.ConsumerInfo, asked time.Time) (missed bool) {
 	q.demand.update(func(d *demand) {
 		if info == nil || topology.Unusable(info.Config, q.cfg.Names) != nil {
 			d.info, d.interest.stirred = nil, time.Now()
 			return
 		}
+		missed = d.missed(info)
 		d.info, d.asked = info, asked
 		d.interest.saw(info, asked)
 	})
+	return missed
 }
 
 // Times of calls to the server.

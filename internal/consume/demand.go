@@ -117,6 +117,12 @@ func (d *demand) signal() {
 	}
 }
 
+// missed reports whether a message waits of which nothing has told the queue while it
+// rested. Call with mu held.
+func (d *demand) missed(info *jetstream.ConsumerInfo) bool {
+	return !d.resting.IsZero() && !d.interest.stirred.After(d.resting) && !d.interest.disowned && info.NumPending > 0
+}
+
 func (d *demand) wish(now time.Time, may bool, linger time.Duration) wish {
 	d.mu.Lock()
 	defer d.mu.Unlock()

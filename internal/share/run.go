@@ -15,10 +15,11 @@ import (
 // Replica is this process among the replicas.
 type Replica struct {
 	nc      *nats.Conn
-	subject string
 	changed func()
+	moved   chan struct{} // the subject is another one
 
 	mu      sync.Mutex
+	subject string
 	members *members
 	shown   []string // whom changed was called for last
 }
@@ -26,14 +27,20 @@ type Replica struct {
 // New makes this process a replica that tells the others on a subject that it lives.
 // changed is called each time the shares may have changed; it must not call the Replica.
 func New(nc *nats.Conn, subject string, changed func()) *Replica {
-	return &Replica{nc: nc, subject: subject, changed: changed, members: newMembers(rand.Text(), time.Now())}
+	return &Replica{nc: nc, subject: subject, changed: changed, moved: make(chan struct{}, 1), members: newMembers(rand.Text(), time.Now())}
 }
 
-// Serve says which tenants this process serves. Those that serve the same share them.
-func (r *Replica) Serve(tenants []string) {
+// Serve says which tenants this process serves, and on which subject it tells so from now
+// on. Those that serve the same share them.
+func (r *Replica) Serve(subject string, tenants []string) {
 	r.mu.Lock()
+	r.subject = subject
 	r.members.serve(tenants)
 	r.mu.Unlock()
+	select {
+	case r.moved <- struct{}{}:
+	default:
+	}
 	r.say(false)
 }
 
@@ -48,7 +55,23 @@ func (r *Replica) Owns(tenant string) bool {
 // tells that it leaves. Where neither may be said or heard, the replica takes itself to
 // be alone, and all tenants to be its own.
 func (r *Replica) Run(ctx context.Context) error {
-	sub, err := r.nc.Subscribe(r.subject, func(m *nats.Msg) {
+	ticker := time.NewTicker(Every)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		if err := r.beat(ctx, ticker.C); err != nil {
+			return err
+		}
+	}
+	r.say(true)
+	return nil
+}
+
+// beat tells and hears on the present subject, until that is another one, or ctx ends.
+func (r *Replica) beat(ctx context.Context, ticks <-chan time.Time) error {
+	r.mu.Lock()
+	subject := r.subject
+	r.mu.Unlock()
+	sub, err := r.nc.Subscribe(subject, func(m *nats.Msg) {
 		if b, ok := parse(m.Data); ok {
 			r.heard(b)
 		}
@@ -57,15 +80,14 @@ func (r *Replica) Run(ctx context.Context) error {
 		return fmt.Errorf("share the tenants with other replicas: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails on a closed connection only
-	defer r.say(true)
-	ticker := time.NewTicker(Every)
-	defer ticker.Stop()
 	for ctx.Err() == nil {
 		r.say(false)
 		r.reckon()
 		select {
 		case <-ctx.Done():
-		case <-ticker.C:
+		case <-ticks:
+		case <-r.moved:
+			return nil
 		}
 	}
 	return nil
@@ -96,10 +118,10 @@ func (r *Replica) reckon() {
 // say publishes a beat. One that is lost is no harm: the next one follows.
 func (r *Replica) say(leaves bool) {
 	r.mu.Lock()
-	b := r.members.self
+	b, subject := r.members.self, r.subject
 	r.mu.Unlock()
 	b.Leaves = leaves
 	if data, err := json.Marshal(b); err == nil {
-		_ = r.nc.Publish(r.subject, data)
+		_ = r.nc.Publish(subject, data)
 	}
 }

@@ -161,7 +161,7 @@ func TestReplicas(t *testing.T) {
 		t.Cleanup(nc.Close)
 		x := &running{nc: nc, changed: make(chan struct{}, 99), done: make(chan error, 1)}
 		x.Replica = New(nc, "replicas", func() { x.changed <- struct{}{} })
-		x.Serve(tenants)
+		x.Serve("replicas", tenants)
 		var soft context.Context
 		soft, x.end = context.WithCancel(ctx)
 		go func() { x.done <- x.Run(soft) }()
@@ -196,9 +196,9 @@ func TestReplicas(t *testing.T) {
 		}
 	}
 	// One that serves other tenants does not share.
-	b.Serve(tenants[:50])
+	b.Serve("replicas", tenants[:50])
 	await(a, "sharing to end", func() bool { return owned(a) == 100 })
-	b.Serve(tenants)
+	b.Serve("replicas", tenants)
 	await(a, "sharing again", func() bool { return owned(a) < 100 })
 	b.end()
 	if err := <-b.done; err != nil {

@@ -43,6 +43,10 @@ type fleet struct {
 	// checked is set once the settings of what all tenants share were looked at.
 	checked atomic.Bool
 
+	// sharing is held while queues are told whether they are this replica's: who was
+	// asked last has to be told last.
+	sharing sync.Mutex
+
 	// left brings run the services that have ended because their tenants are no
 	// longer listed.
 	left chan *service
@@ -109,7 +113,7 @@ func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 	f.mu.Lock()
 	f.listed = tenants
 	f.mu.Unlock()
-	f.replica.Serve(namesOf(tenants))
+	f.replica.Serve(f.cfg.Names.Replicas(namesOf(tenants)), namesOf(tenants))
 	f.lookout.look(ctx, startWait)
 	f.buckets.find(ctx)
 	for _, t := range tenants {
@@ -147,13 +151,11 @@ func (f *fleet) begin(ctx, hard context.Context, t Tenant, before *service) {
 	}
 	soft, stop := context.WithCancel(ctx)
 	s.stop = stop
-	if f.buckets.stores().Records != nil {
-		f.lookout.tell(s)
-	}
+	f.lookout.tell(s)
 	f.mu.Lock()
 	f.served[t.Name] = s
 	f.mu.Unlock()
-	s.queue.Own(f.owns(t.Name)) // from now on it is told of changes
+	f.share(s) // from now on it is told of changes
 	go func() {
 		defer close(s.done)
 		defer stop()
@@ -217,8 +219,15 @@ func (f *fleet) owns(tenant string) bool { return !f.lookout.listed.Load() || f.
 // divide tells each queue anew whether it is this replica's.
 func (f *fleet) divide() {
 	for _, s := range f.all() {
-		s.queue.Own(f.owns(s.spec.Name))
+		f.share(s)
 	}
+}
+
+// share tells a queue whether it is this replica's.
+func (f *fleet) share(s *service) {
+	f.sharing.Lock()
+	defer f.sharing.Unlock()
+	s.queue.Own(f.owns(s.spec.Name))
 }
 
 // wakeSubject is where wake-ups for the tenants are heard.

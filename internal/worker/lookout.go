@@ -21,6 +21,10 @@ const (
 	// before the first tenant is served.
 	listWait  = 15 * time.Second
 	startWait = 2 * time.Second
+	// mostMissed is how many looks in a row may find what no wake-up has told of, until no
+	// queue rests any more: wake-ups do not come to this process. A single one may be lost
+	// with a connection, or come a moment after the look.
+	mostMissed = 3
 	// seeAtOnce is for how many tenants the server is asked at a time.
 	seeAtOnce = 8
 )
@@ -33,13 +37,20 @@ type lookout struct {
 	// heard tells that the server's wake-ups reach this process, and listed that all
 	// queues were seen at the last look.
 	heard, listed atomic.Bool
+	// missed counts the looks, since the last wake-up, that found a message of which none
+	// had told.
+	missed atomic.Int32
 
 	burst time.Time // when many queues were seen at work last; zero: they were not
 
 	mu      sync.Mutex
 	subject string             // on which wake-ups are listened for; empty: on none
 	sub     *nats.Subscription // to it
-	sight   sight
+	// denied tells that the server refused the subscription, on the connection that had
+	// been made anew so many times.
+	denied     bool
+	reconnects uint64
+	sight      sight
 }
 
 // sight is what the last look has seen.
@@ -53,7 +64,9 @@ type sight struct {
 
 // rests reports whether a queue with nothing in it may rest: what comes wakes it, and if
 // the wake-up is lost, a look does.
-func (l *lookout) rests() bool { return l.heard.Load() && l.listed.Load() }
+func (l *lookout) rests() bool {
+	return l.heard.Load() && l.listed.Load() && l.missed.Load() < mostMissed
+}
 
 // run looks until ctx ends, and at once where the connection is there again: wake-ups
 // may have been lost meanwhile.
@@ -119,16 +132,17 @@ func (l *lookout) listen(subject string) bool {
 	defer l.mu.Unlock()
 	nc := l.fleet.js.Conn()
 	if l.subject == subject {
-		return l.sub != nil && !refused(nc, subject)
+		return l.sub != nil && !l.refused(nc)
 	}
 	if l.sub != nil {
 		_ = l.sub.Unsubscribe() // fails on a closed connection only
 	}
-	l.subject, l.sub = subject, nil
+	l.subject, l.sub, l.denied = subject, nil, false
 	if subject == "" {
 		return false
 	}
 	sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
+		l.missed.Store(0)
 		if tenant, ok := l.fleet.cfg.Names.Woken(m.Subject); ok {
 			if s := l.fleet.get(tenant); s != nil {
 				s.queue.Wake()
@@ -140,29 +154,35 @@ func (l *lookout) listen(subject string) bool {
 	}
 	l.sub = sub
 	// The server says that it refuses before it answers.
-	return nc.FlushTimeout(startWait) == nil && !refused(nc, subject)
+	return nc.FlushTimeout(startWait) == nil && !l.refused(nc)
 }
 
-// refused reports whether the last that the server refused was to let listen on a subject.
-func refused(nc *nats.Conn, subject string) bool {
-	err := nc.LastError()
-	return err != nil && strings.Contains(err.Error(), subject)
+// refused reports whether the server has refused to let listen. Only the last that it
+// refused can be asked for, so that is kept as long as the connection lasts. Call with mu
+// held.
+func (l *lookout) refused(nc *nats.Conn) bool {
+	err, reconnects := nc.LastError(), nc.Stats().Reconnects
+	l.denied = l.denied && l.reconnects == reconnects || err != nil && strings.Contains(err.Error(), l.subject)
+	l.reconnects = reconnects
+	return l.denied
 }
 
 // tell tells a tenant what the last look has seen of its queue, and returns that; nil:
-// nothing.
-func (l *lookout) tell(s *service) *jetstream.ConsumerInfo {
+// nothing. missed: a message waits there of which no wake-up has told.
+func (l *lookout) tell(s *service) (info *jetstream.ConsumerInfo, missed bool) {
 	l.mu.Lock()
 	seen := l.sight
 	l.mu.Unlock()
 	if seen.within > 0 {
 		s.tenant.Clock.Set(seen.ahead, seen.within)
 	}
-	info := seen.list[s.names().Consumer()]
-	if seen.list != nil {
-		s.queue.Saw(info, seen.asked)
+	info = seen.list[s.names().Consumer()]
+	// A queue that was seen is bound without a further question. So it is not shown before
+	// the records are there, which nothing can be worked on without.
+	if seen.list != nil && l.fleet.buckets.stores().Records != nil {
+		missed = s.queue.Saw(info, seen.asked)
 	}
-	return info
+	return info, missed
 }
 
 // see tells the queues what was seen of them, and shows it. Where the list may not be
@@ -170,8 +190,10 @@ func (l *lookout) tell(s *service) *jetstream.ConsumerInfo {
 func (l *lookout) see(ctx context.Context) {
 	var group errgroup.Group
 	group.SetLimit(seeAtOnce)
+	missed := false
 	for _, s := range l.fleet.all() {
-		info := l.tell(s)
+		info, unheard := l.tell(s)
+		missed = missed || unheard
 		if s.binding() != nil {
 			continue
 		}
@@ -186,6 +208,11 @@ func (l *lookout) see(ctx context.Context) {
 			s.see(ctx, info)
 			return nil
 		})
+	}
+	if missed && l.missed.Add(1) == mostMissed {
+		l.fleet.warnings.once("wake-ups do not reach this worker, though the request stream sends them and the server lets it listen: "+
+			"queues with nothing in them cost more. Where the stream is another account's, import its wake subject", zap.String("subject", l.fleet.wakeSubject()))
+		l.fleet.divide() // which has each queue decide anew
 	}
 	_ = group.Wait() // none fails
 	l.giveBack()
