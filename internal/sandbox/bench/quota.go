@@ -225,14 +225,27 @@ func (w *world) recovery(ctx context.Context, form string, o graphsim.Outage) ([
 	if err != nil {
 		return nil, err
 	}
+	// The calls that tried whether Graph is back have used up places of the quota, which
+	// come free one by one: what counts is how much is done when all could be.
+	var first time.Time
+	inTime := 0
 	for _, call := range calls {
-		if call.Executed {
-			ideal := idealDrain(c.waiting)
-			return []sample{
-				{what: form + ", until the first is accepted", unit: "s", value: call.Time.Sub(back).Seconds(), goal: atMost(5.5)},
-				{what: form + ", from then on, ideal to worker", value: ideal.Seconds() / emptied.Sub(call.Time).Seconds(), goal: atLeast(0.9)},
-			}, nil
+		if !call.Executed {
+			continue
 		}
+		if first.IsZero() {
+			first = call.Time
+		}
+		if call.Time.Sub(first) <= idealDrain(c.waiting) {
+			inTime++
+		}
+	}
+	if !first.IsZero() {
+		return []sample{
+			{what: form + ", until the first is accepted", unit: "s", value: first.Sub(back).Seconds(), goal: atMost(5.5)},
+			{what: form + ", from then on, done within the ideal time", value: float64(inTime) / float64(c.waiting), goal: atLeast(0.9)},
+			{what: form + ", from then on, until the last is done", unit: "s", value: emptied.Sub(first).Seconds()},
+		}, nil
 	}
 	return nil, fmt.Errorf("no call was executed when Graph was back")
 }
