@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"passcode-worker/internal/graph/graphsim"
@@ -226,26 +227,20 @@ func (w *world) recovery(ctx context.Context, form string, o graphsim.Outage) ([
 		return nil, err
 	}
 	// The calls that tried whether Graph is back have used up places of the quota, which
-	// come free one by one: what counts is how much is done when all could be.
-	var first time.Time
-	inTime := 0
+	// come free one by one: the last few requests say nothing of the pace.
+	var done []time.Time
 	for _, call := range calls {
-		if !call.Executed {
-			continue
-		}
-		if first.IsZero() {
-			first = call.Time
-		}
-		if call.Time.Sub(first) <= idealDrain(c.waiting) {
-			inTime++
+		if call.Executed {
+			done = append(done, call.Time)
 		}
 	}
-	if !first.IsZero() {
+	slices.SortFunc(done, time.Time.Compare)
+	if nearly := c.waiting * 99 / 100; len(done) >= nearly {
 		return []sample{
-			{what: form + ", until the first is accepted", unit: "s", value: first.Sub(back).Seconds(), goal: atMost(5.5)},
-			{what: form + ", from then on, done within the ideal time", value: float64(inTime) / float64(c.waiting), goal: atLeast(0.9)},
-			{what: form + ", from then on, until the last is done", unit: "s", value: emptied.Sub(first).Seconds()},
+			{what: form + ", until the first is accepted", unit: "s", value: done[0].Sub(back).Seconds(), goal: atMost(5.5)},
+			{what: form + ", from then on, until 99 % are done, ideal to worker", value: idealDrain(nearly).Seconds() / done[nearly-1].Sub(done[0]).Seconds(), goal: atLeast(0.9)},
+			{what: form + ", from then on, until all are done", unit: "s", value: emptied.Sub(done[0]).Seconds()},
 		}, nil
 	}
-	return nil, fmt.Errorf("no call was executed when Graph was back")
+	return nil, fmt.Errorf("%d of %d calls were executed when Graph was back", len(done), c.waiting)
 }
