@@ -27,7 +27,9 @@ func TestRecordsComeLater(t *testing.T) {
 	go func() { done <- Run(ctx, r.cfg) }()
 	defer func() {
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}()
 	for over := time.After(3 * pollInterval); over != nil; { // some looks
 		select {
