@@ -119,7 +119,7 @@ func TestInboxPrefix(t *testing.T) {
 	w := newGraph(t, graphsim.Config{})
 	w.url = startNATS(t, server.Options{Users: []*server.User{
 		{Username: "worker", Password: "pw", Permissions: &server.Permissions{
-			Subscribe: &server.SubjectPermission{Allow: []string{inbox + ".>", "passcode.reset.status.>"}},
+			Subscribe: &server.SubjectPermission{Allow: []string{inbox + ".>", "passcode.reset.status.>", "passcode.reset.wake.>", "passcode.reset.replicas.>"}},
 		}},
 	}}).URL()
 	env := w.env("NATS_USER", "worker", "NATS_PASSWORD", "pw", "NATS_INBOX_PREFIX", inbox)
