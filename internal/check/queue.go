@@ -53,7 +53,7 @@ func (q *queue) check(ctx context.Context) {
 func (q *queue) hears(ctx context.Context) {
 	q.of(q.names.Tenant)
 	for _, may := range []struct{ subject, without string }{
-		{q.names.Wake(), "a worker cannot let an empty queue rest, which costs more where there are many tenants"},
+		{q.wakes(), "a worker cannot let an empty queue rest, which costs more where there are many tenants"},
 		{q.beats(), "a replica takes itself to be alone, and tenants are not shared evenly"},
 	} {
 		what := "right to subscribe to " + may.subject
@@ -66,6 +66,14 @@ func (q *queue) hears(ctx context.Context) {
 			q.ok(what, "granted")
 		}
 	}
+}
+
+// wakes is the subject on which the worker hears of new requests.
+func (q *queue) wakes() string {
+	if len(q.cfg.Tenants) > 1 {
+		return q.names.Wakes()
+	}
+	return q.names.Wake()
 }
 
 // beats is the subject on which the replicas tell each other that they live.
