@@ -128,7 +128,7 @@ func (q *Queue) Wake() {
 // is, until it is told. One that is not takes them all the same when they are seen to
 // wait for long, and nobody takes them.
 func (q *Queue) Own(owned bool) {
-	q.demand.update(func(d *demand) { d.interest.disowned = !owned })
+	q.demand.update(func(d *demand) { d.interest.own(owned) })
 }
 
 // Resting reports whether the queue is not pulled.

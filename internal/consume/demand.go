@@ -37,13 +37,24 @@ func (i *interest) saw(info *jetstream.ConsumerInfo, asked time.Time) {
 	if asked.After(i.stirred) {
 		i.stirred = asked
 	}
+	// What was delivered before, and waits for its second try, shows in no other way than
+	// that nobody asks for it.
+	taken := info.NumPending == 0 && info.NumWaiting > 0
 	switch {
-	case info.NumPending == 0 || info.Paused || pinned(info) != "":
+	case !i.disowned || taken || info.Paused || pinned(info) != "":
 		i.orphaned = time.Time{}
 	case i.orphaned.IsZero():
 		i.orphaned = asked
 	default:
 		i.adopted = i.adopted || asked.Sub(i.orphaned) >= orphanAfter
+	}
+}
+
+// own says whether the messages are this replica's to take. With its own it goes on as
+// usual, and hands them over when they are no longer.
+func (i *interest) own(owned bool) {
+	if i.disowned = !owned; owned {
+		i.orphaned, i.adopted = time.Time{}, false
 	}
 }
 
