@@ -22,7 +22,7 @@ func TestAdoptedUntilItIsOwned(t *testing.T) {
 	}
 	wish := func() wish { return i.wish(start.Add(time.Minute), true, time.Second) }
 	i.own(false)
-	if see(); wish() != pulled {
+	if see(); wish() == left {
 		t.Error("it is not adopted")
 	}
 	i.own(true)
