@@ -78,8 +78,8 @@ func (k *Keeper) Begin(term context.Context) {
 	}
 }
 
-// inTerm reports whether it is this replica's to hand on.
-func (k *Keeper) inTerm() bool {
+// InTerm reports whether it is this replica's to hand on.
+func (k *Keeper) InTerm() bool {
 	term := k.term.Load()
 	if term == nil {
 		return false
@@ -140,7 +140,10 @@ func (k *Keeper) write(ctx context.Context) (done bool) {
 	defer k.mu.Unlock()
 	s := k.now()
 	// Asked after that was put together: with the term, the hold is forgotten.
-	if !k.inTerm() || k.written != nil && same(s, *k.written) {
+	switch {
+	case !k.InTerm():
+		return k.late(ctx, store, s.PausedUntil)
+	case k.written != nil && same(s, *k.written):
 		return true
 	}
 	revision, err := store.SetSnapshot(ctx, k.tenant, s)
@@ -150,6 +153,20 @@ func (k *Keeper) write(ctx context.Context) (done bool) {
 		return false
 	}
 	k.written, k.revision = &s, revision
+	return true
+}
+
+// late hands on a pause that was announced after the term to a call that was in flight
+// then, and reports whether nothing is left to do. Call with mu held.
+func (k *Keeper) late(ctx context.Context, store *Store, pausedUntil time.Time) (done bool) {
+	if pausedUntil.IsZero() || k.written != nil && !pausedUntil.After(k.written.PausedUntil) {
+		return true
+	}
+	if err := store.Pause(ctx, k.tenant, pausedUntil); err != nil {
+		k.log.Debug("a late pause could not be handed on; trying again", zap.Error(err))
+		return false
+	}
+	k.written = &Snapshot{PausedUntil: pausedUntil} // for the next term it is read anew
 	return true
 }
 
@@ -177,7 +194,7 @@ func (k *Keeper) Check(ctx context.Context, late func(Snapshot)) (released time.
 func (k *Keeper) compare(ctx context.Context, store *Store, late func(Snapshot)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.inTerm() {
+	if !k.InTerm() {
 		return
 	}
 	s, revision, err := store.Snapshot(ctx, k.tenant)

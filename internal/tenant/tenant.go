@@ -178,10 +178,10 @@ func (t *Tenant) Refresh(ctx context.Context) {
 	pacer := t.gate.Pacer
 	t.cfg.Metrics.SetRate(pacer.Limit(), pacer.Rate().PerSecond())
 	t.Keeper.Changed()
-	if !t.gate.Fuse.On() {
+	if !t.gate.Fuse.On() && !t.Keeper.InTerm() {
 		return
 	}
-	// Also while it has not blown: a release begins the count anew, and does so
+	// A pause may have been announced to a call of the replica before this one. Also while it has not blown: a release begins the count anew, and does so
 	// whether or not this replica has to be restarted first.
 	released := t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })
 	t.gate.Release(t.Clock.Local(released))

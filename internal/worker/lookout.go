@@ -100,7 +100,9 @@ func (l *lookout) look(ctx context.Context, within time.Duration) {
 	defer cancel()
 	var now sight
 	now.asked = time.Now()
-	stream, err := f.js.Stream(ctx, f.cfg.Names.Stream)
+	streamCtx, cancelStream := context.WithTimeout(ctx, startWait) // the list does without it
+	defer cancelStream()
+	stream, err := f.js.Stream(streamCtx, f.cfg.Names.Stream)
 	wakes := false
 	if err == nil {
 		info := stream.CachedInfo()

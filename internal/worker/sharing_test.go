@@ -2,8 +2,11 @@ package worker
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -103,6 +106,69 @@ func TestReplicasShareTenants(t *testing.T) {
 	if letters := first.letters(); len(letters) > 0 {
 		t.Errorf("%d dead letters", len(letters))
 	}
+}
+
+// TestLatePauseReachesTheNextOwner has Graph answer calls with a pause when their tenants
+// are another replica's already, which is at work on them: it keeps to the pause, too.
+func TestLatePauseReachesTheNextOwner(t *testing.T) {
+	t.Parallel()
+	first, _, _ := sharers(t, 10)
+	first.cfg.MaxPause, first.cfg.Policy.RequestTimeout = time.Minute, 40*time.Second
+	answer, end := make(chan struct{}), make(chan struct{})
+	var early, others atomic.Int32
+	first.front(func(w http.ResponseWriter, q *http.Request) bool {
+		if q.Method != http.MethodPost || !strings.Contains(q.URL.Path, "resetPasscode") {
+			return false
+		}
+		if early.Add(1) > 10 {
+			others.Add(1)
+			<-end
+			return false
+		}
+		<-answer
+		w.Header().Set("Retry-After", "50")
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	})
+	second := first.successor()
+	send := func(number int, tenant string) {
+		m := nats.NewMsg(first.names.Subject + "." + tenant)
+		m.Data = []byte(reset(fmt.Sprintf("INC%d", number), graphsim.GoodDevice(number)))
+		if _, err := first.js.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stopFirst := first.start()
+	for _, tenant := range first.cfg.Tenants {
+		send(1, tenant.Name)
+	}
+	first.await("a call for each", func() bool { return early.Load() == 10 })
+	stopSecond := second.start()
+	defer func() {
+		close(end)
+		stopSecond()
+		stopFirst()
+	}()
+	var moved []string
+	first.await("some tenants to move", func() bool {
+		kept := first.actives()
+		moved = nil
+		for _, tenant := range first.cfg.Tenants {
+			if !kept[tenant.Name] {
+				moved = append(moved, tenant.Name)
+			}
+		}
+		return len(moved) > 0
+	})
+	for _, tenant := range moved {
+		send(2, tenant)
+	}
+	first.await("the next owner to work", func() bool { return int(others.Load()) >= len(moved) && len(second.actives()) >= len(moved) })
+	close(answer)
+	first.await("the next owner to pause", func() bool {
+		_, body := second.get("/readyz")
+		return strings.Count(body, `"pausedUntil"`) >= len(moved)
+	})
 }
 
 // TestIdleTenantsRest: once each of many tenants has had work, nothing of them is left
