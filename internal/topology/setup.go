@@ -45,14 +45,19 @@ func SetupQueue(ctx context.Context, js jetstream.JetStream, n Names, l Layout) 
 // none of it.
 func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	outcomes, alarms := l.Outcomes(n), l.Follow(n)
-	done, err := ensureAll([]step{
+	done, err := ensureAll(ctx, []step{
 		// The stream first: where one of another domain takes its subjects, nothing is made.
-		{"stream " + alarms.Name, "--max-bytes-follow", func() (string, error) { return justEnsure(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l) }},
-		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func() (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
+		{"stream " + alarms.Name, "--max-bytes-follow", func(ctx context.Context) (string, error) {
+			return justEnsure(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l)
+		}},
+		{"key-value bucket " + outcomes.Bucket, "--max-bytes-outcomes", func(ctx context.Context) (string, error) { return ensureBucket(ctx, js, outcomes, l) }},
 	})
 	for s := 0; s < FollowSteps && err == nil; s++ {
 		what, action := "consumer "+FollowConsumer(s), ""
-		if action, err = ensureConsumer(ctx, js, n.FollowStream, l.FollowStep(n, s), l); err != nil {
+		action, err = untilAnswered(ctx, func(ctx context.Context) (string, error) {
+			return ensureConsumer(ctx, js, n.FollowStream, l.FollowStep(n, s), l)
+		})
+		if err != nil {
 			return done, fmt.Errorf("%s: %w", what, explain(err, ""))
 		}
 		done = append(done, Done{What: what, Action: action})
@@ -63,7 +68,9 @@ func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout)
 // SetupConsumer does what [Setup] does for the tenant's consumer.
 func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (Done, error) {
 	what := "consumer " + n.Consumer()
-	action, err := ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
+	action, err := untilAnswered(ctx, func(ctx context.Context) (string, error) {
+		return ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
+	})
 	if err != nil {
 		return Done{}, fmt.Errorf("%s: %w", what, explain(err, ""))
 	}
@@ -75,12 +82,12 @@ func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layou
 func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	requests, letters, records, states, cooling := l.Requests(n), l.Letters(n), l.Records(n), l.State(n), l.Devices(n)
 	note := ""
-	done, err := ensureAll([]step{
-		{"stream " + requests.Name, "--max-bytes-requests", func() (string, error) { return ensureRequests(ctx, js, requests, n, l, &note) }},
-		{"stream " + letters.Name, "--max-bytes-dead", func() (string, error) { return justEnsure(ctx, js, letters, n.Dead(), l) }},
-		{"key-value bucket " + records.Bucket, "--max-bytes-records", func() (string, error) { return ensureBucket(ctx, js, records, l) }},
-		{"key-value bucket " + states.Bucket, "--max-bytes-state", func() (string, error) { return ensureBucket(ctx, js, states, l) }},
-		{"key-value bucket " + cooling.Bucket, "--max-bytes-devices", func() (string, error) { return ensureBucket(ctx, js, cooling, l) }},
+	done, err := ensureAll(ctx, []step{
+		{"stream " + requests.Name, "--max-bytes-requests", func(ctx context.Context) (string, error) { return ensureRequests(ctx, js, requests, n, l, &note) }},
+		{"stream " + letters.Name, "--max-bytes-dead", func(ctx context.Context) (string, error) { return justEnsure(ctx, js, letters, n.Dead(), l) }},
+		{"key-value bucket " + records.Bucket, "--max-bytes-records", func(ctx context.Context) (string, error) { return ensureBucket(ctx, js, records, l) }},
+		{"key-value bucket " + states.Bucket, "--max-bytes-state", func(ctx context.Context) (string, error) { return ensureBucket(ctx, js, states, l) }},
+		{"key-value bucket " + cooling.Bucket, "--max-bytes-devices", func(ctx context.Context) (string, error) { return ensureBucket(ctx, js, cooling, l) }},
 	})
 	if len(done) > 0 && done[0].What == "stream "+requests.Name {
 		done[0].Note = note
@@ -91,14 +98,28 @@ func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout)
 // step makes one thing where it is missing; size is the flag of its size.
 type step struct {
 	what, size string
-	ensure     func() (action string, err error)
+	ensure     func(context.Context) (action string, err error)
+}
+
+// untilAnswered makes one thing where it is missing, and tries again where nobody
+// answers, until ctx ends. A cluster that elects its leaders loses what it is asked
+// meanwhile, and what was made although the answer was lost is found by the next try.
+func untilAnswered(ctx context.Context, ensure func(context.Context) (action string, err error)) (string, error) {
+	for {
+		try, cancel := context.WithTimeout(ctx, apiWait)
+		action, err := ensure(try)
+		cancel()
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return action, err
+		}
+	}
 }
 
 // ensureAll takes all steps. What the server refuses does not keep it from the rest,
 // so that its error names all that is missing.
-func ensureAll(steps []step) (done []Done, missing error) {
+func ensureAll(ctx context.Context, steps []step) (done []Done, missing error) {
 	for _, step := range steps {
-		action, err := step.ensure()
+		action, err := untilAnswered(ctx, step.ensure)
 		if err == nil {
 			done = append(done, Done{What: step.what, Action: action})
 			continue

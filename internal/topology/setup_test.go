@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -374,5 +375,59 @@ func TestDiscardNew(t *testing.T) {
 	}
 	if err == nil || r.left(spec.Stream) != uint64(n-1) {
 		t.Errorf("%d stored of %d: %v", r.left(spec.Stream), n, err)
+	}
+}
+
+// A cluster that elects its leaders does not answer all that it is asked. What was made
+// although the answer was lost is found by the next try.
+func TestSetupWithLostAnswer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	proxy, err := natstest.StartProxy(r.server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Close)
+	far := newRigAt(t, proxy.URL(), "", "")
+	lost := proxy.SwallowNext(1, func(m natstest.Message) bool {
+		return strings.Contains(string(m.Data), `stream_create_response","config"`)
+	})
+	done, err := Setup(far.ctx, far.js, spec, Layout{Memory: true})
+	<-lost
+	if want := strings.Replace(all("created"), "created", "exists", 1); err != nil || actions(done) != want {
+		t.Errorf("%s, %v", actions(done), err)
+	}
+}
+
+// TestUntilAnswered tries until there is an answer, whatever it is, or no time is left.
+func TestUntilAnswered(t *testing.T) {
+	t.Parallel()
+	refused := errors.New("refused")
+	for name, c := range map[string]struct {
+		unheard int // tries that nobody answers
+		err     error
+		want    error
+		took    time.Duration
+	}{
+		"at once":            {0, nil, nil, 0},
+		"at the third try":   {2, nil, nil, 2 * apiWait},
+		"refused":            {1, refused, refused, apiWait},
+		"until no time left": {100, nil, context.DeadlineExceeded, 12 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+			defer cancel()
+			began, tries := time.Now(), 0
+			action, err := untilAnswered(ctx, func(ctx context.Context) (string, error) {
+				if tries++; tries <= c.unheard {
+					<-ctx.Done()
+					return "", fmt.Errorf("no answer: %w", ctx.Err())
+				}
+				return "created", c.err
+			})
+			if !errors.Is(err, c.want) || err == nil && action != "created" || time.Since(began) != c.took {
+				t.Errorf("%s: %q, %v after %s", name, action, err, time.Since(began))
+			}
+		})
 	}
 }
