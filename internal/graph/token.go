@@ -140,6 +140,9 @@ const (
 	// rejected one and the next, where Graph has accepted tokens within that
 	// time: then the rejection is most likely the device's, and none would cure it.
 	renewPause = 5 * time.Second
+	// rejectedRow is how many rejections in a row, with none accepted meanwhile, are
+	// no longer taken for the devices' fault: then the token has become worthless again.
+	rejectedRow = 20
 )
 
 // Acquire gets one new token. claims is the decoded challenge of a 401, empty
@@ -157,6 +160,7 @@ type Tokens struct {
 	current  Token
 	renewed  time.Time // when the current token was got, if it replaced a rejected one; else zero
 	accepted time.Time // when Graph last accepted any token
+	rejected int       // how often the current token was rejected since, and not replaced
 	claims   string    // challenge to be met by the next token
 	plain    bool      // the last request's claims were refused: the next one has none
 	fetch    *fetch    // under way, or nil
@@ -190,7 +194,8 @@ func (t *Tokens) Get(ctx context.Context) (Token, error) {
 // Where the rejected token itself has only just taken the place of another, and
 // Graph accepts tokens, Renew fails and says how long to wait: devices that
 // Graph always answers with 401 must not use up what the token endpoint grants.
-// That failure is benign.
+// That failure is benign. Many rejections in a row, with no acceptance among them, are
+// the token's fault all the same.
 func (t *Tokens) Renew(ctx context.Context, rejected Token, claims string) (Token, error) {
 	if wait := t.pointless(rejected.Generation); wait > 0 {
 		return Token{}, &Error{Kind: TokenUnavailable, RetryAfter: wait, Benign: true, Err: errJustRenewed}
@@ -202,7 +207,7 @@ func (t *Tokens) Renew(ctx context.Context, rejected Token, claims string) (Toke
 func (t *Tokens) Accepted() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.accepted = time.Now()
+	t.accepted, t.rejected = time.Now(), 0
 }
 
 // pointless is how long no token is got in place of a rejected one.
@@ -210,6 +215,9 @@ func (t *Tokens) pointless(rejected int) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.renewed.IsZero() || t.current.Generation != rejected || t.fetch != nil || time.Since(t.accepted) >= renewPause {
+		return 0
+	}
+	if t.rejected++; t.rejected >= rejectedRow {
 		return 0
 	}
 	return time.Until(t.renewed.Add(renewPause))
@@ -289,7 +297,7 @@ func (t *Tokens) run(ctx context.Context, f *fetch, claims string, fresh, ahead,
 			refreshOn = expires.Add(-min(refreshAhead, expires.Sub(now)/5))
 		}
 		t.current = Token{value: &value, got: now, expires: expires, refreshOn: refreshOn, Generation: t.current.Generation + 1}
-		t.renewed = time.Time{}
+		t.renewed, t.rejected = time.Time{}, 0
 		if rejected {
 			t.renewed = now
 		}

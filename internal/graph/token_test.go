@@ -447,6 +447,23 @@ func TestRenewAgain(t *testing.T) {
 		}
 		wait(renewPause - time.Second)
 		tokens.Accepted()
-		renew(fourth, "")
+		fifth := renew(fourth, "")
+
+		// It is revoked just then: many are rejected, and none accepted.
+		again := func(n int) {
+			t.Helper()
+			for range n {
+				if _, err := tokens.Renew(t.Context(), fifth, ""); !errors.Is(err, errJustRenewed) {
+					t.Fatal(err)
+				}
+			}
+		}
+		again(rejectedRow - 1)
+		tokens.Accepted()
+		again(rejectedRow - 1)
+		sixth := renew(fifth, "")
+		if _, err := tokens.Renew(t.Context(), sixth, ""); !errors.Is(err, errJustRenewed) {
+			t.Error("the row has not begun anew:", err)
+		}
 	})
 }
