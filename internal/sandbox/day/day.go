@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -110,9 +112,27 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 	}
 	if err := errors.Join(playErr, stop()); err != nil {
 		_ = d.report(context.WithoutCancel(ctx), out) // what is known helps to understand the error
-		return err
+		return errors.Join(err, d.keepLog(out))
 	}
-	return d.report(ctx, out)
+	err = d.report(ctx, out)
+	if errors.Is(err, sandbox.ErrBroken) {
+		err = errors.Join(err, d.keepLog(out))
+	}
+	return err
+}
+
+// keepLog keeps the worker's log beyond the day, for who looks for the cause.
+func (d *day) keepLog(out io.Writer) error {
+	kept := filepath.Join(os.TempDir(), fmt.Sprintf("sandbox-day-%s.log", d.began.UTC().Format("20060102T150405")))
+	log, err := os.ReadFile(d.LogFile())
+	if err == nil {
+		err = os.WriteFile(kept, log, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the worker's log: %w", err)
+	}
+	fmt.Fprintf(out, "\nthe worker's log is in %s\n", kept)
+	return nil
 }
 
 // day is one run of the requests.
