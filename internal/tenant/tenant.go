@@ -181,8 +181,8 @@ func (t *Tenant) Refresh(ctx context.Context) {
 	if !t.gate.Fuse.On() && !t.Keeper.InTerm() {
 		return
 	}
-	// A pause may have been announced to a call of the replica before this one. Also while it has not blown: a release begins the count anew, and does so
-	// whether or not this replica has to be restarted first.
+	// A pause may have been announced to a call of the replica before this one. A release
+	// counts also while the fuse has not blown, because it begins the count anew.
 	released := t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })
 	t.gate.Release(t.Clock.Local(released))
 }
