@@ -14,7 +14,7 @@ import (
 )
 
 // drainRounds is how many times the worker and its floor take turns.
-const drainRounds = 6
+const drainRounds = 9
 
 // workerName is the name of the worker's connection to NATS.
 const workerName = "passcode-worker"
