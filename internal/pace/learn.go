@@ -55,8 +55,10 @@ type refusals struct {
 // among more calls that were let in, may be those calls' own affair. That many of
 // the calls under way were refused together tells; or some after a pause, too; or
 // one where more than is sure was tried; or that they are many of late.
+// Many is little: where answers cross, half of those under way may be let in after
+// the first refusal, and what is not learned then is sent too early after a pause.
 func (r *refusals) telling() bool {
-	many := r.granted / 20
+	many := r.granted / 40
 	if r.refused > r.letIn && (!r.sure || r.refused >= max(2, many) || r.again && r.refused > 2) {
 		return true
 	}

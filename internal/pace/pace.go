@@ -166,15 +166,18 @@ func (p *Pacer) Reserve(ctx context.Context) (*Slot, error) {
 			p.mu.Unlock()
 			return s, nil
 		}
+		// Where calls under way decide, the next answer may let this one go.
+		_, rampEnds := p.ramp.room(now)
+		anyMoment := at.IsZero() || at.Equal(rampEnds)
 		changed := p.change()
 		p.mu.Unlock()
-		if at.After(giveUp) || at.IsZero() && now.After(giveUp) {
+		if now.After(giveUp) || at.After(giveUp) && !anyMoment {
 			if at.IsZero() {
 				at = now.Add(Patience)
 			}
 			return nil, &Wait{Until: at}
 		}
-		if at.IsZero() {
+		if at.IsZero() || at.After(giveUp) {
 			at = giveUp.Add(time.Millisecond)
 		}
 		if err := sleep(ctx, at, changed); err != nil {

@@ -432,3 +432,28 @@ func ready(ctx context.Context, p *Pacer) error {
 		}
 	}
 }
+
+// The end of a ramp is only the latest instant at which a call may go: one whose
+// patience ends before it still waits for the answers that let it go sooner.
+func TestWaitsForAnswersInARamp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, p := newClock(), New(graphs, time.Hour)
+		take(t, p).Throttled(time.Now(), 4*time.Second)
+		c.sleepUntil(500 * time.Millisecond)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				s, err := p.Reserve(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(latency) // fake time
+				s.Accepted()
+			})
+		}
+		wg.Wait()
+		c.want(t, 4*time.Second+2*latency)
+	})
+}

@@ -146,11 +146,10 @@ func (d *drain) run(t *testing.T, p *Pacer) {
 		return true
 	}
 	var wg sync.WaitGroup
-	for caller := range uint64(d.callers) {
-		rnd := rand.New(rand.NewPCG(d.seed, caller))
+	for range d.callers {
 		wg.Go(func() {
 			for next() {
-				for !d.call(t, p, rnd) && (d.until == 0 || d.clock.now() < d.until) {
+				for !d.call(t, p) && (d.until == 0 || d.clock.now() < d.until) {
 				}
 			}
 		})
@@ -160,7 +159,7 @@ func (d *drain) run(t *testing.T, p *Pacer) {
 }
 
 // call makes one call, and tells whether it was let in.
-func (d *drain) call(t *testing.T, p *Pacer, rnd *rand.Rand) bool {
+func (d *drain) call(t *testing.T, p *Pacer) bool {
 	s, err := p.Reserve(t.Context())
 	if wait := (*Wait)(nil); errors.As(err, &wait) {
 		sleepUntil(wait.Until)
@@ -170,6 +169,9 @@ func (d *drain) call(t *testing.T, p *Pacer, rnd *rand.Rand) bool {
 		t.Error(err)
 		return true
 	}
+	// The call's number decides how long it takes, not which caller makes it, so
+	// that a run does not depend on the order in which the callers happen to wake.
+	rnd := rand.New(rand.NewPCG(d.seed, uint64(s.call)))
 	// The record is written.
 	time.Sleep(time.Duration(rnd.Int64N(int64(3 * time.Millisecond)))) // fake time
 	if !p.Paused().IsZero() {

@@ -56,7 +56,7 @@ func (s *Slot) Accepted() {
 // Throttled ends the slot of a call that was sent at the given instant and
 // refused for the server's quota (429). It is [Pacer.Throttled] that also
 // learns from it how many calls the server grants. Without a retryAfter, the pause
-// ends once nearly all calls that the server has let in have left the window.
+// ends once half of the calls that the server has let in have left the window.
 func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
 	p := s.p
 	p.mu.Lock()
@@ -70,10 +70,10 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 		p.lesson.refuse(now, s.call, s.sure, retryAfter > 0, p.window.granted)
 		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
 	}
-	// What the server had let in is hardly any of its quota any more once it has left
-	// every window. A longer pause would wait for nothing.
+	// Once half of what the server had let in has left every window, there is quota
+	// again, wherever its windows begin. A longer pause would wait for nothing.
 	longest := p.longestStep()
-	if at, ok := p.window.freed(p.lesson.few()); ok && at-p.since(now) < p.nextStep {
+	if at, ok := p.window.freed(max(p.lesson.few(), p.lesson.last.granted/2)); ok && at-p.since(now) < p.nextStep {
 		longest = at - p.since(now)
 	}
 	until, added, capped = p.throttled(now, sent, retryAfter, longest)
