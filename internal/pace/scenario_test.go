@@ -75,7 +75,7 @@ func TestThousandCalls(t *testing.T) {
 					// Where a window ends among the first calls, more are let in at once
 					// than ever again, and the client cannot know it: so twice, not once,
 					// up to 32 calls are under way when the quota is used up.
-					share, seeds = max(share, 6), 120
+					share, seeds = max(share, 6), 80
 				case tc.rate == high && k == sliding && tc.header == short:
 					seeds = 120
 				case k == bucket && countRefused && tc.rate != graphs:
