@@ -46,6 +46,7 @@ type refusals struct {
 	// first is the call that was refused first. So many were refused, and so many of
 	// those after it let in.
 	first, refused, letIn int
+	underWay              int // when it was refused
 	// odd is how many refusals before, within a window of each other, told
 	// nothing, and oddLetIn how many calls were let in since.
 	odd, oddLetIn int
@@ -56,9 +57,10 @@ type refusals struct {
 // the calls under way were refused together tells; or some after a pause, too; or
 // one where more than is sure was tried; or that they are many of late.
 // Many is little: where answers cross, half of those under way may be let in after
-// the first refusal, and what is not learned then is sent too early after a pause.
+// the first refusal, and what is not learned then is sent too early after a pause. But
+// at the first burst of all, hardly any have been let in, and three of 32 tell nothing.
 func (r *refusals) telling() bool {
-	many := r.granted / 40
+	many := max(r.granted/40, r.underWay/8)
 	if r.refused > r.letIn && (!r.sure || r.refused >= max(2, many) || r.again && r.refused > 2) {
 		return true
 	}
@@ -70,8 +72,8 @@ func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
 
 // refuse learns from the first refusal since the last pause, of a call that was
 // sure to be granted or not, told how long to wait or not: granted calls were let
-// in within the window before it.
-func (l *lesson) refuse(now time.Time, first int, sure, told bool, granted int) {
+// in within the window before it, and so many were under way.
+func (l *lesson) refuse(now time.Time, first int, sure, told bool, granted, underWay int) {
 	recent := now.Sub(l.until) < l.w
 	if r := &l.last; recent && l.none {
 		// While nothing is let in, the window empties, and tells ever less.
@@ -85,7 +87,7 @@ func (l *lesson) refuse(now time.Time, first int, sure, told bool, granted int) 
 		r.again = true
 	} else {
 		last := *r
-		*r = refusals{before: l.number, granted: granted, sure: sure, first: first, refused: 1}
+		*r = refusals{before: l.number, granted: granted, sure: sure, first: first, refused: 1, underWay: underWay}
 		if recent && !l.taught {
 			r.odd, r.oddLetIn = last.odd+last.refused, last.oddLetIn+last.letIn
 		}

@@ -39,8 +39,10 @@ type server struct {
 	phase        time.Duration // of fixed windows
 	countRefused bool          // refused calls count against the quota, too
 	header       header
+	own          map[int]bool // the calls, from 0, that it refuses for their own sake
 
 	mu     sync.Mutex
+	calls  int
 	counts []time.Duration // sliding: calls in the window
 	begun  time.Duration   // fixed: of the window; bucket: of the last refill
 	used   float64         // fixed and bucket: of the quota
@@ -50,6 +52,9 @@ type server struct {
 func (s *server) take(now time.Duration) (ok bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.calls++; s.own[s.calls-1] {
+		return false, 0
+	}
 	count := func(ok bool) bool { return ok || s.countRefused }
 	switch s.kind {
 	case sliding:

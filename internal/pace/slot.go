@@ -67,7 +67,7 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 	case sent.Before(p.lesson.until):
 		p.late(now, s, false)
 	default:
-		p.lesson.refuse(now, s.call, s.sure, retryAfter > 0, p.window.granted)
+		p.lesson.refuse(now, s.call, s.sure, retryAfter > 0, p.window.granted, p.taken+1)
 		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
 	}
 	// Once half of what the server had let in has left every window, there is quota
