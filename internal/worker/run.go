@@ -26,9 +26,12 @@ const (
 )
 
 // heapReserve is memory that is never written to, so that it takes none of the machine's.
-// The garbage collector counts it, and so runs less often in a process with few
-// tenants, whose heap has a few megabytes. A higher GOGC would cost memory by the tenant.
-const heapReserve = 8 << 20
+// The garbage collector counts it, and so runs less often in a process whose own heap has
+// few megabytes. heapEach is about what a tenant adds to that: with many, none is needed.
+const (
+	heapReserve = 8 << 20
+	heapEach    = 40 << 10
+)
 
 // errHardStop ends the work that is still under way when the drain time is over.
 var errHardStop = errors.New("the time for finishing is over")
@@ -63,7 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	reserve := make([]byte, heapReserve)
+	reserve := make([]byte, max(0, heapReserve-len(cfg.Tenants)*heapEach))
 	defer runtime.KeepAlive(reserve)
 	f := newFleet(cfg, js, m)
 	err = f.serve(ctx, ln, metrics.Handler(m, func() metrics.State {
