@@ -21,10 +21,10 @@ import (
 )
 
 type cli struct {
-	Day   dayCmd   `cmd:"" default:"withargs" help:"Play a mixed day of requests and check that every promise held (default)."`
-	Bench benchCmd `cmd:"" help:"Measure the worker beside bare loops that do the same steps."`
-	Chaos chaosCmd `cmd:"" help:"Kill, freeze and cut off workers and NATS under load, and count what was lost or doubled."`
-	Soak  soakCmd  `cmd:"" help:"Let one worker process work for minutes, and see whether it grows."`
+	Day   dayCmd   `cmd:"" default:"withargs" help:"Play a mixed day of requests and check that all promises held (default)."`
+	Bench benchCmd `cmd:"" help:"Measure the worker against bare loops that do the same steps."`
+	Chaos chaosCmd `cmd:"" help:"Kill, freeze and cut off workers and NATS servers under load, and count what was lost or done twice."`
+	Soak  soakCmd  `cmd:"" help:"Run one worker process for some minutes and check whether it grows."`
 
 	Floor    floorCmd  `cmd:"" hidden:""`
 	Graph    graphCmd  `cmd:"" hidden:""`
@@ -34,30 +34,30 @@ type cli struct {
 // The fields of each command are those of the package's options.
 
 type dayCmd struct {
-	Seed uint64 `default:"1" help:"Decides the order of the requests."`
+	Seed uint64 `default:"1" help:"Seed of the order of the requests."`
 
-	Serve     bool          `help:"Do not play a day: stay up, so that your own system can be pointed at it."`
-	Worker    bool          `default:"true" negatable:"" help:"With --serve: also run the worker."`
-	NATSPort  int           `name:"nats-port" default:"0" help:"Port of NATS; 0: 4222 with --serve, else any."`
-	GraphAddr string        `default:"" help:"Address of the simulated Graph; default 127.0.0.1:8443 with --serve, else any."`
-	HTTPAddr  string        `name:"http-addr" default:"" help:"Address of the worker's metrics and health; default 127.0.0.1:9090 with --serve."`
-	CAFile    string        `name:"ca-file" default:"" placeholder:"FILE" help:"With --serve: where to write the authority of the simulated Graph's certificate; default a temporary file."`
-	Quota     string        `default:"" help:"What the simulated Graph grants, such as 200/20s (default with --serve; 0: no limit)."`
-	Latency   time.Duration `default:"20ms" help:"How long the simulated Graph takes."`
-	Outage    string        `default:"none" help:"With --serve: a fault of the whole system from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle, no-licence, wrong-path."`
-	Faster    int           `default:"10" placeholder:"N" help:"With --serve: look at devices N times as fast as in life; 1: after 15 s, 30 s, a minute …"`
+	Serve     bool          `help:"Do not play a day: keep running, so that you can connect your own system."`
+	Worker    bool          `default:"true" negatable:"" help:"With --serve: run the worker, too."`
+	NATSPort  int           `name:"nats-port" default:"0" help:"Port of NATS. 0: 4222 with --serve, otherwise any free port."`
+	GraphAddr string        `default:"" help:"Address of the simulated Graph. Default: 127.0.0.1:8443 with --serve, otherwise any free port."`
+	HTTPAddr  string        `name:"http-addr" default:"" help:"Address of the worker's metrics and health endpoints. Default with --serve: 127.0.0.1:9090."`
+	CAFile    string        `name:"ca-file" default:"" placeholder:"FILE" help:"With --serve: where to write the CA certificate of the simulated Graph. Default: a temporary file."`
+	Quota     string        `default:"" help:"Quota of the simulated Graph, such as 200/20s (the default with --serve). 0: no limit."`
+	Latency   time.Duration `default:"20ms" help:"How long the simulated Graph takes to answer."`
+	Outage    string        `default:"none" help:"With --serve: a fault that affects every request from the start. One of: none, 503, 503-retry-after, 500, refuse, silence, secret-expired, token-down, permission, throttle, no-licence, wrong-path."`
+	Faster    int           `default:"10" placeholder:"N" help:"With --serve: look at devices N times as fast as in production. 1: after 15 s, 30 s, a minute …"`
 }
 
 // Run plays the day, or serves.
 func (c dayCmd) Run(ctx context.Context) error { return day.Run(ctx, day.Options(c), os.Stdout) }
 
 type benchCmd struct {
-	Rows    []string `default:"all" help:"What to measure: all, quick, or some of: ${rows}."`
-	Repeats int      `default:"0" help:"Runs of each row; 0: as many as the row needs."`
-	N       int      `default:"10000" help:"Requests of each turn of the row drain; of the row cluster a fifth."`
-	Waiting int      `default:"1000000" help:"Requests that wait in the row memory."`
-	Tenants int      `default:"2000" help:"Tenants of the rows tenants and replicas; of the row cluster-tenants a quarter."`
-	Profile string   `placeholder:"DIR" help:"Write to this folder where the worker's process and its floor spend their processor time in the row drain."`
+	Rows    []string `default:"all" help:"What to measure: all, quick, or any of: ${rows}."`
+	Repeats int      `default:"0" help:"Runs of each row. 0: as many as the row needs."`
+	N       int      `default:"10000" help:"Requests of each turn of the row drain; the row cluster takes a fifth of them."`
+	Waiting int      `default:"1000000" help:"Requests that wait during the row memory."`
+	Tenants int      `default:"2000" help:"Tenants of the rows tenants and replicas; the row cluster-tenants takes a quarter of them."`
+	Profile string   `placeholder:"DIR" help:"Write CPU profiles of the worker and of its floor in the row drain to this folder."`
 	Output  string   `short:"o" default:"table" enum:"table,json" help:"table or json."`
 }
 
@@ -67,11 +67,11 @@ func (c benchCmd) Run(ctx context.Context) error { return bench.Run(ctx, bench.O
 type chaosCmd struct {
 	N       int           `default:"2000" help:"Requests."`
 	Workers int           `default:"2" help:"Worker processes at a time."`
-	Seed    uint64        `default:"0" help:"Decides the requests and the faults; 0: a new one, which is printed."`
+	Seed    uint64        `default:"0" help:"Seed of the requests and the faults. 0: a new one, which is printed."`
 	Rate    int           `default:"100" help:"Requests published per second."`
-	Cluster bool          `help:"Three NATS servers and three replicas of everything, whose leaders are killed, too."`
-	Limit   time.Duration `default:"5m" help:"By then everything must be over."`
-	Worker  string        `default:"" placeholder:"PROGRAM" help:"Another program as the worker, such as one built from ./cmd/worker. It follows requests as slowly as in life, so what it tells of devices is not judged. Default: the worker in this program."`
+	Cluster bool          `help:"Use three NATS servers and three replicas of everything, and kill the leaders, too."`
+	Limit   time.Duration `default:"5m" help:"Time limit for the whole run."`
+	Worker  string        `default:"" placeholder:"PROGRAM" help:"Another program to run as the worker, such as one built from ./cmd/worker. It follows requests as slowly as in production, so the run does not judge the outcomes. Default: the worker in this program."`
 	Keep    bool          `help:"Keep the folder with logs and streams."`
 }
 
@@ -81,7 +81,7 @@ func (c chaosCmd) Run(ctx context.Context) error { return chaos.Run(ctx, chaos.O
 type soakCmd struct {
 	For    time.Duration `default:"5m" help:"How long."`
 	Rate   int           `default:"100" help:"Requests published per second."`
-	Worker string        `default:"" help:"The worker's program; built from ./cmd/worker if not given."`
+	Worker string        `default:"" help:"The worker's program. Default: one built from ./cmd/worker."`
 	Keep   bool          `help:"Keep the folder with logs and streams."`
 }
 

@@ -22,15 +22,15 @@ type checkCmd struct {
 	runCmd       `embed:""`
 	outputOption `embed:""`
 
-	NatsMonitor string `group:"nats" placeholder:"URL" help:"Monitoring addresses of the servers, separated by commas, like http://n1:8222: only there is to be seen whether they sync."`
-	Device      string `group:"azure" placeholder:"GUID" help:"Show instead how Intune lists this device and its actions, and how the worker takes each: no passcode, PIN, location or name."`
+	NatsMonitor string `group:"nats" placeholder:"URL" help:"Monitoring addresses of the servers, separated by commas, like http://n1:8222. Only these tell whether a server syncs each write to disk."`
+	Device      string `group:"azure" placeholder:"GUID" help:"Check only this device: show how Intune lists it and its actions, and how the worker interprets each action. Never shows a passcode, PIN, location or name."`
 }
 
 // Help is shown by worker check --help.
 func (checkCmd) Help() string {
-	return "Tries everything that worker run needs, with the same options and variables, and changes nothing. " +
-		"One line each: ok; warning: it works, but weaker than promised; failed: it would not work. " +
-		"Begin with the first failed line: what follows may be due to it. Exit status 0 without a failed line."
+	return "Checks everything that worker run needs, with the same options and variables, and changes nothing. " +
+		"It prints one line per check. ok: it is as it should be. warning: it works, but the promises are weaker, or the check could not tell. failed: worker run would not work. " +
+		"Begin with the first failed line: it may be the cause of those below it. The exit status is 0 if nothing failed."
 }
 
 // Run tries every precondition.
@@ -113,7 +113,7 @@ func oneTenant(r *reader, tenants []check.Tenant, name string) []check.Tenant {
 	}
 	i := slices.IndexFunc(tenants, func(t check.Tenant) bool { return t.Names.Tenant == name })
 	if i < 0 {
-		r.fail("--tenant", "whose device is it? %q is none of the tenants that WORKER_TENANTS_FILE lists", name)
+		r.fail("--tenant", "give the tenant of the device: %q is not a tenant in WORKER_TENANTS_FILE", name)
 		return nil
 	}
 	return tenants[i : i+1]
@@ -156,7 +156,7 @@ func (r *reader) addresses(name, list string) []string {
 		}
 		u, err := url.Parse(s)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || holdsUser(s) {
-			r.fail(name, "it is not an address like http://n1:8222, or several of them with commas between")
+			r.fail(name, "it is not an address like http://n1:8222, or a list of them separated by commas")
 			return nil
 		}
 		out = append(out, s)

@@ -146,14 +146,14 @@ func TestCheckBeforeSetup(t *testing.T) {
 	w := newWorld(t, graphsim.Config{})
 	p := runCheck(t, w.env(), exitDone)
 	for _, what := range []string{"stream PASSCODE_RESETS", "stream PASSCODE_RESETS_DEAD", "bucket passcode-resets", "bucket passcode-resets-state", "consumer worker-default"} {
-		p.is(t, what, "warning", "does not exist yet; worker run would create it")
+		p.is(t, what, "warning", "does not exist yet; worker run will create it")
 	}
 	p = runCheck(t, w.env("WORKER_SETUP", "false"), exitFailed)
 	for _, what := range []string{"stream PASSCODE_RESETS", "stream PASSCODE_RESETS_DEAD", "bucket passcode-resets", "consumer worker-default"} {
 		p.is(t, what, "failed", "WORKER_SETUP=false")
 	}
 	for _, what := range []string{"bucket passcode-resets-outcomes", "stream PASSCODE_RESETS_FOLLOW", "consumers follow-0 to follow-9"} {
-		p.is(t, what, "warning", "resets go on, and accepted requests are not followed")
+		p.is(t, what, "warning", "resets go on, but accepted requests are not followed")
 		if len(runCheck(t, w.env("WORKER_FOLLOW", "off"), exitDone)[what]) > 0 {
 			t.Errorf("nothing is followed, and yet %s is looked at", what)
 		}

@@ -16,27 +16,27 @@ import (
 type deadCmd struct {
 	List    deadListCmd    `cmd:"" help:"List dead letters, the oldest first."`
 	Show    deadShowCmd    `cmd:"" help:"Show dead letters with their headers and bodies."`
-	Redrive deadRedriveCmd `cmd:"" help:"Put requests back into the queue, and remove their letters."`
+	Redrive deadRedriveCmd `cmd:"" help:"Put requests back into the queue and remove their letters."`
 	Remove  deadRemoveCmd  `cmd:"" help:"Remove dead letters for good."`
 }
 
 type deadRedriveCmd struct {
 	selectOptions `embed:""`
 
-	All    bool   `group:"select" help:"All of the tenant's letters, or all that the other options leave."`
-	DryRun bool   `help:"Only tell what would be done."`
-	Force  bool   `help:"Also those that were redriven three times, and those whose device may have been reset (outcome_unknown)."`
-	Rate   string `default:"0" placeholder:"N/TIME" help:"At most N letters in any such time, like 10/1m. 0: as fast as it goes; the workers keep to their own rate."`
+	All    bool   `group:"select" help:"All letters of the tenant, or all that match the other options."`
+	DryRun bool   `help:"Show what would be done, and do nothing."`
+	Force  bool   `help:"Include requests that were redriven three times already, and those whose device may have been reset (outcome_unknown)."`
+	Rate   string `default:"0" placeholder:"N/TIME" help:"At most N letters in any period of TIME, like 10/1m. 0: as fast as possible. The workers keep to their own rate in any case."`
 
 	toolOptions `embed:""`
 }
 
 // Help is shown by worker dead redrive --help.
 func (deadRedriveCmd) Help() string {
-	return "Publishes each request again under its id, waits until it is stored, and removes the letter then. " +
-		"It is worked on like any other. What was interrupted is redriven again: nothing is lost or done twice by it, " +
-		"and two operators may do it at a time. Each letter counts its redrives; the fourth is refused, and so is outcome_unknown. " +
-		"Exit status 1 where a part was refused."
+	return "Publishes each request again under its id, waits until it is stored, and then removes the letter. " +
+		"The workers treat the request like any other. If the command is interrupted, run it again: this loses nothing and resets nothing twice. " +
+		"Two operators may run it at the same time. Each letter counts its redrives. The fourth redrive is refused, and so is any of outcome_unknown. " +
+		"The exit status is 1 if any letter was refused."
 }
 
 // Run redrives dead letters.
@@ -88,15 +88,15 @@ func reserve(ctx context.Context, p *pace.Pacer) (*pace.Slot, error) {
 type deadRemoveCmd struct {
 	selectOptions `embed:""`
 
-	All    bool `group:"select" help:"All of the tenant's letters, or all that the other options leave."`
-	DryRun bool `help:"Only tell what would be done."`
+	All    bool `group:"select" help:"All letters of the tenant, or all that match the other options."`
+	DryRun bool `help:"Show what would be done, and do nothing."`
 
 	toolOptions `embed:""`
 }
 
 // Help is shown by worker dead remove --help.
 func (deadRemoveCmd) Help() string {
-	return "Removes the selected letters from the dead-letter stream, with the requests in them. The records stay. There is no way back."
+	return "Removes the selected letters and the requests in them from the dead-letter stream. The records stay. This cannot be undone."
 }
 
 // Run removes dead letters.
@@ -122,7 +122,7 @@ func (c deadRemoveCmd) Run(ctx context.Context, s streams) error {
 // needSelection keeps a forgotten option from meaning everything.
 func needSelection(r *reader, sel ops.Selection, all bool) {
 	if sel.All() && !all {
-		r.fail("letters", "which ones? Give ids, --sequence, --reason, --since, --device, or --all")
+		r.fail("letters", "none is selected: give ids, --sequence, --reason, --since, --device or --all")
 	}
 }
 

@@ -50,7 +50,7 @@ func unknownVariables(known, environ []string) []string {
 }
 
 func unknownVariable(name string) string {
-	return "the environment variable " + name + " is not known and has no effect; see worker run --help"
+	return "the environment variable " + name + " is unknown and has no effect; see worker run --help"
 }
 
 // serviceVariable is what Kubernetes sets for the ports of each Service. One

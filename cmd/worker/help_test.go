@@ -96,7 +96,7 @@ func TestHelpOfCommands(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	const noValue = "its value is missing; one that begins with a hyphen is given as --flag=value\nTry: worker run --help\n"
+	const noValue = "its value is missing; if the value begins with a hyphen, write --flag=value\nTry: worker run --help\n"
 	for _, c := range []struct {
 		args []string
 		code int

@@ -19,11 +19,11 @@ import (
 // a letter.
 type selectOptions struct {
 	IDs      []string `arg:"" optional:"" name:"id" help:"Ids of requests."`
-	Sequence string   `group:"select" placeholder:"N,..." help:"Numbers of letters on the dead-letter stream, separated by commas."`
-	Reason   string   `group:"select" placeholder:"REASON" help:"Those that died for this reason."`
-	Since    string   `group:"select" placeholder:"WHEN" help:"Those that died since: a time ago like 24h, or an instant like 2026-01-31T15:04:05Z."`
+	Sequence string   `group:"select" placeholder:"N,..." help:"Numbers of letters in the dead-letter stream, separated by commas."`
+	Reason   string   `group:"select" placeholder:"REASON" help:"Only letters with this reason."`
+	Since    string   `group:"select" placeholder:"WHEN" help:"Only letters written since WHEN: a duration like 24h (ago), or a time like 2026-01-31T15:04:05Z."`
 	Device   string   `group:"select" placeholder:"GUID" help:"Those for this device."`
-	Limit    string   `group:"select" default:"0" placeholder:"N" help:"At most so many. 0: all."`
+	Limit    string   `group:"select" default:"0" placeholder:"N" help:"At most N. 0: all."`
 }
 
 func (o selectOptions) read(r *reader) ops.Selection {
@@ -91,7 +91,7 @@ func (m *missing) tell(t *tool, sel ops.Selection) error {
 	for _, id := range slices.Sorted(maps.Values(m.ids)) {
 		hint := ""
 		if _, err := strconv.ParseUint(id, 10, 64); err == nil {
-			hint = "; the number of a letter is given with --sequence"
+			hint = "; to give the number of a letter, use --sequence"
 		}
 		t.tell("%s: no such dead letter%s", plain(id), hint)
 	}
@@ -112,8 +112,8 @@ type deadListCmd struct {
 
 // Help is shown by worker dead list --help.
 func (deadListCmd) Help() string {
-	return "One line per letter. LETTER is its number on the dead-letter stream; worker dead show tells all of it. " +
-		"Without any selection: all of the tenant's."
+	return "Prints one line per letter. LETTER is its number in the dead-letter stream; worker dead show prints the whole letter. " +
+		"Without a selection it lists all letters of the tenant."
 }
 
 func letterColumns() []column {
@@ -157,8 +157,8 @@ type deadShowCmd struct {
 
 // Help is shown by worker dead show --help.
 func (deadShowCmd) Help() string {
-	return "Shows all of the selected letters: why the request died, its headers, its body. " +
-		"What a terminal could take for an order is written as \\u001b. Exit status 1 where there is none."
+	return "Shows each selected letter in full: why the request died, its headers and its body. " +
+		"Control characters are written as escapes such as \\u001b. The exit status is 1 if no letter was found."
 }
 
 // shownLetter is a letter as JSON with all of it. Body is the request as it came;
@@ -175,7 +175,7 @@ func (c deadShowCmd) Run(ctx context.Context, s streams) error {
 	r := &reader{}
 	sel := c.selectOptions.read(r)
 	if sel.All() {
-		r.fail("letters", "which ones? Give ids, or --sequence, --reason, --since or --device")
+		r.fail("letters", "none is selected: give ids, --sequence, --reason, --since or --device")
 	}
 	return c.run(ctx, s, r, func(ctx context.Context, t *tool) error {
 		missing, n := missingFrom(sel), 0

@@ -43,14 +43,14 @@ func main() {
 // cli is the command line.
 type cli struct {
 	Run     runCmd     `cmd:"" help:"Work on requests until told to stop."`
-	Setup   setupCmd   `cmd:"" help:"Create the streams, the bucket and the consumer on NATS; change nothing that exists."`
-	Check   checkCmd   `cmd:"" help:"Try everything that run needs, and say what to do; change nothing."`
-	Send    sendCmd    `cmd:"" help:"Publish a request, or a list of them, and follow them to their end."`
-	Status  statusCmd  `cmd:"" help:"Show the queue, or what became of one request."`
-	Outcome outcomeCmd `cmd:"" help:"List and show what devices did about accepted requests, and have them looked at."`
+	Setup   setupCmd   `cmd:"" help:"Create the missing streams, buckets and consumers on NATS; change nothing that exists."`
+	Check   checkCmd   `cmd:"" help:"Check everything that run needs and say what to fix; change nothing."`
+	Send    sendCmd    `cmd:"" help:"Publish a request or a list of requests, and wait for the result if asked to."`
+	Status  statusCmd  `cmd:"" help:"Show the queue, or one request and its result."`
+	Outcome outcomeCmd `cmd:"" help:"List and show what devices did about accepted requests, and order another look at a device."`
 	Dead    deadCmd    `cmd:"" help:"List, show, redrive and remove dead letters."`
-	Pause   pauseCmd   `cmd:"" help:"Take no further request of a tenant, on all replicas."`
-	Resume  resumeCmd  `cmd:"" help:"End a pause, and release a blown fuse."`
+	Pause   pauseCmd   `cmd:"" help:"Stop all replicas from taking further requests of a tenant."`
+	Resume  resumeCmd  `cmd:"" help:"End a pause and release a blown fuse."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -106,8 +106,8 @@ func newParser(c *cli, s streams, exit func(int)) (*kong.Kong, error) {
 	forgetEmpty(variables(reflect.TypeFor[cli]()))
 	return kong.New(c,
 		kong.Name("worker"),
-		kong.Description("Resets the passcodes of Intune devices: takes requests from NATS JetStream, calls Microsoft Graph, "+
-			"loses none and resets none twice."),
+		kong.Description("Resets the passcodes of Intune devices. It takes requests from NATS JetStream and calls Microsoft Graph; "+
+			"it loses no request and resets no device twice for one request."),
 		kong.Writers(s.out, s.err),
 		kong.Exit(exit),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
@@ -128,7 +128,7 @@ const leftEmpty = " "
 func text(ctx *kong.DecodeContext, target reflect.Value) error {
 	t := ctx.Scan.Pop()
 	if !t.IsValue() {
-		return errors.New("its value is missing; one that begins with a hyphen is given as --flag=value")
+		return errors.New("its value is missing; if the value begins with a hyphen, write --flag=value")
 	}
 	value := t.String()
 	if value == "" && ctx.Value.Tag.Has("filled") {
@@ -154,7 +154,7 @@ func signals(stderr io.Writer) (context.Context, func()) {
 		}
 		select {
 		case <-c:
-			fmt.Fprintln(stderr, "worker: a second signal: ended at once")
+			fmt.Fprintln(stderr, "worker: second signal: stopping at once")
 			os.Exit(exitKilled)
 		case <-done:
 		}

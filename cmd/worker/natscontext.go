@@ -101,7 +101,7 @@ func (r *reader) savedContext(name string) savedContext {
 	root := os.Getenv("XDG_CONFIG_HOME")
 	if root == "" {
 		if homeErr != nil {
-			r.fail(variable, "neither XDG_CONFIG_HOME nor the system's list of users says where contexts are kept")
+			r.fail(variable, "neither XDG_CONFIG_HOME nor the system's list of users tells where contexts are kept")
 			return savedContext{}
 		}
 		root = filepath.Join(home.HomeDir, ".config")
@@ -123,7 +123,7 @@ func (r *reader) savedContext(name string) savedContext {
 	}
 	for _, other := range []struct{ key, value string }{{"socks_proxy", c.SocksProxy}, {"nsc", c.NSC}, {"windows_cert_store", c.WinStore}} {
 		if other.value != "" {
-			r.fail(variable, "%s has %s, which only the nats tool can use: make a context without it", path, other.key)
+			r.fail(variable, "%s sets %s, which only the nats tool can use: make a context without it", path, other.key)
 		}
 	}
 	for _, file := range []struct {
@@ -132,7 +132,7 @@ func (r *reader) savedContext(name string) savedContext {
 	}{{"creds", &c.Creds}, {"nkey", &c.NKey}, {"cert", &c.Cert}, {"key", &c.Key}, {"ca", &c.CA}} {
 		*file.value = strings.TrimPrefix(*file.value, "file://")
 		if isReference(*file.value) {
-			r.fail(variable, "%s refers to %s by an address that only the nats tool can use: write the path of a file", path, file.key)
+			r.fail(variable, "%s gives %s as a reference that only the nats tool can resolve: write the path of a file", path, file.key)
 			*file.value = ""
 		}
 		if rest, ok := strings.CutPrefix(*file.value, "~"); ok && homeErr == nil {
@@ -145,7 +145,7 @@ func (r *reader) savedContext(name string) savedContext {
 		value *string
 	}{{"password", &c.Password}, {"token", &c.Token}, {"user_jwt", &c.JWT}, {"user_seed", &c.Seed}} {
 		if isReference(*secret.value) {
-			r.fail(variable, "%s refers to %s by an address that only the nats tool can use: give it with the variable of its own", path, secret.key)
+			r.fail(variable, "%s gives %s as a reference that only the nats tool can resolve: give it in its own environment variable", path, secret.key)
 			*secret.value = ""
 		}
 	}

@@ -83,23 +83,23 @@ func describe(v *kong.Value) string {
 // a configuration can be told at once, instead of the first thing only.
 
 type natsOptions struct {
-	NatsContext     string `group:"nats" env:"NATS_CONTEXT" placeholder:"NAME" help:"Saved context of the nats tool; what is given besides goes before it. Not given: none is used."`
-	NatsURL         string `group:"nats" env:"NATS_URL" filled:"" placeholder:"URL" help:"Servers, separated by commas. Not given, without a context: nats://127.0.0.1:4222."`
+	NatsContext     string `group:"nats" env:"NATS_CONTEXT" placeholder:"NAME" help:"Saved context of the nats tool. Other NATS options override it. If not set, no context is used."`
+	NatsURL         string `group:"nats" env:"NATS_URL" filled:"" placeholder:"URL" help:"Servers, separated by commas. If neither this nor a context is set: nats://127.0.0.1:4222."`
 	NatsCreds       string `group:"nats" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file."`
 	NatsNkey        string `group:"nats" env:"NATS_NKEY" placeholder:"FILE" help:"File with an nkey seed."`
 	NatsUser        string `group:"nats" env:"NATS_USER" placeholder:"NAME" help:"User."`
-	NatsPassword    string `group:"nats" env:"NATS_PASSWORD" placeholder:"SECRET" help:"Password of the user. Better given by the environment: others can see a flag."`
-	NatsToken       string `group:"nats" env:"NATS_TOKEN" placeholder:"SECRET" help:"Token. Better given by the environment."`
-	NatsJWT         string `name:"nats-jwt" group:"nats" env:"NATS_JWT" placeholder:"SECRET" help:"JWT of a user, itself. Better given by the environment."`
-	NatsSeed        string `group:"nats" env:"NATS_SEED" placeholder:"SECRET" help:"Seed of the JWT's user, itself. Better given by the environment."`
-	NatsCA          string `name:"nats-ca" group:"nats" env:"NATS_CA" placeholder:"FILE" help:"PEM file of the authorities to trust."`
-	NatsCert        string `group:"nats" env:"NATS_CERT" placeholder:"FILE" help:"PEM file of the client certificate."`
-	NatsKey         string `group:"nats" env:"NATS_KEY" placeholder:"FILE" help:"PEM file of the client certificate's key."`
-	NatsTLSFirst    string `name:"nats-tls-first" group:"nats" env:"NATS_TLS_FIRST" filled:"" placeholder:"BOOL" help:"true: begin with TLS, before the server says anything."`
+	NatsPassword    string `group:"nats" env:"NATS_PASSWORD" placeholder:"SECRET" help:"Password of the user. Use the environment variable: other users of the machine can see a flag."`
+	NatsToken       string `group:"nats" env:"NATS_TOKEN" placeholder:"SECRET" help:"Token. Use the environment variable, not the flag."`
+	NatsJWT         string `name:"nats-jwt" group:"nats" env:"NATS_JWT" placeholder:"SECRET" help:"The JWT of a user (the text itself, not a file). Use the environment variable, not the flag."`
+	NatsSeed        string `group:"nats" env:"NATS_SEED" placeholder:"SECRET" help:"The seed of the JWT's user (the text itself, not a file). Use the environment variable, not the flag."`
+	NatsCA          string `name:"nats-ca" group:"nats" env:"NATS_CA" placeholder:"FILE" help:"PEM file with the certificate authorities to trust."`
+	NatsCert        string `group:"nats" env:"NATS_CERT" placeholder:"FILE" help:"PEM file with the client certificate."`
+	NatsKey         string `group:"nats" env:"NATS_KEY" placeholder:"FILE" help:"PEM file with the key of the client certificate."`
+	NatsTLSFirst    string `name:"nats-tls-first" group:"nats" env:"NATS_TLS_FIRST" filled:"" placeholder:"BOOL" help:"true: start TLS at once, before the server sends anything."`
 	NatsTimeout     string `group:"nats" env:"NATS_TIMEOUT" default:"5s" placeholder:"TIME" help:"Time limit for connecting to one server."`
-	NatsInboxPrefix string `group:"nats" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" help:"Where answers arrive, in place of _INBOX."`
-	NatsJSDomain    string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"NAME" help:"JetStream domain of the hub or leaf node to use."`
-	NatsJSAPIPrefix string `name:"nats-js-api-prefix" group:"nats" env:"NATS_JS_API_PREFIX" placeholder:"SUBJECT" help:"Prefix of the JetStream API, where it is imported from another account."`
+	NatsInboxPrefix string `group:"nats" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" help:"Prefix of the subjects for replies, instead of _INBOX."`
+	NatsJSDomain    string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"NAME" help:"JetStream domain to use, of a hub or a leaf node."`
+	NatsJSAPIPrefix string `name:"nats-js-api-prefix" group:"nats" env:"NATS_JS_API_PREFIX" placeholder:"SUBJECT" help:"Prefix of the JetStream API, if it is imported from another account."`
 }
 
 type nameOptions struct {
@@ -109,54 +109,54 @@ type nameOptions struct {
 	DeadStream    string `group:"names" env:"WORKER_DEAD_STREAM" default:"${dead_stream}" placeholder:"NAME" help:"Dead-letter stream."`
 	DeadSubject   string `group:"names" env:"WORKER_DEAD_SUBJECT" default:"${dead_subject}" placeholder:"SUBJECT" help:"Subject of dead letters, without the tenant."`
 	Bucket        string `group:"names" env:"WORKER_BUCKET" default:"${bucket}" placeholder:"NAME" help:"Key-value bucket of the records."`
-	FollowStream  string `group:"names" env:"WORKER_FOLLOW_STREAM" default:"${follow_stream}" placeholder:"NAME" help:"Stream of the alarms of accepted requests."`
+	FollowStream  string `group:"names" env:"WORKER_FOLLOW_STREAM" default:"${follow_stream}" placeholder:"NAME" help:"Stream of the alarms for accepted requests."`
 	FollowSubject string `group:"names" env:"WORKER_FOLLOW_SUBJECT" default:"${follow_subject}" placeholder:"SUBJECT" help:"Subject of these alarms, without step and tenant."`
 }
 
 type azureOptions struct {
 	AzureTenantID                  string `group:"azure" env:"AZURE_TENANT_ID" placeholder:"GUID" help:"Directory (tenant) id, or a verified domain of it."`
 	AzureClientID                  string `group:"azure" env:"AZURE_CLIENT_ID" placeholder:"GUID" help:"Application (client) id."`
-	AzureClientSecret              string `group:"azure" env:"AZURE_CLIENT_SECRET" placeholder:"SECRET" help:"Client secret. Better given by the environment, best in a file."`
+	AzureClientSecret              string `group:"azure" env:"AZURE_CLIENT_SECRET" placeholder:"SECRET" help:"Client secret. Use a file, or at least the environment variable."`
 	AzureClientSecretFile          string `group:"azure" env:"AZURE_CLIENT_SECRET_FILE" placeholder:"FILE" help:"File with the client secret, read again for each token."`
-	AzureClientCertificatePath     string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PATH" placeholder:"FILE" help:"PEM or PFX file with certificate and RSA key, read again for each token."`
-	AzureClientCertificatePassword string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PASSWORD" placeholder:"SECRET" help:"Password of a PFX file. Better given by the environment."`
-	AzureFederatedTokenFile        string `group:"azure" env:"AZURE_FEDERATED_TOKEN_FILE" placeholder:"FILE" help:"File with a token of a federated identity provider, read again for each token."`
+	AzureClientCertificatePath     string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PATH" placeholder:"FILE" help:"PEM or PFX file with a certificate and its RSA key, read again for each token."`
+	AzureClientCertificatePassword string `group:"azure" env:"AZURE_CLIENT_CERTIFICATE_PASSWORD" placeholder:"SECRET" help:"Password of a PFX file. Use the environment variable, not the flag."`
+	AzureFederatedTokenFile        string `group:"azure" env:"AZURE_FEDERATED_TOKEN_FILE" placeholder:"FILE" help:"File with a token from a federated identity provider, read again for each token."`
 	ManagedIdentity                string `group:"azure" env:"WORKER_MANAGED_IDENTITY" default:"false" placeholder:"BOOL" help:"true: use the machine's managed identity."`
-	AzureAuthorityHost             string `group:"azure" env:"AZURE_AUTHORITY_HOST" placeholder:"URL" help:"Token service, in place of the cloud's."`
-	GraphCloud                     string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china: endpoint, token service and scope."`
-	GraphEndpoint                  string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root of Graph without a version, in place of the cloud's."`
+	AzureAuthorityHost             string `group:"azure" env:"AZURE_AUTHORITY_HOST" placeholder:"URL" help:"Address of the token service, instead of the cloud's."`
+	GraphCloud                     string `group:"azure" env:"GRAPH_CLOUD" default:"global" placeholder:"CLOUD" help:"global, usgov, dod or china. Sets the endpoint, the token service and the scope."`
+	GraphEndpoint                  string `group:"azure" env:"GRAPH_ENDPOINT" placeholder:"URL" help:"Root address of Graph without a version, instead of the cloud's."`
 }
 
 // keepOptions decide how long records are needed.
 type keepOptions struct {
-	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"${max_age}" placeholder:"TIME" help:"Older requests are given up. 0: any age."`
-	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant when more than N different devices would be reset in such a time, until worker resume. 0: off."`
-	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse another request for a device that was reset less than this ago. 0: off."`
-	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time for one call."`
+	MaxAge         string `group:"policy" env:"WORKER_MAX_AGE" default:"${max_age}" placeholder:"TIME" help:"Requests older than this become dead letters. 0: no limit."`
+	Fuse           string `group:"policy" env:"WORKER_FUSE" default:"0" placeholder:"N/TIME" help:"Hold the tenant if more than N different devices would be reset within TIME. worker resume releases it. 0: off."`
+	DeviceCooldown string `group:"policy" env:"WORKER_DEVICE_COOLDOWN" default:"0s" placeholder:"TIME" help:"Refuse a further request for a device that was reset less than this long ago. 0: off."`
+	RequestTimeout string `group:"policy" env:"WORKER_REQUEST_TIMEOUT" default:"30s" placeholder:"TIME" help:"Time limit for one call."`
 }
 
 type policyOptions struct {
 	keepOptions `embed:""`
 
-	Concurrency string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Requests worked on at a time."`
-	Rate        string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any such time; 0: no limit. Graph grants an application 200 in 20s per tenant."`
-	MaxAttempts string `group:"policy" env:"WORKER_MAX_ATTEMPTS" default:"8" placeholder:"N" help:"Calls that may have had an effect, until the request is given up."`
-	BackoffMin  string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Least wait before a repetition."`
-	BackoffMax  string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Greatest wait before a repetition."`
-	MaxPause    string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Cap on a pause that Graph asks for."`
-	VerifyAfter string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before an unknown outcome is looked up, at least 1s."`
-	ActionNames string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Further names, separated by commas, that a reset may have in a device's list of actions."`
-	Follow      string `group:"policy" env:"WORKER_FOLLOW" default:"auto" placeholder:"WHEN" help:"Follow each accepted request until the device has done it: on, off, or auto (on, but off while the token lacks the right to read devices)."`
-	FollowFor   string `group:"policy" env:"WORKER_FOLLOW_FOR" default:"${follow_for}" placeholder:"TIME" help:"How long an accepted request is followed."`
-	OnUnknown   string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"Where the outcome may not be read: dead-letter, or retry (may reset twice)."`
+	Concurrency string `group:"policy" env:"WORKER_CONCURRENCY" default:"32" placeholder:"N" help:"Number of requests worked on at a time."`
+	Rate        string `group:"policy" env:"WORKER_RATE" default:"200/20s" placeholder:"N/TIME" help:"At most N calls in any period of TIME. 0: no limit. Graph grants an application 200/20s in each tenant."`
+	MaxAttempts string `group:"policy" env:"WORKER_MAX_ATTEMPTS" default:"8" placeholder:"N" help:"Number of calls that may have had an effect before the request becomes a dead letter."`
+	BackoffMin  string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Shortest wait before a retry."`
+	BackoffMax  string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Longest wait before a retry."`
+	MaxPause    string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Longest pause that Graph can impose."`
+	VerifyAfter string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before the worker looks up an unknown outcome; at least 1s."`
+	ActionNames string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Additional names that a reset may have in a device's list of actions, separated by commas."`
+	Follow      string `group:"policy" env:"WORKER_FOLLOW" default:"auto" placeholder:"WHEN" help:"Follow each accepted request until the device has carried it out: on, off, or auto (on unless the token lacks the permission to read devices)."`
+	FollowFor   string `group:"policy" env:"WORKER_FOLLOW_FOR" default:"${follow_for}" placeholder:"TIME" help:"How long the worker follows an accepted request."`
+	OnUnknown   string `group:"policy" env:"WORKER_ON_UNKNOWN" default:"dead-letter" placeholder:"WHAT" help:"What to do if the worker may not look up an unknown outcome: dead-letter, or retry (may reset a device twice)."`
 }
 
 type serviceOptions struct {
-	Setup        string `group:"service" env:"WORKER_SETUP" default:"true" placeholder:"BOOL" help:"Create missing streams, buckets and consumers at the start."`
+	Setup        string `group:"service" env:"WORKER_SETUP" default:"true" placeholder:"BOOL" help:"Create missing streams, buckets and consumers at startup."`
 	HTTPAddr     string `name:"http-addr" group:"service" env:"WORKER_HTTP_ADDR" default:":9090" placeholder:"ADDR" help:"Address of /metrics, /livez, /readyz and the status page."`
 	LogLevel     string `group:"service" env:"WORKER_LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat    string `group:"service" env:"WORKER_LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"json or console."`
-	DrainTimeout string `group:"service" env:"WORKER_DRAIN_TIMEOUT" default:"25s" placeholder:"TIME" help:"Time to finish in after SIGTERM."`
+	DrainTimeout string `group:"service" env:"WORKER_DRAIN_TIMEOUT" default:"25s" placeholder:"TIME" help:"Time limit for finishing after SIGTERM."`
 }
 
 func (o natsOptions) read(r *reader) natsconn.Config {
@@ -177,19 +177,19 @@ func (o natsOptions) read(r *reader) natsconn.Config {
 		r.fail("NATS_PASSWORD", "it needs NATS_USER: give both")
 	}
 	if o.NatsSeed != "" && o.NatsJWT == "" {
-		r.fail("NATS_SEED", "it needs NATS_JWT: give both; a seed without a JWT is given as a file, with NATS_NKEY")
+		r.fail("NATS_SEED", "it needs NATS_JWT: give both; if you have a seed without a JWT, put it in a file and give that in NATS_NKEY")
 	}
 	if o.NatsSeed != "" && !isUserSeed(o.NatsSeed) {
 		r.fail("NATS_SEED", "it is not the seed of a user")
 	}
 	if o.NatsJWT != "" && strings.Count(o.NatsJWT, ".") != 2 {
-		r.fail("NATS_JWT", "it is not a JWT; a file is given with NATS_CREDS")
+		r.fail("NATS_JWT", "it is not a JWT; if it is a file, give it in NATS_CREDS")
 	}
 	if o.NatsInboxPrefix != "" {
-		r.match("NATS_INBOX_PREFIX", o.NatsInboxPrefix, inboxPrefix, "a subject without wildcards and without a dot at its end")
+		r.match("NATS_INBOX_PREFIX", o.NatsInboxPrefix, inboxPrefix, "a subject without wildcards and without a dot at the end")
 	}
 	if o.NatsJSDomain != "" {
-		r.match("NATS_JS_DOMAIN", o.NatsJSDomain, jsDomain, "a name without spaces, dots and wildcards")
+		r.match("NATS_JS_DOMAIN", o.NatsJSDomain, jsDomain, "a name without spaces, dots or wildcards")
 	}
 	if o.NatsJSAPIPrefix != "" {
 		r.match("NATS_JS_API_PREFIX", strings.TrimSuffix(o.NatsJSAPIPrefix, "."), apiPrefix, "a subject without wildcards")
@@ -264,7 +264,7 @@ func (o azureOptions) endpoint(r *reader) string {
 		return cloud.Endpoint
 	}
 	if holdsUser(o.GraphEndpoint) {
-		r.fail("GRAPH_ENDPOINT", "it names a user: write the address of Graph like https://graph.microsoft.com")
+		r.fail("GRAPH_ENDPOINT", "it holds a user: write the address of Graph like https://graph.microsoft.com")
 	} else if _, err := graph.New(graph.Config{Endpoint: o.GraphEndpoint}); err != nil {
 		r.fail("GRAPH_ENDPOINT", "%v", err)
 	}
@@ -307,14 +307,14 @@ func (o azureOptions) prove(r *reader, c graph.Credential, shared bool) {
 	given := proofs(c)
 	switch {
 	case len(given) == 0:
-		r.fail("AZURE_CLIENT_SECRET", "no credential: give AZURE_CLIENT_SECRET, AZURE_CLIENT_SECRET_FILE, "+
+		r.fail("AZURE_CLIENT_SECRET", "there is no credential: give AZURE_CLIENT_SECRET, AZURE_CLIENT_SECRET_FILE, "+
 			"AZURE_CLIENT_CERTIFICATE_PATH, AZURE_FEDERATED_TOKEN_FILE or WORKER_MANAGED_IDENTITY=true")
 	case len(given) > 1:
 		hint := ""
 		if i := slices.Index(given, federated); i >= 0 && shared {
 			rest := strings.Join(slices.Delete(slices.Clone(given), i, i+1), ", ")
-			hint = fmt.Sprintf(". If you did not set %s, the platform has: Kubernetes workload identity injects it into pods with the label "+
-				`azure.workload.identity/use: "true". Take %s away to use that identity, or take the label away to use %s`, federated, rest, rest)
+			hint = fmt.Sprintf(". If you did not set %s, the platform did: Kubernetes workload identity injects it into pods with the label "+
+				`azure.workload.identity/use: "true". To use that identity, remove %s; otherwise remove the label to use %s`, federated, rest, rest)
 		}
 		r.fail(strings.Join(given, ", "), "give one credential, not %d%s", len(given), hint)
 	case !r.illegible[given[0]]:
@@ -348,7 +348,7 @@ func proofs(c graph.Credential) []string {
 // identify checks the ids of directory and application.
 func (o azureOptions) identify(r *reader, c graph.Credential) {
 	if !c.ManagedIdentity {
-		r.entra("AZURE_TENANT_ID", o.AzureTenantID, "the directory's GUID or a verified domain of it")
+		r.entra("AZURE_TENANT_ID", o.AzureTenantID, "the directory's GUID or one of its verified domains")
 	}
 	if !c.ManagedIdentity || o.AzureClientID != "" {
 		r.entra("AZURE_CLIENT_ID", o.AzureClientID, "the application's GUID")
@@ -398,7 +398,7 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	c.Follow = map[string]worker.Follow{"on": worker.FollowOn, "auto": worker.FollowAuto}[r.oneOf("WORKER_FOLLOW", o.Follow, "auto", "on", "off")]
 	c.FollowPlan.For = r.duration("WORKER_FOLLOW_FOR", o.FollowFor, outcome.AgeOfFirstLook)
 	if c.FollowPlan.For > outcome.LongestFor {
-		r.fail("WORKER_FOLLOW_FOR", "%q is longer than %s, for which records are kept", o.FollowFor, brief(outcome.LongestFor))
+		r.fail("WORKER_FOLLOW_FOR", "%q is too long: records are kept for %s", o.FollowFor, brief(outcome.LongestFor))
 	}
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)

@@ -19,15 +19,15 @@ import (
 )
 
 type outcomeCmd struct {
-	List   outcomeListCmd   `cmd:"" help:"List what devices did, the oldest acceptance first."`
-	Show   outcomeShowCmd   `cmd:"" help:"Show all of what is known of some requests' devices."`
-	Follow outcomeFollowCmd `cmd:"" help:"Have devices of accepted requests looked at, where their end is not known."`
+	List   outcomeListCmd   `cmd:"" help:"List what devices did, in the order in which Graph accepted the requests."`
+	Show   outcomeShowCmd   `cmd:"" help:"Show all that is known about the devices of some requests."`
+	Follow outcomeFollowCmd `cmd:"" help:"Order another look at the devices of accepted requests whose outcome is not known."`
 }
 
 // deviceWords tells people what a device did. Without a document nothing is known yet.
 func deviceWords(r record.Record, d outcome.Document) string {
 	if d.Outcome == "" {
-		return fmt.Sprintf("pending since %s: the device is looked at for the first time %s after that", instant(r.FinishedAt), outcome.AgeOfFirstLook)
+		return fmt.Sprintf("pending since %s; the worker first looks at the device %s after that", instant(r.FinishedAt), outcome.AgeOfFirstLook)
 	}
 	return outcomeWords(d) + ": " + d.Text
 }
@@ -52,7 +52,7 @@ func (t *tool) device(r record.Record, d outcome.Document, unread error) {
 	case unread != nil:
 		t.line("outcome   not known")
 	case d.Outcome == "" && !r.Followed:
-		t.line("outcome   not followed, so it is not known whether the device did it; worker outcome follow %s has it looked at", plain(r.ID))
+		t.line("outcome   not followed, so its result on the device is not known; worker outcome follow %s orders a look at the device", plain(r.ID))
 	case d.Outcome == "":
 		t.line("outcome   %s", plain(deviceWords(r, d)))
 	default:
@@ -64,11 +64,11 @@ func (t *tool) device(r record.Record, d outcome.Document, unread error) {
 // outcomeSelectOptions say which outcomes are meant. What is given must all be true of one.
 type outcomeSelectOptions struct {
 	IDs     []string `arg:"" optional:"" name:"id" help:"Ids of requests."`
-	Outcome string   `group:"select" placeholder:"OUTCOME" help:"Those of this outcome."`
-	Since   string   `group:"select" placeholder:"WHEN" help:"Those accepted since: a time ago like 24h, or an instant like 2026-01-31T15:04:05Z."`
+	Outcome string   `group:"select" placeholder:"OUTCOME" help:"Only requests with this outcome."`
+	Since   string   `group:"select" placeholder:"WHEN" help:"Only requests accepted since WHEN: a duration like 24h (ago), or a time like 2026-01-31T15:04:05Z."`
 	Device  string   `group:"select" placeholder:"GUID" help:"Those for this device."`
-	Open    bool     `group:"select" help:"Those that have not come to their end."`
-	Limit   string   `group:"select" default:"0" placeholder:"N" help:"At most so many. 0: all."`
+	Open    bool     `group:"select" help:"Only requests whose outcome is not final."`
+	Limit   string   `group:"select" default:"0" placeholder:"N" help:"At most N. 0: all."`
 }
 
 func (o outcomeSelectOptions) read(r *reader) ops.OutcomeSelection {
@@ -93,8 +93,8 @@ type outcomeListCmd struct {
 
 // Help is shown by worker outcome list --help.
 func (outcomeListCmd) Help() string {
-	return "One line per request that is, or was, followed after Graph had accepted it. worker outcome show tells all of it. " +
-		"Without any selection: all of the tenant's. Exit status 1 where one that was named has none."
+	return "Prints one line per request that is or was followed after Graph accepted it. worker outcome show prints the whole outcome. " +
+		"Without a selection it lists all outcomes of the tenant. The exit status is 1 if a request that you named has none."
 }
 
 func outcomeColumns() []column {
@@ -154,8 +154,8 @@ type outcomeShowCmd struct {
 
 // Help is shown by worker outcome show --help.
 func (outcomeShowCmd) Help() string {
-	return "Shows what the devices of the requests did, as far as Intune tells, and what a help desk does next. " +
-		"Exit status 1 where one has no outcome: it is not accepted, not followed, or its device was not looked at yet; worker status ID tells."
+	return "Shows what the devices of the requests did, as far as Intune reports it, and what the help desk should do next. " +
+		"The exit status is 1 if a request has no outcome: it is not accepted, not followed, or the worker has not looked at its device yet. worker status ID shows which."
 }
 
 // Run shows outcomes.
@@ -171,7 +171,7 @@ func (c outcomeShowCmd) Run(ctx context.Context, s streams, line *kong.Context) 
 				return err
 			}
 			if d.Outcome == "" {
-				t.tell("%s: no outcome; worker status %s shows the request", plain(id), plain(id))
+				t.tell("%s has no outcome; worker status %s shows the request", plain(id), plain(id))
 				failure = errFailed
 				continue
 			}
@@ -222,21 +222,21 @@ func (p *printer) outcome(d outcome.Document) {
 
 type outcomeFollowCmd struct {
 	IDs    []string `arg:"" optional:"" name:"id" help:"Ids of requests."`
-	Since  string   `group:"select" placeholder:"WHEN" help:"Those accepted since: a time ago like 24h, or an instant like 2026-01-31T15:04:05Z."`
-	Limit  string   `group:"select" default:"0" placeholder:"N" help:"At most so many. 0: all."`
-	For    string   `default:"24h" placeholder:"TIME" help:"How long from now on at least, and at most 2160h, for which outcomes are kept. In any case each is followed until a week after its acceptance."`
-	DryRun bool     `help:"Only tell what would be done."`
-	Rate   string   `default:"0" placeholder:"N/TIME" help:"At most N requests in any such time, like 10/1m. 0: as fast as it goes; the looks keep to Graph's quota anyway."`
+	Since  string   `group:"select" placeholder:"WHEN" help:"Only requests accepted since WHEN: a duration like 24h (ago), or a time like 2026-01-31T15:04:05Z."`
+	Limit  string   `group:"select" default:"0" placeholder:"N" help:"At most N. 0: all."`
+	For    string   `default:"24h" placeholder:"TIME" help:"How long to follow each request from now on, at most 2160h (outcomes are kept for that long). Each request is followed for at least a week after its acceptance."`
+	DryRun bool     `help:"Show what would be done, and do nothing."`
+	Rate   string   `default:"0" placeholder:"N/TIME" help:"At most N requests in any period of TIME, like 10/1m. 0: as fast as possible. The looks keep to Graph's quota in any case."`
 
 	toolOptions `embed:""`
 }
 
 // Help is shown by worker outcome follow --help.
 func (outcomeFollowCmd) Help() string {
-	return "Orders a look at the device of each selected request that is accepted and has no end by the device's word: one that was not followed, " +
-		"or is pending, timed_out or undetermined. The workers look at once, and go on as they do with others; WORKER_FOLLOW must not be off there. " +
-		"It is of use after a gap, after an upgrade, after turning following on; to repeat it does no harm. " +
-		"Exit status 1 where one that was named is not accepted, or an order could not be stored."
+	return "Orders a look at the device of each selected request that is accepted and whose result on the device is not known: " +
+		"it was not followed, or is pending, timed_out or undetermined. The workers look at once and then follow the request as usual; WORKER_FOLLOW must not be off there. " +
+		"Use it after a gap, after an upgrade, or after turning following on. Running it again does no harm. " +
+		"The exit status is 1 if a request that you named is not accepted, or if an order could not be stored."
 }
 
 // longestFollowed is for how long outcomes are kept.
@@ -248,11 +248,11 @@ func (c outcomeFollowCmd) Run(ctx context.Context, s streams, line *kong.Context
 	o := ops.Order{IDs: c.IDs, Since: r.since("--since", c.Since), Limit: r.number("--limit", c.Limit, 0, math.MaxInt),
 		For: r.duration("--for", c.For, outcome.AgeOfFirstLook), Dry: c.DryRun}
 	if o.For > longestFollowed {
-		r.fail("--for", "%q is longer than %s, for which outcomes are kept", c.For, brief(longestFollowed))
+		r.fail("--for", "%q is too long: outcomes are kept for %s", c.For, brief(longestFollowed))
 	}
 	r.ids(line, c.IDs)
 	if len(c.IDs) == 0 && c.Since == "" {
-		r.fail("requests", "which ones? Give ids, or --since")
+		r.fail("requests", "none is selected: give ids, or --since")
 	}
 	rate, err := pace.ParseRate(c.Rate)
 	if err != nil {

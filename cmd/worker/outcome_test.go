@@ -249,7 +249,7 @@ func TestStatusOfOutcome(t *testing.T) {
 	if err := w.js.DeleteKeyValue(w.ctx, names.OutcomeBucket()); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, env, exitDone, ".*followed    nothing: there is no bucket of outcomes; worker setup makes it\n", "", "status")
+	expect(t, env, exitDone, ".*followed    nothing: the bucket of outcomes is missing; worker setup creates it\n", "", "status")
 	expect(t, env, exitDone, ".*outcome   not followed: outcome default.A: key-value bucket .*worker setup makes it\n.*", "", "status", "A")
 }
 
@@ -329,7 +329,7 @@ func TestOutcomeListAndShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"list"}, {"show", "NEW"}} {
-		expect(t, env, exitFailed, "", "worker: .*key-value bucket passcode-resets-outcomes: it was not found, so accepted requests are not followed; worker setup makes it\n",
+		expect(t, env, exitFailed, "", "worker: .*key-value bucket passcode-resets-outcomes: it was not found, so accepted requests are not followed; worker setup creates it\n",
 			append([]string{"outcome"}, args...)...)
 	}
 }
@@ -542,7 +542,7 @@ func TestCheckFollowing(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = runCheck(t, w.env(), exitDone)
-	p.is(t, "consumers follow-0 to follow-9", "warning", "does not exist yet; worker run would create it")
+	p.is(t, "consumers follow-0 to follow-9", "warning", "does not exist yet; worker run will create it")
 	p.is(t, "consumer follow-4", "warning", "at most 5 times")
 	p = runCheck(t, w.env("WORKER_SETUP", "false"), exitDone)
 	p.is(t, "consumers follow-0 to follow-9", "warning", "accepted requests are not followed")

@@ -8,16 +8,16 @@ import (
 )
 
 type pauseCmd struct {
-	For   string `placeholder:"TIME" help:"How long, like 30m or 2h. Without it and --until: until it is resumed."`
-	Until string `placeholder:"INSTANT" help:"Until when, like 2026-01-31T15:04:05Z."`
+	For   string `placeholder:"TIME" help:"How long to pause, like 30m or 2h. Without --for and --until the pause lasts until worker resume."`
+	Until string `placeholder:"INSTANT" help:"When the pause ends, like 2026-01-31T15:04:05Z."`
 
 	toolOptions `embed:""`
 }
 
 // Help is shown by worker pause --help.
 func (pauseCmd) Help() string {
-	return "Makes no worker take a further request of the tenant: all replicas, by JetStream's own pause of the consumer. " +
-		"What is in work comes to its end. Requests keep being accepted, and grow old meanwhile. worker resume ends it."
+	return "Pauses the tenant's consumer in JetStream, so that no replica takes a further request of the tenant. " +
+		"Requests that are being worked on are finished. JetStream still accepts new requests, and requests may expire while they wait. worker resume ends the pause."
 }
 
 // pauseState is what pause and resume print as JSON.
@@ -41,7 +41,7 @@ func (c pauseCmd) Run(ctx context.Context, s streams) error {
 	if c.Until != "" {
 		var err error
 		if until, err = time.Parse(time.RFC3339Nano, c.Until); err != nil {
-			r.fail("--until", "%q is not an instant like 2026-01-31T15:04:05Z", c.Until)
+			r.fail("--until", "%q is not a time like 2026-01-31T15:04:05Z", c.Until)
 		}
 	}
 	if c.For != "" && c.Until != "" {
@@ -77,7 +77,7 @@ type resumeCmd struct {
 
 // Help is shown by worker resume --help.
 func (resumeCmd) Help() string {
-	return "Ends a pause of the tenant, for all replicas, and releases a fuse that has blown: look first at what was asked for."
+	return "Ends a pause of the tenant for all replicas, and releases a blown fuse. Before you release a fuse, look at which resets were requested."
 }
 
 // Run resumes the tenant.
@@ -88,14 +88,14 @@ func (c resumeCmd) Run(ctx context.Context, s streams) error {
 		}
 		blown, err := t.Release(ctx)
 		if err != nil {
-			t.tell("tenant %s is not paused any more", t.tenant)
+			t.tell("tenant %s is no longer paused", t.tenant)
 			return err
 		}
 		switch {
 		case t.json:
 			t.object(pauseState{Tenant: t.tenant, FuseReleased: blown})
 		case blown:
-			t.line("tenant %s is resumed, and its fuse released", t.tenant)
+			t.line("tenant %s is resumed, and its fuse is released", t.tenant)
 		default:
 			t.line("tenant %s is resumed", t.tenant)
 		}

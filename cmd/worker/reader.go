@@ -117,7 +117,7 @@ func (r *reader) duration(name, s string, least time.Duration) time.Duration {
 	d, err := time.ParseDuration(s)
 	switch {
 	case err != nil:
-		r.fail(name, "%q is not a time: write it like 30s, 5m or 24h", s)
+		r.fail(name, "%q is not a duration: write it like 30s, 5m or 24h", s)
 	case d < least:
 		r.fail(name, "%q is too short: it must be at least %s", s, least)
 	}
@@ -130,8 +130,8 @@ func (r *reader) verifyAfter(s string) time.Duration {
 	const least = time.Second
 	d, err := time.ParseDuration(s)
 	if err == nil && d < least {
-		r.fail("WORKER_VERIFY_AFTER", "%q is too short: it must be at least %s, because Graph does not show at once what it has done, "+
-			"and what is looked up too early would be reset twice", s, least)
+		r.fail("WORKER_VERIFY_AFTER", "%q is too short: it must be at least %s. Graph does not show a reset at once, "+
+			"and a look-up that comes too early could lead to a second reset", s, least)
 		return d
 	}
 	return r.duration("WORKER_VERIFY_AFTER", s, least)
@@ -207,7 +207,7 @@ func (r *reader) entra(name, s, what string) {
 	case s == "":
 		r.fail(name, "it is missing: give %s", what)
 	case !entraID.MatchString(s):
-		r.fail(name, "it is of another form: give %s", what)
+		r.fail(name, "it does not have the right form: give %s", what)
 	}
 }
 
@@ -222,7 +222,7 @@ func (r *reader) servers(name, list string) {
 		}
 		u, err := url.Parse(s)
 		if err != nil || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
-			r.fail(name, "it is not an address like nats://host:4222, or several of them with commas between")
+			r.fail(name, "it is not an address like nats://host:4222, or a list of them separated by commas")
 			return
 		}
 		switch u.Scheme {
@@ -236,11 +236,11 @@ func (r *reader) servers(name, list string) {
 		}
 	}
 	if websocket && fips140.Enforced() {
-		r.fail(name, "ws and wss are not possible under GODEBUG=fips140=only, since a WebSocket's greeting is made with SHA-1: use nats or tls")
+		r.fail(name, "ws and wss do not work with GODEBUG=fips140=only, because the WebSocket handshake uses SHA-1: use nats or tls")
 		return
 	}
 	if plain && websocket {
-		r.fail(name, "give nats and tls addresses, or ws and wss ones: they cannot be mixed")
+		r.fail(name, "give either nats and tls addresses, or ws and wss addresses: they cannot be mixed")
 	}
 }
 
@@ -248,11 +248,11 @@ func (r *reader) https(name, s, example string) {
 	u, err := url.Parse(s)
 	switch {
 	case holdsUser(s):
-		r.fail(name, "it names a user: write it like %s", example)
+		r.fail(name, "it holds a user: write it like %s", example)
 	case err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()):
 		r.fail(name, "%q is not an https address: write it like %s", s, example)
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
-		r.fail(name, "%q is more than the address: write it like %s; AZURE_TENANT_ID names the directory", s, example)
+		r.fail(name, "%q is more than an address: write it like %s; AZURE_TENANT_ID names the directory", s, example)
 	}
 }
 

@@ -282,14 +282,14 @@ func TestDeadLetters(t *testing.T) {
 	}
 	expect(t, env, exitFailed, "", `worker: no dead letter\nworker: x\\u001b: no such dead letter\nworker: letter 99: no such dead letter\n`, "dead", "list", "x\x1b", "--sequence", "99")
 	expect(t, env, exitFailed, "", "worker: x: no such dead letter\n", "dead", "show", "x")
-	expect(t, env, exitFailed, "", "worker: 2: no such dead letter; the number of a letter is given with --sequence\n", "dead", "show", "2")
+	expect(t, env, exitFailed, "", "worker: 2: no such dead letter; to give the number of a letter, use --sequence\n", "dead", "show", "2")
 	expect(t, env, exitDone, "letter      1, of .*\nrequest     A\n.*reason      not_found\n.*body        \\{\"managed.*\n", "", "dead", "show", "A")
 	if o := objects(t, runFor(t, env, "dead", "show", "A", "-o", "json").out)[0]; o["body"] != body("A", graphsim.GoodDevice(7)) || o["headers"] == nil {
 		t.Errorf("shown: %v", o)
 	}
 
 	expect(t, env, exitFailed, "would redrive letter 1, not_found, A\nrefused .*B: the device may have been reset.*\nrefused .*C: it has been redriven 3 times.*"+
-		"refused .*letter 4.* does not fit .*refused .*letter 5, , : it is no dead letter of the worker's\nwould redrive letter 6, conflict, desk/7\n",
+		"refused .*letter 4.* does not fit .*refused .*letter 5, , : it is not a dead letter that the worker wrote\nwould redrive letter 6, conflict, desk/7\n",
 		"worker: 4 refused, 2 would redrive\n", "dead", "redrive", "--all", "--dry-run")
 	if n := w.stream(names.Stream).State.LastSeq; n != 0 || w.stream(names.DeadStream).State.Msgs != 6 {
 		t.Errorf("a dry run changed something: %d requests", n)

@@ -22,27 +22,27 @@ import (
 
 type sendCmd struct {
 	Device      string `group:"request" placeholder:"GUID" help:"Intune device id."`
-	User        string `group:"request" placeholder:"ID" help:"Object id or user principal name; chooses another route."`
-	App         string `group:"request" placeholder:"ID" help:"Id of a detected app; chooses another route."`
-	ID          string `group:"request" placeholder:"ID" help:"Your own id of the request, such as the ticket number: same id = same request. Without it one is made."`
-	NotAfter    string `group:"request" placeholder:"INSTANT" help:"A reset after it is unwanted; like 2026-01-31T15:04:05Z."`
-	RequestedBy string `group:"request" placeholder:"TEXT" help:"Who asked; carried into the record and the log."`
-	Reason      string `group:"request" placeholder:"TEXT" help:"Why; carried into the record and the log."`
+	User        string `group:"request" placeholder:"ID" help:"Object id or user principal name of the user. It makes the worker call another route of Graph."`
+	App         string `group:"request" placeholder:"ID" help:"Id of a detected app. It makes the worker call another route of Graph."`
+	ID          string `group:"request" placeholder:"ID" help:"Your own id of the request, such as the ticket number: same id = same request. Without it, the command makes one."`
+	NotAfter    string `group:"request" placeholder:"INSTANT" help:"Do not reset after this time, like 2026-01-31T15:04:05Z."`
+	RequestedBy string `group:"request" placeholder:"TEXT" help:"Who asked for the reset; shown in the record and the log."`
+	Reason      string `group:"request" placeholder:"TEXT" help:"Why the reset is needed; shown in the record and the log."`
 
-	File    string `placeholder:"FILE" help:"Many requests: a file with one JSON object per line, with the fields of a request. - : standard input."`
-	Wait    bool   `help:"Wait until Graph has accepted the requests, or refused them for good. Exit status 1 if one ends dead."`
-	Follow  bool   `help:"Wait until the devices have done it, too. Exit status 0 only where each outcome is done; 1 at once where nothing is followed."`
-	Timeout string `default:"0s" placeholder:"TIME" help:"With --wait or --follow: how long at most. 0s: until the end."`
+	File    string `placeholder:"FILE" help:"File with many requests: one JSON object per line, with the fields of a request. - means standard input."`
+	Wait    bool   `help:"Wait until each request is accepted by Graph or dead. The exit status is 1 if one is dead."`
+	Follow  bool   `help:"Wait until the devices have carried out the resets, too. The exit status is 0 only if each outcome is done; it is 1 at once if requests are not followed."`
+	Timeout string `default:"0s" placeholder:"TIME" help:"With --wait or --follow: how long to wait at most. 0s: no limit."`
 
 	toolOptions `embed:""`
 }
 
 // Help is shown by worker send --help.
 func (sendCmd) Help() string {
-	return "Publishes a request, waits until NATS has stored it, and prints its id. Each is checked as the worker checks it; " +
-		"where one of a list is no request, none is published. " +
-		"To send again after a failure is safe with the same id: only a request without one would be another request. " +
-		"To end the waiting ends nothing else: what is published is worked on."
+	return "Publishes a request, waits until NATS has stored it, and prints its id. It checks each request as the worker does; " +
+		"if one request of a list is invalid, it publishes none of them. " +
+		"After a failure it is safe to send a request again with the same id; without an id it would be a new request. " +
+		"You can stop waiting at any time: the workers still handle what is published."
 }
 
 // fieldFlags are the flags of a request's fields.
@@ -169,7 +169,7 @@ func readRequests(ctx context.Context, path string, s streams) ([]ops.Sending, e
 		}
 		r, err := ops.Prepare(line)
 		if err == nil && lines[r.Key] > 0 {
-			err = fmt.Errorf("it has the id of line %d: same id = same request", lines[r.Key])
+			err = fmt.Errorf("it has the same id as line %d, so it is the same request", lines[r.Key])
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("line %d: %w", number, err))
@@ -182,7 +182,7 @@ func readRequests(ctx context.Context, path string, s streams) ([]ops.Sending, e
 		out = append(out, r)
 	}
 	if len(problems) == 0 && len(out) == 0 {
-		problems = append(problems, errors.New("--file: it holds no request"))
+		problems = append(problems, errors.New("--file: it holds no requests"))
 	}
 	if n := len(problems); n > 0 {
 		if n > mostProblems {
@@ -191,7 +191,7 @@ func readRequests(ctx context.Context, path string, s streams) ([]ops.Sending, e
 		return nil, &usageError{problems: problems, about: "nothing was published: "}
 	}
 	if nameless > 0 {
-		fmt.Fprintf(s.err, "worker: %d of %d requests have no id and get one: to send this list again would be %d more resets\n", nameless, len(out), nameless)
+		fmt.Fprintf(s.err, "worker: %d of %d requests have no id and get one: sending this list again would cause %d more resets\n", nameless, len(out), nameless)
 	}
 	return out, nil
 }
@@ -240,7 +240,7 @@ func (t *tool) send(ctx context.Context, requests []ops.Sending, wait waiting) e
 	}
 	if wait.device {
 		if devices, err = t.FollowDevices(ctx, key); err != nil {
-			return fmt.Errorf("nothing was published: %w; --wait alone waits for what Graph says", err)
+			return fmt.Errorf("nothing was published: %w; with --wait instead of --follow, the command waits only for Graph", err)
 		}
 		defer devices.Stop()
 	}
@@ -259,10 +259,10 @@ func (t *tool) send(ctx context.Context, requests []ops.Sending, wait waiting) e
 	})
 	if err != nil {
 		if len(requests) > 1 {
-			t.tell("%s of %s are certainly published, their ids are on standard output; the others may be: send them again with the same ids",
+			t.tell("%s of %s are published for certain; their ids are on standard output. The others may be published: send them again with the same ids",
 				count(len(sent)), count(len(requests)))
 		} else {
-			t.tell("it may be stored all the same: send it again with --id %s", plain(requests[0].ID))
+			t.tell("it may be stored nevertheless: send it again with --id %s", plain(requests[0].ID))
 		}
 		return err
 	}
@@ -304,7 +304,7 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 		case t.json:
 			t.object(c.Record)
 		case c.Before:
-			t.line("%s  accepted before, by message %d: this one is a duplicate", plain(c.Record.ID), c.Record.Sequence)
+			t.line("%s  was accepted before, as message %d: this one is a duplicate", plain(c.Record.ID), c.Record.Sequence)
 		default:
 			t.line("%s  %s", plain(c.Record.ID), plain(words(c.Record)))
 		}
@@ -315,19 +315,19 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 		t.writing.Lock()
 		defer t.writing.Unlock()
 		blind = true
-		t.tell("only what changes from now on is seen, and nothing of a request that was accepted before: %v", err)
+		t.tell("the command sees only changes from now on, and nothing of requests that were accepted before: %v", err)
 	})
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	if len(sent) > 1 {
-		t.tell("%s accepted, %s dead, %s have not ended", count(ended-dead), count(dead), count(len(left)))
+		t.tell("%s accepted, %s dead, %s still open", count(ended-dead), count(dead), count(len(left)))
 	}
 	switch {
 	case len(left) > 0 && len(sent) == 1 && blind:
-		return fmt.Errorf("nothing was heard of the end of %s, which may have been before; worker status %s shows it to those who may read the records",
+		return fmt.Errorf("the command did not see the end of %s, which may have come earlier; worker status %s shows it if the account may read the records",
 			plain(left[0].ID), plain(left[0].ID))
 	case len(left) > 0 && len(sent) == 1:
-		return fmt.Errorf("%s has not ended yet; worker status %s shows how it goes on", plain(left[0].ID), plain(left[0].ID))
+		return fmt.Errorf("%s has not ended yet; worker status %s shows its state", plain(left[0].ID), plain(left[0].ID))
 	case len(left) > 0 || dead > 0:
 		return errFailed
 	}
@@ -355,8 +355,8 @@ func (t *tool) followDevices(ctx context.Context, devices *ops.Devices, accepted
 		switch {
 		case c.NotFollowed:
 			others++
-			failure = fmt.Errorf("%s is accepted and not followed, so that it stays unknown whether the device does it: see WORKER_FOLLOW; "+
-				"worker outcome follow %s has the device looked at all the same", id, id)
+			failure = fmt.Errorf("%s is accepted but not followed, so its result on the device stays unknown: see WORKER_FOLLOW; "+
+				"worker outcome follow %s orders a look at the device", id, id)
 			if !alone {
 				t.tell("%v", failure)
 			}
@@ -375,17 +375,17 @@ func (t *tool) followDevices(ctx context.Context, devices *ops.Devices, accepted
 	}, func(err error) {
 		t.writing.Lock()
 		defer t.writing.Unlock()
-		t.tell("of the devices only what changes from now on is seen: %v", err)
+		t.tell("the command sees only changes of the devices from now on: %v", err)
 	})
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	if !alone && done+others+len(left) > 0 {
-		t.tell("%s done, %s not, %s are still followed", count(done), count(others), count(len(left)))
+		t.tell("%s done, %s not done, %s still followed", count(done), count(others), count(len(left)))
 	}
 	switch {
 	case len(left) > 0 && alone:
 		id := plain(left[0].Record.ID)
-		return fmt.Errorf("%s is accepted, and %s on its device: it goes on and is followed on; worker status %s shows it",
+		return fmt.Errorf("%s is accepted, and %s on its device; the worker goes on following it, and worker status %s shows its state",
 			id, cmp.Or(left[0].Document.Outcome, outcome.Pending), id)
 	case failure != nil && alone:
 		return failure

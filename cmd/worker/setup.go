@@ -25,19 +25,19 @@ type setupCmd struct {
 	tenantsOption `embed:""`
 	keepOptions   `embed:""`
 
-	Replicas         string `default:"0" placeholder:"N" help:"Replicas of streams and buckets: 1, 3 or 5. 0: three in a cluster, else one."`
-	Storage          string `default:"file" placeholder:"KIND" help:"file or memory. Memory is for trials: a restart of the server loses all."`
-	Retention        string `default:"${retention}" placeholder:"TIME" help:"How long dead letters and records are kept: longer than all that needs them."`
-	MaxBytes         string `default:"0" placeholder:"N" help:"Size limit of each stream and each bucket in bytes; nothing is dropped from what is full. 0: none."`
-	MaxBytesRequests string `placeholder:"N" help:"Size limit of the request stream alone. A publisher is told when it is full."`
-	MaxBytesDead     string `placeholder:"N" help:"Size limit of the dead-letter stream alone."`
-	MaxBytesRecords  string `placeholder:"N" help:"Size limit of the bucket of records alone."`
-	MaxBytesState    string `placeholder:"N" help:"Size limit alone of the bucket in which replicas hand things on."`
-	MaxBytesDevices  string `placeholder:"N" help:"Size limit alone of the bucket of devices that cool down."`
-	MaxBytesOutcomes string `placeholder:"N" help:"Size limit alone of the bucket of what the devices did."`
-	MaxBytesFollow   string `placeholder:"N" help:"Size limit alone of the stream of alarms of accepted requests."`
-	MaxAckPending    string `default:"1000" placeholder:"N" help:"Requests of a tenant that may be delivered and not settled at a time. Fewer than wait for a retry hold up those behind them."`
-	Update           bool   `help:"Change what exists to these settings."`
+	Replicas         string `default:"0" placeholder:"N" help:"Replicas of each stream and bucket: 1, 3 or 5. 0: three in a cluster, otherwise one."`
+	Storage          string `default:"file" placeholder:"KIND" help:"file or memory. Use memory for trials only: a restart of the server loses everything."`
+	Retention        string `default:"${retention}" placeholder:"TIME" help:"How long dead letters and records are kept."`
+	MaxBytes         string `default:"0" placeholder:"N" help:"Size limit of each stream and each bucket in bytes. A full one drops nothing and takes nothing more. 0: no limit."`
+	MaxBytesRequests string `placeholder:"N" help:"Size limit of the request stream only. Publishers get an error when it is full."`
+	MaxBytesDead     string `placeholder:"N" help:"Size limit of the dead-letter stream only."`
+	MaxBytesRecords  string `placeholder:"N" help:"Size limit of the bucket of records only."`
+	MaxBytesState    string `placeholder:"N" help:"Size limit only of the bucket in which replicas hand on their state."`
+	MaxBytesDevices  string `placeholder:"N" help:"Size limit only of the bucket of devices that cool down."`
+	MaxBytesOutcomes string `placeholder:"N" help:"Size limit only of the bucket of outcomes."`
+	MaxBytesFollow   string `placeholder:"N" help:"Size limit only of the stream of alarms for accepted requests."`
+	MaxAckPending    string `default:"1000" placeholder:"N" help:"How many requests of a tenant may be delivered and not settled at a time. If more requests than that wait for a retry, they hold up the requests behind them."`
+	Update           bool   `help:"Also change existing streams, buckets and consumers to these settings."`
 }
 
 const setupTimeout = 30 * time.Second
@@ -132,8 +132,8 @@ func (c setupCmd) retention(r *reader) time.Duration {
 	given := r.duration("--retention", c.Retention, 0)
 	least := topology.Keep(maxAge, cooldown, fuse.W)
 	if len(r.problems) == 0 && given < least {
-		r.fail("--retention", "%q is too short: a request whose record is gone can be done again, so a record has to outlast by a day "+
-			"WORKER_MAX_AGE, WORKER_DEVICE_COOLDOWN, the time of WORKER_FUSE, and the 10m in which NATS knows copies: give at least %s", c.Retention, least)
+		r.fail("--retention", "%q is too short: a request can be done again once its record is gone. Records must be kept a day longer than "+
+			"WORKER_MAX_AGE, WORKER_DEVICE_COOLDOWN, the time of WORKER_FUSE, and the 10m in which NATS recognizes copies: give at least %s", c.Retention, least)
 	}
 	return given
 }

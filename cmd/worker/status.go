@@ -17,17 +17,17 @@ import (
 )
 
 type statusCmd struct {
-	Rate      string `group:"policy" env:"WORKER_RATE" default:"${rate}" placeholder:"N/TIME" help:"What the workers are configured with: the estimates go by it. 0: no limit. Not given, a rate of the tenant's own in WORKER_TENANTS_FILE goes before the variable."`
-	FollowFor string `group:"policy" env:"WORKER_FOLLOW_FOR" default:"${follow_for}" placeholder:"TIME" help:"What the workers are configured with: requests that were accepted earlier are followed no more."`
-	ID        string `arg:"" optional:"" help:"Id of a request: show what became of it."`
+	Rate      string `group:"policy" env:"WORKER_RATE" default:"${rate}" placeholder:"N/TIME" help:"The workers' rate, on which the estimates are based. 0: no limit. A rate of the tenant's own in WORKER_TENANTS_FILE overrides the variable, but not the flag."`
+	FollowFor string `group:"policy" env:"WORKER_FOLLOW_FOR" default:"${follow_for}" placeholder:"TIME" help:"How long the workers follow a request; requests accepted earlier than that are not counted as open."`
+	ID        string `arg:"" optional:"" help:"Id of the request to show."`
 
 	toolOptions `embed:""`
 }
 
 // Help is shown by worker status --help.
 func (statusCmd) Help() string {
-	return "Without an id: the tenant's queue. With one: the states that the request went through, as far as they are kept, and what its device did. " +
-		"Exit status 1 where the id is unknown. All times are UTC, by the clock of the NATS server."
+	return "Without an id, shows the tenant's queue. With an id, shows the states of that request, as far as they are kept, and what its device did. " +
+		"The exit status is 1 if the id is unknown. All times are UTC, by the clock of the NATS server."
 }
 
 // Run shows the queue, or one request.
@@ -79,7 +79,7 @@ func (p *printer) queue(q ops.Queue) {
 	row("waiting", "%s", count(q.Waiting))
 	inFlight := count(q.InFlight)
 	if q.Redelivered > 0 {
-		inFlight += fmt.Sprintf(", %s of them not for the first time", count(q.Redelivered))
+		inFlight += fmt.Sprintf(", %s of them redelivered", count(q.Redelivered))
 	}
 	row("in flight", "%s", inFlight)
 	if q.Waiting+q.InFlight > 0 && q.Knows(ops.PartOldest) {
@@ -127,7 +127,7 @@ func (p *printer) queue(q ops.Queue) {
 		row("fuse", "%s since %s; worker resume releases it", p.coloured(red, "blown"), instant(*q.FuseBlownAt))
 	}
 	if q.Pullers == 0 && !q.Paused {
-		row("workers", "%s", p.coloured(yellow, "none waits for a request: all are busy, held, or not running"))
+		row("workers", "%s", p.coloured(yellow, "none is waiting for a request: all are busy, held or not running"))
 	}
 	dead := "not known"
 	if q.Knows(ops.PartDead) {
@@ -135,13 +135,13 @@ func (p *printer) queue(q ops.Queue) {
 	}
 	row("dead", "%s", dead)
 	if len(q.Unserved) > 0 {
-		row("unserved", "%s: their requests wait, and no worker serves them", p.coloured(yellow, plain(strings.Join(some(q.Unserved), ", "))))
+		row("unserved", "%s: requests wait for these tenants, and no worker serves them", p.coloured(yellow, plain(strings.Join(some(q.Unserved), ", "))))
 	}
 	switch f := q.Following; {
 	case !q.Knows(ops.PartOutcomes):
 		row("followed", "not known")
 	case f == nil:
-		row("followed", "nothing: there is no bucket of outcomes; worker setup makes it")
+		row("followed", "nothing: the bucket of outcomes is missing; worker setup creates it")
 	case f.Open == 0:
 		row("followed", "0")
 	default:
@@ -257,17 +257,17 @@ func words(r record.Record) string {
 	}
 	switch {
 	case r.Burying:
-		return "it is being put on the dead-letter stream" + because
+		return "it is being moved to the dead-letter stream" + because
 	case r.State == record.Attempting:
 		return fmt.Sprintf("attempt %d: Graph is called", r.Attempts)
 	case r.State == record.Retrying:
 		return "it will be tried again" + at + because
 	case r.State == record.Verifying:
-		return "what became of the call is not known; it will be looked up" + at + because
+		return "the outcome of the call is not known; it will be looked up" + at + because
 	case r.State == record.Accepted && r.Verified:
 		return "accepted: the reset was found by a look-up"
 	case r.State == record.Accepted:
-		return "accepted: Graph has taken the reset"
+		return "accepted: Graph has accepted the reset"
 	case r.State == record.Dead:
 		return "dead" + because
 	}

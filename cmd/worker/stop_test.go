@@ -107,7 +107,7 @@ func TestSecondSignal(t *testing.T) {
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("the end took %s", took)
 			}
-			if !strings.HasSuffix(p.err.String(), "worker: a second signal: ended at once\n") {
+			if !strings.HasSuffix(p.err.String(), "worker: second signal: stopping at once\n") {
 				t.Error("the last line does not tell why it ended")
 			}
 

@@ -20,7 +20,7 @@ import (
 
 // tenantsOption names the file with many tenants.
 type tenantsOption struct {
-	TenantsFile string `group:"azure" env:"WORKER_TENANTS_FILE" placeholder:"FILE" help:"YAML list of tenants (name, tenantId, rate, credentials), in place of AZURE_TENANT_ID. It is read again when it changes."`
+	TenantsFile string `group:"azure" env:"WORKER_TENANTS_FILE" placeholder:"FILE" help:"YAML list of tenants (name, tenantId, rate, credentials), instead of AZURE_TENANT_ID. The worker reads it again when it changes."`
 }
 
 // tenantEntry is one tenant in the file. What it leaves out is as the options say.
@@ -58,7 +58,7 @@ func parseTenants(data []byte) ([]tenantEntry, error) {
 		return nil, yamlError(err)
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("it holds more than one document: write one list")
+		return nil, errors.New("it holds more than one YAML document: write one list")
 	}
 	return list, nil
 }
@@ -73,7 +73,7 @@ func yamlError(err error) error {
 	}
 	if _, rest, ok := strings.Cut(text, ": field "); ok {
 		if key, _, ok := strings.Cut(rest, " not found"); ok && len(key) <= 64 {
-			return fmt.Errorf("%s: the key %q is not known", line, key)
+			return fmt.Errorf("%s: the key %q is unknown", line, key)
 		}
 	}
 	return fmt.Errorf("%s: it is not a YAML list of tenants, each with name and tenantId", line)
@@ -82,7 +82,7 @@ func yamlError(err error) error {
 // tenants makes of the list what it means, beside the options that hold for all.
 func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.Tenant {
 	if len(list) == 0 {
-		r.fail("WORKER_TENANTS_FILE", "it lists no tenant")
+		r.fail("WORKER_TENANTS_FILE", "it lists no tenants")
 	}
 	shared, proven := c.azureOptions, false
 	r.tidy(&shared)
@@ -92,7 +92,7 @@ func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.
 		own := &reader{}
 		t := worker.Tenant{Name: own.match("name", e.Name, token, "a name of letters, digits, - and _"), Rate: rate}
 		if names[e.Name] {
-			own.fail("name", "another tenant has it, too")
+			own.fail("name", "another tenant has the same name")
 		}
 		names[e.Name] = true
 		azure := e.over(shared)
@@ -169,14 +169,14 @@ func sharing(tenants []worker.Tenant) []string {
 			if n := len(names) - mostNamed; n > 0 {
 				names = append(names[:mostNamed], fmt.Sprintf("and %d more", n))
 			}
-			out = append(out, fmt.Sprintf("the tenants %q are one application in one directory, for which Graph grants 200 calls in 20s, "+
-				"and their rates together are more: Graph will refuse calls of each", names))
+			out = append(out, fmt.Sprintf("the tenants %q use the same application in the same directory, for which Graph grants 200 calls in 20s. "+
+				"Their rates add up to more, so Graph will refuse calls of each of them", names))
 		}
 	}
 	return out
 }
 
-const sharingHint = "make one tenant of them, or give each a rate of its own, which together are no more"
+const sharingHint = "merge them into one tenant, or give each a rate so that the rates add up to no more"
 
 // over puts an entry's own values over the options. A credential of its own
 // takes the place of theirs.
@@ -289,7 +289,7 @@ func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, 
 			tenants := c.understand(r, data, err, rate)
 			if err := r.err(); err != nil {
 				if err.Error() != told {
-					log.Error("WORKER_TENANTS_FILE is wrong now; the tenants stay as they were", zap.Error(err))
+					log.Error("WORKER_TENANTS_FILE cannot be used; the tenants stay as they were", zap.Error(err))
 				}
 				told = err.Error()
 				continue
@@ -299,7 +299,7 @@ func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, 
 				continue // it is right again
 			}
 			known = data
-			log.Info("the tenants are read again", zap.Int("tenants", len(tenants)))
+			log.Info("WORKER_TENANTS_FILE has changed; its tenants are used from now on", zap.Int("tenants", len(tenants)))
 			r.tell(log)
 			warnOfSharing(log, tenants)
 			select {

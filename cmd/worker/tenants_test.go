@@ -56,7 +56,7 @@ func TestTenantsFileIsWrong(t *testing.T) {
 		env  []string
 		want []string
 	}{
-		"empty":         {file: "", want: []string{"it lists no tenant"}},
+		"empty":         {file: "", want: []string{"it lists no tenants"}},
 		"no list":       {file: "name: a\ntenantId: b\n", want: []string{"line 1: it is not a YAML list"}},
 		"no YAML":       {file: "- {", want: []string{"it is not a YAML list"}},
 		"two documents": {file: good + "---\n" + good, want: []string{"more than one document"}},
@@ -65,7 +65,7 @@ func TestTenantsFileIsWrong(t *testing.T) {
 		"every problem": {
 			file: "- {tenantId: a.example}\n- {name: a.b, tenantId: b.example}\n- {name: c, rate: quick}\n- {name: c, tenantId: c.example}\n",
 			want: []string{`tenant 1: name: "" is not`, `tenant "a.b": name: "a.b" is not`, `tenant "c": tenantId: it is missing`,
-				`tenant "c": rate: "quick" is not a rate`, `tenant "c": name: another tenant has it, too`},
+				`tenant "c": rate: "quick" is not a rate`, `tenant "c": name: another tenant has the same name`},
 		},
 		"two credentials": {
 			file: "- {name: a, tenantId: a.example, clientSecret: hush-hush, managedIdentity: true}\n",
@@ -227,7 +227,7 @@ func TestManyTenants(t *testing.T) {
 	p.awaitLine("requests wait for a tenant that nobody serves")
 
 	replace(t, file, "- {name: a")
-	p.awaitLine("WORKER_TENANTS_FILE is wrong now; the tenants stay as they were")
+	p.awaitLine("WORKER_TENANTS_FILE cannot be used; the tenants stay as they were")
 	publish("a", "2")
 	accepted("a", "2")
 

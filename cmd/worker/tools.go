@@ -19,7 +19,7 @@ import (
 )
 
 type outputOption struct {
-	Output string `short:"o" default:"text" placeholder:"FORMAT" help:"text, or json: one object per line."`
+	Output string `short:"o" default:"text" placeholder:"FORMAT" help:"text, or json (one object per line)."`
 }
 
 func (o outputOption) read(r *reader) (asJSON bool) {
@@ -84,7 +84,7 @@ func oneOfMany(r *reader, tenant string) {
 	}
 	unread := &reader{} // who works on one tenant need not be able to read it
 	if listed := file.names(unread); len(unread.problems) == 0 && !slices.Contains(listed, tenant) {
-		r.fail("--tenant", "it is missing: %s lists the tenants, and %q is none of them", file.TenantsFile, tenant)
+		r.fail("--tenant", "it is missing: give one of the tenants in %s; %q is not one of them", file.TenantsFile, tenant)
 	}
 }
 
@@ -146,7 +146,7 @@ func (r *reader) since(name, s string) time.Time {
 	}
 	at, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
-		r.fail(name, "%q is neither a time ago like 90m or 24h nor an instant like 2026-01-31T15:04:05Z", s)
+		r.fail(name, "%q is neither a duration like 90m or 24h nor a time like 2026-01-31T15:04:05Z", s)
 	}
 	return at
 }

@@ -76,7 +76,7 @@ func TestSendAndStatus(t *testing.T) {
 	p.awaitReady()
 
 	good := graphsim.GoodDevice(1)
-	expect(t, env, exitDone, "INC1\nINC1  attempt 1: Graph is called\nINC1  accepted: Graph has taken the reset\n", "",
+	expect(t, env, exitDone, "INC1\nINC1  attempt 1: Graph is called\nINC1  accepted: Graph has accepted the reset\n", "",
 		"send", "--device", strings.ToUpper(good), "--id", "INC1", "--requested-by", "jo", "--reason", "forgot", "--wait")
 	expect(t, env, exitDone, "INC1\nINC1  accepted before, by message 1: this one is a duplicate\n", "", "send", "--device", good, "--id", "INC1", "--wait")
 	r := expect(t, env, exitFailed, ".*", "", "send", "--device", graphsim.FaultDevice(404, 0, 0, 1), "--wait", "-o", "json", "--timeout", "1m")
@@ -87,7 +87,7 @@ func TestSendAndStatus(t *testing.T) {
 	}
 	expect(t, env, exitFailed, "D2\n.*D2  dead: not_found: .*", "", "send", "--device", graphsim.FaultDevice(404, 0, 0, 2), "--id", "D2", "--wait")
 
-	r = expect(t, env, exitDone, "request   INC1\ndevice    "+good+"\nwanted    by jo: forgot\n.*now       accepted: Graph has taken the reset\noutcome   pending since .*\n\nWRITTEN .*", "", "status", "INC1")
+	r = expect(t, env, exitDone, "request   INC1\ndevice    "+good+"\nwanted    by jo: forgot\n.*now       accepted: Graph has accepted the reset\noutcome   pending since .*\n\nWRITTEN .*", "", "status", "INC1")
 	if n := strings.Count(r.out, "\n20"); n != 2 || strings.Contains(r.out, "\x1b") {
 		t.Errorf("%d states:\n%s", n, r.out)
 	}
@@ -146,7 +146,7 @@ func TestSendList(t *testing.T) {
 	if r := pipe(t, env, "\ufeff"+body("BOM", graphsim.GoodDevice(999))+"\r\n", "send", "--file", "-"); r.code != exitDone || r.out != "BOM\n" {
 		t.Errorf("a list that begins with a mark: status %d\n%s", r.code, r.err)
 	}
-	if r := pipe(t, env, "", "send", "--file", "-"); r.code != exitUsage || !strings.Contains(r.err, "--file: it holds no request") {
+	if r := pipe(t, env, "", "send", "--file", "-"); r.code != exitUsage || !strings.Contains(r.err, "--file: it holds no requests") {
 		t.Errorf("an empty list: status %d\n%s", r.code, r.err)
 	}
 	p.stop()
@@ -177,7 +177,7 @@ func TestSendWrong(t *testing.T) {
 		{[]string{"outcome", "list", "--device", "x"}, "--device: "},
 		{[]string{"outcome", "list", "--limit=-1"}, "--limit: "},
 		{[]string{"outcome", "show", ""}, "id: it is empty"},
-		{[]string{"outcome", "follow"}, "requests: which ones? Give ids, or --since"},
+		{[]string{"outcome", "follow"}, "requests: none is selected: give ids, or --since"},
 		{[]string{"outcome", "follow", ""}, "id: it is empty"},
 		{[]string{"outcome", "follow", "X", "--for", "2161h"}, `--for: "2161h" is longer than 2160h`},
 		{[]string{"outcome", "follow", "X", "--rate", "1"}, "--rate: "},
@@ -467,7 +467,7 @@ func TestSendFollowsOverReconnect(t *testing.T) {
 	p := launch(t, w.env(), "run")
 	w.awaitState("A", record.Accepted)
 	proxy.Heal()
-	if code := s.wait(); code != exitDone || !strings.HasSuffix(s.out.String(), "A  accepted: Graph has taken the reset\n") {
+	if code := s.wait(); code != exitDone || !strings.HasSuffix(s.out.String(), "A  accepted: Graph has accepted the reset\n") {
 		t.Errorf("status %d", code)
 	}
 	p.awaitReady()

@@ -40,7 +40,7 @@ func startTracing(ctx context.Context, cfg *worker.Config) (stop func()) {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(flushMost, cfg.DrainTimeout/10))
 		defer cancel()
 		if err := tracer.Close(end); err != nil {
-			cfg.Log.Warn("the last traces could not be sent", zap.Error(err))
+			cfg.Log.Warn("the last traces could not be sent and are lost", zap.Error(err))
 		}
 	}
 }
@@ -67,10 +67,10 @@ func tracing(getenv func(string) string) (on bool, problem string) {
 		return false, name + ": it is not an address like http://collector:4318"
 	}
 	if !slices.Contains(strings.Split(strings.ReplaceAll(cmp.Or(exporters, "otlp"), " ", ""), ","), "otlp") {
-		return false, "OTEL_TRACES_EXPORTER: otlp and none are known"
+		return false, "OTEL_TRACES_EXPORTER: only otlp and none are supported"
 	}
 	if name, protocol := get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"); protocol == "grpc" {
-		return false, name + ": grpc is not spoken; set it to http/protobuf, and the address to the port for that (4318)"
+		return false, name + ": grpc is not supported; set it to http/protobuf, and the address to the port for HTTP (4318)"
 	}
 	return true, ""
 }

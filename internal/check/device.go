@@ -16,7 +16,7 @@ import (
 func (c *checker) device(ctx context.Context, device string) {
 	client, err := graph.New(graph.Config{Endpoint: c.cfg.Endpoint, UserAgent: c.cfg.UserAgent, ActionNames: c.cfg.ActionNames})
 	if err != nil {
-		c.say(Failed, "Graph", err.Error(), "set GRAPH_ENDPOINT right")
+		c.say(Failed, "Graph", err.Error(), "correct GRAPH_ENDPOINT")
 		return
 	}
 	defer client.Close()
@@ -43,11 +43,11 @@ func (c *checker) shape(ctx context.Context, client *graph.Client, token graph.T
 	c.ok(what, fmt.Sprintf("operating system %s, owner %s, enrolment %s, management state %s, last check-in %s",
 		word(d.OS), word(d.Owner), word(d.Enrollment), word(d.Management), date(d.LastSync)))
 	if why := outcome.Explain(d.OS, d.Enrollment, d.Management); why != "" {
-		c.say(Warning, what, why, "do not expect that it is reset")
+		c.say(Warning, what, why, "do not expect this device to be reset")
 	}
 	switch {
 	case d.List == nil:
-		c.say(Warning, "actions", "the list is missing or null: the worker takes it for a doubt, and looks again", "look again later")
+		c.say(Warning, "actions", "the list is missing or null: the worker draws no conclusion from it and looks again", "look again later")
 	case len(d.List) == 0:
 		c.ok("actions", "none")
 	}
@@ -62,18 +62,18 @@ func (c *checker) action(number int, a graph.Action) {
 	detail := fmt.Sprintf("%s, type %s, state %s, started %s, updated %s, error code %s", word(a.Name), word(a.Type), word(a.State), date(a.Started), date(a.Updated), outcome.ErrorCode(a.ErrorCode))
 	switch {
 	case a.What == graph.ActionOther:
-		c.ok(what, detail+": taken for something else than a reset")
+		c.ok(what, detail+": the worker takes it for something other than a reset")
 	case a.What == graph.ActionReset && a.Started.IsZero():
-		c.say(Warning, what, detail+": taken for a reset of which it is not clear when it began, so for a doubt", "look again later")
+		c.say(Warning, what, detail+": the worker takes it for a reset, but it is not clear when it began, so the worker draws no conclusion from it", "look again later")
 	case a.What == graph.ActionReset && a.Name == "":
-		c.ok(what, detail+": taken for a reset, by its type")
+		c.ok(what, detail+": the worker takes it for a reset, because of its type")
 	case a.What == graph.ActionReset:
-		c.ok(what, detail+": taken for a reset")
+		c.ok(what, detail+": the worker takes it for a reset")
 	case a.Name == "":
-		c.say(Warning, what, detail+": it does not say what it is, so it may be a reset", "compare it with what Intune's portal shows")
+		c.say(Warning, what, detail+": it has no name that tells what it is, so it may be a reset", "compare it with Intune's portal")
 	default:
-		c.say(Warning, what, detail+": it has the type of a reset and a name that nobody knows, so it may be one",
-			"if Intune's portal shows it as one, put the name into WORKER_ACTION_NAMES")
+		c.say(Warning, what, detail+": it has the type of a reset and an unknown name, so it may be one",
+			"if Intune's portal shows it as a reset, add the name to WORKER_ACTION_NAMES")
 	}
 }
 
@@ -81,11 +81,11 @@ func deviceHint(err error) string {
 	e := (*graph.Error)(nil)
 	switch {
 	case errors.As(err, &e) && e.Status == 404:
-		return "is it the Intune device id (not that of Entra), and is this its tenant?"
+		return "check that this is the Intune device id (not the Entra one), and that the device is in this tenant"
 	case errors.As(err, &e) && e.Kind == graph.Forbidden:
 		return "grant " + graph.ReadPermissions()[0] + ", with admin consent"
 	}
-	return "see worker check without --device"
+	return "run worker check without --device"
 }
 
 // word is a word of Graph's as it is spelled there.
@@ -98,7 +98,7 @@ func word(s string) string {
 
 func date(t time.Time) string {
 	if t.IsZero() {
-		return "at no date that can be read"
+		return "at no readable date"
 	}
 	return t.UTC().Format(time.RFC3339Nano)
 }

@@ -17,7 +17,7 @@ const callWait = 15 * time.Second
 func (c *checker) graph(ctx context.Context) {
 	client, err := graph.New(graph.Config{Endpoint: c.cfg.Endpoint, UserAgent: c.cfg.UserAgent})
 	if err != nil {
-		c.say(Failed, "Graph", err.Error(), "set GRAPH_ENDPOINT right")
+		c.say(Failed, "Graph", err.Error(), "correct GRAPH_ENDPOINT")
 		return
 	}
 	defer client.Close()
@@ -35,7 +35,7 @@ func (c *checker) token(ctx context.Context, credential graph.Credential) (graph
 	const what = "token"
 	acquire, err := credential.Acquire()
 	if err != nil {
-		c.say(Failed, what, err.Error(), "set AZURE_AUTHORITY_HOST right")
+		c.say(Failed, what, err.Error(), "correct AZURE_AUTHORITY_HOST")
 		return graph.Token{}, false
 	}
 	var expires time.Time
@@ -48,11 +48,11 @@ func (c *checker) token(ctx context.Context, credential graph.Credential) (graph
 	defer cancel()
 	token, err := tokens.Get(ctx)
 	if err != nil {
-		do := "is the token service reachable from here, also through HTTPS_PROXY?"
+		do := "check that this machine can reach the token service, through HTTPS_PROXY if it is set"
 		means := ""
 		if e := (*graph.Error)(nil); errors.As(err, &e) {
 			if e.Kind == graph.TokenRefused {
-				do = "compare AZURE_TENANT_ID, AZURE_CLIENT_ID and the credential with the application's registration; has the credential ended?"
+				do = "compare AZURE_TENANT_ID, AZURE_CLIENT_ID and the credential with the application's registration; check that the credential has not expired"
 			}
 			if h, ok := explain(e.Code + ": " + e.Message); ok {
 				means, do = ": "+h.Means, h.Do
@@ -61,7 +61,7 @@ func (c *checker) token(ctx context.Context, credential graph.Credential) (graph
 		c.say(Failed, what, fmt.Sprintf("by %s: %v%s", credential.Kind(), err, means), do)
 		return token, false
 	}
-	c.ok(what, fmt.Sprintf("by %s, good for %s", credential.Kind(), time.Until(expires).Round(time.Second)))
+	c.ok(what, fmt.Sprintf("by %s, valid for %s", credential.Kind(), time.Until(expires).Round(time.Second)))
 	return token, true
 }
 
@@ -73,7 +73,7 @@ func (c *checker) permissions(token graph.Token) {
 	case graph.PermissionMissing:
 		c.say(Failed, what, "missing in the token: every reset would be refused", "grant it to the application as an application permission, and give admin consent")
 	default:
-		c.say(Warning, what, "the token cannot be read, so it is not known", "see whether it is granted in the Entra admin center")
+		c.say(Warning, what, "the token cannot be decoded, so the check cannot tell", "look in the Entra admin center whether it is granted")
 	}
 	permissions := graph.ReadPermissions()
 	what = "permission " + permissions[0]
@@ -82,21 +82,21 @@ func (c *checker) permissions(token graph.Token) {
 		return
 	}
 	if token.Has(permissions[0]) == graph.PermissionUnknown {
-		c.say(Warning, what, "the token cannot be read, so it is not known", "see whether it is granted in the Entra admin center")
+		c.say(Warning, what, "the token cannot be decoded, so the check cannot tell", "look in the Entra admin center whether it is granted")
 		return
 	}
-	means := "a call whose answer is lost becomes a dead letter outcome_unknown, for a person to look at"
+	means := "a request whose answer is lost becomes a dead letter with reason outcome_unknown, and a person must look at the device"
 	if c.cfg.RetryUnknown {
-		means = "a call whose answer is lost is repeated (WORKER_ON_UNKNOWN=retry), so that a device may be reset twice"
+		means = "a call whose answer is lost is repeated (WORKER_ON_UNKNOWN=retry), so a device may be reset twice"
 	}
 	followed := ""
 	switch {
 	case c.cfg.Follows && c.cfg.Auto:
-		followed = "; and accepted requests are not followed, so that nobody learns what their devices did"
+		followed = ". Accepted requests are not followed, so what their devices did stays unknown"
 	case c.cfg.Follows:
-		followed = "; and accepted requests are not followed: WORKER_FOLLOW is on, and no look at a device is permitted"
+		followed = ". Accepted requests are not followed: WORKER_FOLLOW is on, but the application may not look at devices"
 	}
-	c.say(Warning, what, "missing: the worker cannot look up what became of a call, so "+means+followed, "grant it as well, with admin consent")
+	c.say(Warning, what, "missing: the worker cannot look up the outcome of a call. So "+means+followed, "grant it, too, with admin consent")
 }
 
 // reach asks Graph for the list of devices, as the worker does before it takes a
@@ -107,21 +107,21 @@ func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.T
 	defer cancel()
 	p, err := client.Probe(ctx, graph.Call{Token: token, ClientRequestID: uuid.NewString(), Deadline: time.Now().Add(callWait)})
 	if err != nil {
-		c.say(Failed, what, fmt.Sprintf("%s: %v", c.cfg.Endpoint, err), "may this machine reach Graph by HTTPS, also through HTTPS_PROXY?")
+		c.say(Failed, what, fmt.Sprintf("%s: %v", c.cfg.Endpoint, err), "check that this machine can reach Graph over HTTPS, through HTTPS_PROXY if it is set")
 		return
 	}
 	reached := fmt.Sprintf("%s answers", c.cfg.Endpoint)
 	switch e := p.Err; {
 	case !haveToken:
-		c.say(Warning, what, reached+"; without a token no more can be tried", "see the token above")
+		c.say(Warning, what, reached+"; without a token nothing more can be checked", "see the token above")
 	case e == nil:
-		c.ok(what, reached+", and lets devices be read")
+		c.ok(what, reached+", and devices can be read")
 	case e.Kind == graph.Forbidden && token.MayRead() == "":
-		c.say(Warning, what, reached+"; devices may not be read, so the worker cannot tell a refusal that is everybody's, such as that of a tenant "+
-			"without Intune: a refusal is then taken for the request's own", "grant "+graph.ReadPermissions()[0]+", with admin consent")
+		c.say(Warning, what, reached+", but the application may not read devices. So the worker cannot recognize a refusal that affects every request, such as that of a tenant "+
+			"without Intune: it takes each refusal for the fault of that request", "grant "+graph.ReadPermissions()[0]+", with admin consent")
 	case e.Kind == graph.Unauthorized, e.Kind == graph.Refused, e.Kind == graph.Forbidden:
-		says, do := fmt.Sprintf("%s refuses to list devices, and so it would every reset: %v", c.cfg.Endpoint, e),
-			"is GRAPH_CLOUD right, and has the tenant a licence of Intune?"
+		says, do := fmt.Sprintf("%s refuses to list devices, so it would refuse every reset, too: %v", c.cfg.Endpoint, e),
+			"check that GRAPH_CLOUD is right and that the tenant has an Intune licence"
 		if h, ok := explain(p.Said); ok && h.Everybody {
 			says, do = fmt.Sprintf("%s answers every call with HTTP %d, %q: %s", c.cfg.Endpoint, e.Status, h.Says, h.Means), h.Do
 		} else if e.Kind == graph.Unauthorized {

@@ -14,7 +14,7 @@ import (
 // subjects for thousands of tenants has a long description.
 const maxMonitor = 16 << 20
 
-const strictHint = "take strict: false out of the jetstream block of each server; set strict: true there before 2.12, and update a server before 2.11"
+const strictHint = "remove strict: false from the jetstream block of each server; before version 2.12 set strict: true there, and update servers older than 2.11"
 
 // monitors asks each server whether it writes to disk at once, and whether it is
 // strict; and the one that the check is connected to, where the publishers are.
@@ -40,26 +40,26 @@ func (c *checker) monitors(ctx context.Context) {
 		err := get(ctx, address+"/varz", &answer)
 		config := answer.JetStream.Config
 		if err != nil {
-			c.say(Warning, sync, fmt.Sprintf("could not be asked: %v", err), "is this the server's monitoring address (http_port)?")
+			c.say(Warning, sync, fmt.Sprintf("could not be asked: %v", err), "check that this is the server's monitoring address (http_port)")
 			continue
 		}
 		if c.nc != nil && answer.ID == c.nc.ConnectedServerId() {
 			own = address
 		}
 		if config == nil {
-			c.say(Warning, sync, fmt.Sprintf("server %s has no JetStream", answer.Name), "ask a server that has")
+			c.say(Warning, sync, fmt.Sprintf("server %s has no JetStream", answer.Name), "give the address of a server that has JetStream")
 			continue
 		}
 		if config.Always {
-			c.ok(sync, fmt.Sprintf("server %s writes to disk at once", answer.Name))
+			c.ok(sync, fmt.Sprintf("server %s syncs each write to disk at once", answer.Name))
 		} else {
-			c.say(Warning, sync, fmt.Sprintf("server %s writes to disk every %s", answer.Name, config.Interval), syncHint)
+			c.say(Warning, sync, fmt.Sprintf("server %s syncs its writes to disk only every %s", answer.Name, config.Interval), syncHint)
 		}
 		if config.Strict {
-			c.ok(strict, fmt.Sprintf("server %s refuses requests to JetStream that hold what does not belong there", answer.Name))
+			c.ok(strict, fmt.Sprintf("server %s refuses JetStream requests with unknown content", answer.Name))
 		} else {
-			c.say(Warning, strict, fmt.Sprintf("server %s takes any JSON for a request to JetStream, so that the answer to a message whose publisher "+
-				"is in this account can remove all records, after which requests that are sent again are reset twice", answer.Name), strictHint)
+			c.say(Warning, strict, fmt.Sprintf("server %s accepts any JSON as a JetStream request. So a publisher in this account can direct the reply to its message "+
+				"so that it removes all records, and requests that are sent again are then reset twice", answer.Name), strictHint)
 		}
 	}
 	c.publishers(ctx, own)
@@ -86,7 +86,7 @@ func get(ctx context.Context, address string, into any) error {
 		return fmt.Errorf("HTTP %d", resp.StatusCode)
 	}
 	if err := json.Unmarshal(body, into); err != nil {
-		return fmt.Errorf("the answer is not what a server's monitoring gives")
+		return fmt.Errorf("the answer is not from a NATS server's monitoring")
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"passcode-worker/internal/topology"
 )
 
-const syncHint = "set sync_interval: always in the jetstream block of each server, or stored requests can be lost with the power"
+const syncHint = "set sync_interval: always in the jetstream block of each server; otherwise a power failure can lose stored requests"
 
 func (c *checker) nats(ctx context.Context) {
 	c.of("")
@@ -22,9 +22,9 @@ func (c *checker) nats(ctx context.Context) {
 		// Each is read where it is waited for.
 	}))
 	if err != nil {
-		do := "is NATS_URL right, is the server up, and may this machine reach it?"
+		do := "check that NATS_URL is right, that the server is running, and that this machine can reach it"
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
-			do = "give the right NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, NATS_TOKEN, or NATS_JWT and NATS_SEED"
+			do = "correct NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, NATS_TOKEN, or NATS_JWT and NATS_SEED"
 		}
 		c.say(Failed, "NATS", fmt.Sprintf("no connection to %s: %v", c.cfg.Servers, err), do)
 		return
@@ -32,7 +32,7 @@ func (c *checker) nats(ctx context.Context) {
 	c.nc = nc
 	rtt, err := nc.RTT()
 	if err != nil {
-		c.say(Failed, "NATS", fmt.Sprintf("connected to %s, which does not answer: %v", nc.ConnectedAddr(), err), "look at the server")
+		c.say(Failed, "NATS", fmt.Sprintf("connected to %s, but it does not answer: %v", nc.ConnectedAddr(), err), "look at the server")
 		return
 	}
 	c.ok("NATS", fmt.Sprintf("%s, server %s, round trip %s", nc.ConnectedAddr(), nc.ConnectedServerName(), rtt.Round(10*time.Microsecond)))
@@ -42,7 +42,7 @@ func (c *checker) nats(ctx context.Context) {
 		c.ok("server version", nc.ConnectedServerVersion())
 	}
 	if len(c.cfg.Monitors) == 0 {
-		c.say(Warning, "sync to disk", "a client cannot see whether the servers write each request to disk at once", syncHint+"; --nats-monitor http://HOST:8222 checks it")
+		c.say(Warning, "sync to disk", "a client cannot see whether the servers sync each request to disk at once", syncHint+"; --nats-monitor http://HOST:8222 checks it")
 	}
 	js, err := c.cfg.JetStream(nc)
 	if err != nil {
@@ -79,7 +79,7 @@ func (c *checker) clock(what string, ahead time.Duration) {
 		detail = fmt.Sprintf("%s behind this machine's", (-ahead).Round(10*time.Millisecond))
 	}
 	if ahead.Abs() > skew {
-		c.say(Warning, what, detail, "keep the clocks of this machine and of all NATS servers right with NTP: they must agree within 2s")
+		c.say(Warning, what, detail, "synchronize the clocks of this machine and of all NATS servers with NTP: they must agree within 2s")
 		return
 	}
 	c.ok(what, detail)
@@ -89,7 +89,7 @@ func (c *checker) clock(what string, ahead time.Duration) {
 func (c *checker) inbox(ctx context.Context, nc *nats.Conn) bool {
 	what := "right to subscribe to " + cmp.Or(c.cfg.Inbox, "_INBOX") + ".>"
 	if err := listens(ctx, nc, nc.NewInbox()); err != nil {
-		c.say(Failed, what, err.Error(), "grant it, or set NATS_INBOX_PREFIX to the prefix that the account may listen to: without it no answer arrives, so nothing else was tried")
+		c.say(Failed, what, err.Error(), "grant it, or set NATS_INBOX_PREFIX to a prefix that the account may subscribe to: without it no reply arrives, so nothing else was checked")
 		return false
 	}
 	c.ok(what, "granted")
@@ -150,7 +150,7 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound): // which is said already
 	case err != nil:
-		c.say(Warning, what, fmt.Sprintf("could not be found out: %v", err), "see the lines above")
+		c.say(Warning, what, fmt.Sprintf("could not be checked: %v", err), "see the lines above")
 	case len(tenants) > 0:
 		detail := fmt.Sprintf("%q", tenants[:min(len(tenants), mostNamed)])
 		if more := len(tenants) - mostNamed; more > 0 {
@@ -172,9 +172,9 @@ func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 	n := c.cfg.Tenants[0].Names
 	for _, t := range []struct{ what, subject, own, do string }{
 		{"streams that take requests", n.Filter(), n.Stream,
-			"with a worker at each every request would be done twice, and where the streams have the same name, an acknowledgement of one reaches the other, too, " +
-				"so that a request can be lost: take the subject from one of them"},
-		{"streams that take dead letters", n.Dead(), n.DeadStream, "see which of the two installations is meant, and take the subject from the other"},
+			"if a worker serves each of them, every request is done twice. If the streams have the same name, an acknowledgement for one also reaches the other, " +
+				"so a request can be lost. Remove the subject from one of them"},
+		{"streams that take dead letters", n.Dead(), n.DeadStream, "decide which of the two installations should have it, and remove the subject from the other"},
 	} {
 		found, err := topology.Takers(ctx, nc, t.subject, rivalsWait, 0)
 		others, absent := topology.Others(found, t.own), c.absent(ctx, js, t.own)
@@ -185,19 +185,19 @@ func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 		case errors.Is(err, topology.ErrNotAllowed):
 			// A worker need not have the right to publish requests.
 			if nc.ConnectedDomain() != "" {
-				c.say(Warning, t.what, "this account may not publish on "+t.subject+", so it is not known whether another JetStream domain stores them, too",
-					"run worker check as a user that may")
+				c.say(Warning, t.what, "this account may not publish on "+t.subject+", so the check cannot tell whether another JetStream domain also stores them",
+					"run worker check as a user who may publish there")
 			}
 		case err != nil:
-			c.say(Warning, t.what, fmt.Sprintf("could not be found out: %v", err), "see the lines above")
+			c.say(Warning, t.what, fmt.Sprintf("could not be checked: %v", err), "see the lines above")
 		case len(others) > 0 && absent:
-			c.say(Failed, t.what, fmt.Sprintf("%s is stored by %s, so that stream %s is not made here", t.subject, strings.Join(c.placed(ctx, nc, js, others), ", "), t.own),
-				"name the JetStream domain that is meant with NATS_JS_DOMAIN, or take the subject from that stream")
+			c.say(Failed, t.what, fmt.Sprintf("%s is already stored by %s, so stream %s cannot be created here", t.subject, strings.Join(c.placed(ctx, nc, js, others), ", "), t.own),
+				"set NATS_JS_DOMAIN to the right JetStream domain, or remove the subject from that stream")
 		case len(others) > 0:
-			c.say(Warning, t.what, fmt.Sprintf("%s is stored by %s, too, besides stream %s%s", t.subject, strings.Join(c.placed(ctx, nc, js, others), ", "), t.own, domain(js.Options().Domain)),
-				t.do+"; NATS_JS_DOMAIN names the domain that is meant")
+			c.say(Warning, t.what, fmt.Sprintf("%s is stored by %s as well as by stream %s%s", t.subject, strings.Join(c.placed(ctx, nc, js, others), ", "), t.own, domain(js.Options().Domain)),
+				t.do+"; NATS_JS_DOMAIN chooses the domain")
 		default:
-			c.ok(t.what, "no other than "+t.own)
+			c.ok(t.what, "only "+t.own)
 		}
 	}
 }

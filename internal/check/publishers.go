@@ -12,7 +12,7 @@ import (
 
 const (
 	publishersLine = "publishers"
-	publishersHint = "give publishers an account of their own, which imports that subject as a service: deploy/nats/accounts.conf shows how"
+	publishersHint = "give publishers an account of their own that imports the subject as a service: deploy/nats/accounts.conf shows how"
 )
 
 // publishers looks whether requests come from other accounts than the one of
@@ -29,16 +29,16 @@ func (c *checker) publishers(ctx context.Context, address string) {
 		return // there is no connection, which is said already
 	}
 	unknown := func(why, do string) {
-		c.say(Warning, publishersLine, why+", so it is not known whether publishers share the account of the records, "+
-			"where the PubAck of a request can be sent over a record", do)
+		c.say(Warning, publishersLine, why+", so the check cannot tell whether publishers share the account of the records, "+
+			"where a publisher can have the PubAck of its request overwrite a record", do)
 	}
 	switch {
 	case len(c.cfg.Monitors) == 0:
 		unknown("a client cannot see the exports of its account", publishersHint+"; --nats-monitor http://HOST:8222 checks it")
 		return
 	case address == "":
-		unknown(fmt.Sprintf("no monitoring address that answers is of server %s, to which this command is connected", c.nc.ConnectedServerName()),
-			"give that of each server of NATS_URL to --nats-monitor")
+		unknown(fmt.Sprintf("none of the monitoring addresses belongs to server %s, to which this command is connected", c.nc.ConnectedServerName()),
+			"give the monitoring address of each server in NATS_URL to --nats-monitor")
 		return
 	}
 	a, err := c.account(ctx, address)
@@ -114,14 +114,14 @@ func (a account) judge(subjects []string) (status Status, detail, do string) {
 	}
 	switch {
 	case len(streams) > 0:
-		return Warning, fmt.Sprintf("account %s imports %s as a stream: that keeps the reply subject, so a publisher can have its PubAck sent over a record, "+
-			"and gets none itself", a.Name, few(streams)), publishersHint
+		return Warning, fmt.Sprintf("account %s imports %s as a stream. This keeps the reply subject, so a publisher can have its PubAck overwrite a record, "+
+			"and receives no PubAck itself", a.Name, few(streams)), publishersHint
 	case len(bare) > 0:
-		return Warning, fmt.Sprintf("account %s does not export %s as a service, so whoever publishes requests there is in the account of the records, "+
-			"and can have the PubAck sent over a record", a.Name, few(bare)), publishersHint
+		return Warning, fmt.Sprintf("account %s does not export %s as a service. So publishers of requests are in the account of the records, "+
+			"and can have a PubAck overwrite a record", a.Name, few(bare)), publishersHint
 	}
-	return OK, fmt.Sprintf("account %s exports %s as a service: what publishers of other accounts name for the reply reaches nothing here. "+
-		"Whether others publish in this account cannot be seen", a.Name, few(subjects)), ""
+	return OK, fmt.Sprintf("account %s exports %s as a service, so reply subjects that publishers in other accounts choose have no effect here. "+
+		"The check cannot see whether others publish in this account", a.Name, few(subjects)), ""
 }
 
 // has reports whether one of the exports or imports brings messages of a subject.

@@ -53,15 +53,15 @@ func (q *queue) check(ctx context.Context) {
 func (q *queue) hears(ctx context.Context) {
 	q.of(q.names.Tenant)
 	for _, may := range []struct{ subject, without string }{
-		{q.wakes(), "a worker cannot let an empty queue rest, which costs more where there are many tenants"},
-		{q.beats(), "a replica takes itself to be alone, and tenants are not shared evenly"},
+		{q.wakes(), "a worker must keep polling empty queues, which costs more with many tenants"},
+		{q.beats(), "a replica does not notice the others, and the tenants are not shared evenly"},
 	} {
 		what := "right to subscribe to " + may.subject
 		switch err := listens(ctx, q.nc, may.subject); {
 		case errors.Is(err, nats.ErrPermissionViolation):
 			q.say(Warning, what, "missing", "grant it to the account: without it "+may.without)
 		case err != nil:
-			q.say(Failed, what, fmt.Sprintf("could not be tried: %v", err), "look at the connection to NATS")
+			q.say(Failed, what, fmt.Sprintf("could not be checked: %v", err), "check the connection to NATS")
 		default:
 			q.ok(what, "granted")
 		}
@@ -86,7 +86,7 @@ func (q *queue) beats() string {
 }
 
 // withoutFollowing is what the lack of anything means that following needs.
-const withoutFollowing = "resets go on, and accepted requests are not followed"
+const withoutFollowing = "resets go on, but accepted requests are not followed"
 
 // following checks what accepted requests are followed with. Without it resets go on.
 func (q *queue) following(ctx context.Context) {
@@ -128,7 +128,7 @@ func (q *queue) followConsumers(ctx context.Context) {
 			continue
 		case err != nil:
 			fine = false
-			q.say(Warning, "consumer "+name, fmt.Sprintf("could not be read: %v", topology.Unheard(q.js.Options(), err)), "has the cluster a leader, are enough of its servers up?")
+			q.say(Warning, "consumer "+name, fmt.Sprintf("could not be read: %v", topology.Unheard(q.js.Options(), err)), "check that the cluster has a leader and that enough of its servers are running")
 			continue
 		}
 		info := found[step]
@@ -139,7 +139,7 @@ func (q *queue) followConsumers(ctx context.Context) {
 		}
 		if info.Paused {
 			fine = false
-			q.say(Warning, "consumer "+name, "an operator has paused it, so that looks of its step are not made", "nats consumer resume "+n.FollowStream+" "+name)
+			q.say(Warning, "consumer "+name, "an operator has paused it, so the looks of its step are not made", "nats consumer resume "+n.FollowStream+" "+name)
 		}
 	}
 	switch {
@@ -155,7 +155,7 @@ func (q *queue) followConsumers(ctx context.Context) {
 // absence counts where the worker does not create it.
 func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 	if !q.may[q.api("STREAM.INFO."+name)] {
-		q.say(Warning, what, "its settings cannot be seen without the right above", "")
+		q.say(Warning, what, "its settings cannot be read without the right above", "")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
@@ -213,7 +213,7 @@ func (q *queue) room(ctx context.Context, requests *jetstream.StreamInfo, found 
 func (q *queue) replicas(what string, info *jetstream.ClusterInfo) {
 	for _, peer := range info.Replicas {
 		if peer.Offline || !peer.Current {
-			q.say(Warning, what, fmt.Sprintf("the replica on %s is away or lags behind", peer.Name), "look at that server")
+			q.say(Warning, what, fmt.Sprintf("the replica on %s is offline or lags behind", peer.Name), "check that server")
 		}
 	}
 }
@@ -227,7 +227,7 @@ func (q *queue) missing(ctx context.Context, what string, weight Status, create 
 		worst, means = Warning, ": "+withoutFollowing
 	}
 	if !q.cfg.Setup {
-		q.say(weight, what, "does not exist, and WORKER_SETUP=false lets the worker not create it"+means, do)
+		q.say(weight, what, "does not exist, and the worker may not create it (WORKER_SETUP=false)"+means, do)
 		return
 	}
 	if a := q.account(ctx); a != nil {
@@ -236,7 +236,7 @@ func (q *queue) missing(ctx context.Context, what string, weight Status, create 
 			return
 		}
 	}
-	q.say(Warning, what, "does not exist yet; worker run would create it", do+", or let the worker do it")
+	q.say(Warning, what, "does not exist yet; worker run will create it", do+", or let worker run create it")
 	q.tryOne(ctx, right{create, "to create what is missing", worst, &nats.Msg{Subject: create, Data: []byte(broken)}})
 }
 
@@ -267,7 +267,7 @@ func (q *queue) trouble(what string, err error) {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		q.say(Failed, what, err.Error(), "enable JetStream on the servers and for the account")
 	default:
-		q.say(Failed, what, fmt.Sprintf("could not be read: %v", topology.Unheard(q.js.Options(), err)), "has the cluster a leader, are enough of its servers up?")
+		q.say(Failed, what, fmt.Sprintf("could not be read: %v", topology.Unheard(q.js.Options(), err)), "check that the cluster has a leader and that enough of its servers are running")
 	}
 }
 
@@ -310,7 +310,7 @@ func (q *queue) consumer(ctx context.Context) {
 		q.say(Warning, what, w.Text, w.Do)
 	}
 	if info.Paused {
-		q.say(Warning, what, "an operator has paused it", "worker resume ends that")
+		q.say(Warning, what, "an operator has paused it", "worker resume ends the pause")
 		return
 	}
 	if len(found) == 0 {

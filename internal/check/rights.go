@@ -59,8 +59,8 @@ func (q *queue) rights() []right {
 	}
 	consumer := n.Stream + "." + n.Consumer()
 	const (
-		look   = "to look what is there"
-		before = "to learn, when it takes over, which calls were sent and which devices were reset before"
+		look   = "to see what exists"
+		before = "to learn, when it takes over a tenant, which calls were sent and which devices were reset before"
 	)
 	past := Warning // without it the window of calls begins anew
 	if q.cfg.Counts {
@@ -71,21 +71,21 @@ func (q *queue) rights() []right {
 		call(q.api("CONSUMER.MSG.NEXT."+consumer), broken, "to take requests", Failed),
 		{"$JS.ACK." + consumer + ".>", "to acknowledge", Failed,
 			&nats.Msg{Subject: "$JS.ACK." + consumer + ".0.0.0.0.0", Data: []byte(noVerb)}},
-		{"$JS.ACK.*.*." + consumer + ".>", "to acknowledge once a server uses the newer form of these subjects", Warning,
+		{"$JS.ACK.*.*." + consumer + ".>", "to acknowledge on servers that use the newer form of these subjects", Warning,
 			&nats.Msg{Subject: "$JS.ACK._.check." + consumer + ".0.0.0.0.0.check", Data: []byte(noVerb)}},
 		call(q.api("CONSUMER.UNPIN."+consumer), broken, "to hand over to another replica at once", Warning),
 		call(q.api("STREAM.INFO."+records), "", "to find the records", Failed),
 		{q.api("DIRECT.GET."+records) + ".>", "to read records", Failed,
 			&nats.Msg{Subject: q.api("DIRECT.GET."+records) + ".$KV." + n.Bucket + "." + n.Tenant + "." + noKey}},
-		call(q.api("STREAM.MSG.GET."+records), broken, "to find out what became of a write, and what a record was that somebody has written over", Failed),
+		call(q.api("STREAM.MSG.GET."+records), broken, "to find out whether a write took effect, and what a record was before somebody overwrote it", Failed),
 		store(q.kv(n.Bucket, n.Tenant+"."+noKey), q.kv(n.Bucket, n.Tenant+".>"), "to write records", Failed),
 		store(n.Dead(), n.Dead(), "to write dead letters", Failed),
-		call(q.api("STREAM.MSG.GET."+n.Stream), broken, "to tell whether an earlier message of a request still exists", Failed),
+		call(q.api("STREAM.MSG.GET."+n.Stream), broken, "to check whether an earlier message of a request still exists", Failed),
 		call(q.api("STREAM.INFO."+n.Stream), "", look, setup),
 		call(q.api("STREAM.INFO."+n.DeadStream), "", look, setup),
-		call(q.api("CONSUMER.NAMES."+n.Stream), broken, "to name tenants that nobody serves", Warning),
+		call(q.api("CONSUMER.NAMES."+n.Stream), broken, "to name tenants that no worker serves", Warning),
 		call(q.api("CONSUMER.LIST."+n.Stream), broken, "to bind to the consumers of many tenants at once", Warning),
-		{q.beats(), "to have its share of the tenants left to it by other replicas", Warning, &nats.Msg{Subject: q.beats(), Data: []byte(noVerb)}},
+		{q.beats(), "to get its share of the tenants from the other replicas", Warning, &nats.Msg{Subject: q.beats(), Data: []byte(noVerb)}},
 		{q.api("CONSUMER.CREATE."+records) + ".*.$KV." + n.Bucket + "." + n.Tenant + ".*", before, past,
 			&nats.Msg{Subject: q.api("CONSUMER.CREATE."+records) + ".check.$KV." + n.Bucket + "." + n.Tenant + ".*", Data: []byte(broken)}},
 		call(q.api("CONSUMER.MSG.NEXT."+records)+".*", broken, before, past).at(q.api("CONSUMER.MSG.NEXT."+records) + ".check"),
@@ -97,7 +97,7 @@ func (q *queue) rights() []right {
 	cooling := "KV_" + n.DeviceBucket()
 	switch {
 	case q.cfg.Cools:
-		const why = "to tell which devices cool down, without which nothing is called"
+		const why = "to know which devices cool down; without it the worker makes no calls"
 		rights = append(rights,
 			call(q.api("STREAM.INFO."+cooling), "", why, Failed),
 			call(q.api("STREAM.MSG.GET."+cooling), broken, why, Failed),
@@ -168,7 +168,7 @@ func (q *queue) tryOne(ctx context.Context, r right) bool {
 	q.may[r.subject] = ok && err == nil
 	switch {
 	case err != nil:
-		q.say(Failed, what, fmt.Sprintf("could not be tried: %v", err), "look at the connection to NATS")
+		q.say(Failed, what, fmt.Sprintf("could not be checked: %v", err), "check the connection to NATS")
 	case !ok:
 		q.say(r.weight, what, "missing", "grant it to the account: the worker needs it "+r.need)
 	default:

@@ -216,8 +216,8 @@ func (t *Tools) garbled(key string) error {
 type garbledError struct{ bucket, key string }
 
 func (e *garbledError) Error() string {
-	return "record " + e.key + ": it was overwritten by something that is no record, so whether the device was reset is unknown: " +
-		"look at the device in Intune; if it was not reset, nats kv del " + e.bucket + " " + e.key + " lets a request that waits be done; " +
+	return "record " + e.key + ": it was overwritten by something that is not a record, so it is " +
+		"unknown whether the device was reset: look at the device in Intune; if it was not reset, nats kv del " + e.bucket + " " + e.key + " lets a request that waits be done; " +
 		"otherwise leave it: the request becomes a dead letter " + reasonUnknown + " when its time is over"
 }
 

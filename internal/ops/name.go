@@ -70,7 +70,7 @@ func Prepare(body []byte) (Sending, error) {
 	s.Data = named(body, s.ID)
 	r, err = request.Decode(request.Source{Data: s.Data})
 	if err != nil || r.ID != s.ID {
-		return Sending{}, errors.Join(fmt.Errorf("there is no room for an id: give one"), err)
+		return Sending{}, errors.Join(fmt.Errorf("there is no room to add an id: give the request an id"), err)
 	}
 	s.Key = r.Key()
 	return s, nil

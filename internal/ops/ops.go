@@ -132,7 +132,7 @@ func (t *Tools) publish(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, 
 		return err
 	})
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {
-		return nil, fmt.Errorf("no stream takes %s: is its name right, and has worker setup been run? (%w)", msg.Subject, err)
+		return nil, fmt.Errorf("no stream takes %s: check the name, and run worker setup if it has not been run (%w)", msg.Subject, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("publish to %s: %w", msg.Subject, err)

@@ -61,7 +61,7 @@ const (
 )
 
 // errNoFollowStream tells what a missing follow stream means.
-const errNoFollowStream = finalError("no stream takes alarms: has worker setup been run, and are WORKER_FOLLOW_STREAM and WORKER_FOLLOW_SUBJECT those of the worker?")
+const errNoFollowStream = finalError("no stream takes alarms: run worker setup if it has not been run, and check that WORKER_FOLLOW_STREAM and WORKER_FOLLOW_SUBJECT are the same as the worker's")
 
 // FollowOutcomes orders that the devices of accepted requests be looked at, where they
 // have not had their word. each is told of what became of each request, one at a time;
@@ -167,7 +167,7 @@ func (t *Tools) ordered(ctx context.Context, o Order, each func(OrderResult)) ([
 		case r.State != record.Accepted:
 			refused(fmt.Sprintf("it is not accepted but %s, so there is nothing to follow", r.State))
 		case r.FinishedAt.Before(o.Since):
-			refused("it was accepted before the time that is given")
+			refused("it was accepted before the given time")
 		default:
 			out = append(out, r)
 		}
@@ -228,7 +228,7 @@ func (t *Tools) orderFor(ctx context.Context, r record.Record, atLeast time.Dura
 		_, err = outcome.ParseAlarm(a.Tokens(), value, now)
 	}
 	if err != nil { // the worker would drop it
-		out.Action, out.Detail = Refused, fmt.Sprintf("its record makes no alarm: %v", err)
+		out.Action, out.Detail = Refused, fmt.Sprintf("no alarm can be made from its record: %v", err)
 		return out, a, nil
 	}
 	out.Until = a.Until

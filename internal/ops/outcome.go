@@ -73,7 +73,7 @@ func (t *Tools) outcomeStore(ctx context.Context) (*outcome.Store, error) {
 }
 
 // ErrNoOutcomes means that there is no bucket of outcomes, so that nothing is followed.
-var ErrNoOutcomes = errors.New("it was not found, so accepted requests are not followed; worker setup makes it")
+var ErrNoOutcomes = errors.New("it was not found, so accepted requests are not followed; worker setup creates it")
 
 // unfollowed is an [ErrNoOutcomes] where an error says that the bucket is missing.
 func (t *Tools) unfollowed(err error) error {

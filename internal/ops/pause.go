@@ -17,7 +17,7 @@ func (t *Tools) Pause(ctx context.Context, until time.Time) error {
 	err := t.insist(ctx, func(ctx context.Context) error {
 		r, err := t.js.PauseConsumer(ctx, t.names.Stream, t.names.Consumer(), until)
 		if err == nil && !r.Paused {
-			return finalError("the server did not pause it: is the end, " + until.Format(time.RFC3339) + ", over by its clock?")
+			return finalError("the server did not pause it: check whether the end, " + until.Format(time.RFC3339) + ", is already past by the server's clock")
 		}
 		return err
 	})
@@ -61,7 +61,7 @@ func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 	err = t.insist(ctx, func(ctx context.Context) error {
 		store, err := handover.Open(ctx, t.js, t.names.StateBucket())
 		if errors.Is(err, jetstream.ErrBucketNotFound) {
-			return finalError("bucket " + t.names.StateBucket() + " does not exist, so that no worker would learn of it: run worker setup, then worker resume")
+			return finalError("bucket " + t.names.StateBucket() + " does not exist, so no worker would learn of the release: run worker setup, then worker resume")
 		}
 		if err != nil {
 			return err

@@ -70,7 +70,7 @@ type Part string
 const (
 	PartOldest   Part = "the oldest request"
 	PartDead     Part = "dead letters"
-	PartUnserved Part = "tenants that nobody serves"
+	PartUnserved Part = "tenants that no worker serves"
 	PartState    Part = "hold, fuse and learned rate"
 	PartOutcomes Part = "what the devices of accepted requests do"
 )
@@ -211,7 +211,7 @@ type Entry struct {
 }
 
 // ErrUnknown means that a request has no record.
-var ErrUnknown = errors.New("no record: it has not been begun, or never came, or ended longer ago than records are kept")
+var ErrUnknown = errors.New("there is no record: the request has not been started, never arrived, or ended longer ago than records are kept")
 
 // History is what is kept of the states of a request, the oldest first; at
 // least one. What lies among them and is no record is passed over; where nothing

@@ -56,14 +56,14 @@ type Result struct {
 func Refusal(l DeadLetter, force bool) string {
 	switch {
 	case l.RequestID == "" || l.Reason == "":
-		return "it is no dead letter of the worker's"
+		return "it is not a dead letter that the worker wrote"
 	case l.truncated:
-		return "its request was too large to be kept whole: send it anew"
+		return "its request was too large to keep in full: send the request again"
 	case force:
 	case l.Reason == reasonUnknown:
-		return "the device may have been reset: look at it in Intune first; --force sends the request all the same, and the worker looks the reset up before it calls again"
+		return "the device may have been reset: look at it in Intune first. --force sends the request nevertheless; the worker then looks up the reset before it calls again"
 	case l.Redrives >= MaxRedrives:
-		return fmt.Sprintf("it has been redriven %d times: see what is wrong first; --force sends it once more", l.Redrives)
+		return fmt.Sprintf("it has been redriven %d times: find out what is wrong first; --force sends it once more", l.Redrives)
 	}
 	return ""
 }
@@ -100,15 +100,15 @@ func (t *Tools) Redrive(ctx context.Context, l DeadLetter, force, dry bool) (Res
 	}
 	switch {
 	case garbled && !force:
-		out.Detail = err.Error() + "; --force sends the request all the same"
+		out.Detail = err.Error() + "; --force sends the request nevertheless"
 		return out, nil
 	case newer.State == record.Dead && !force:
-		out.Detail = fmt.Sprintf("the request was sent again since, as message %d, and died of %s: redrive that letter and remove this one; --force sends it all the same",
+		out.Detail = fmt.Sprintf("the request was sent again later, as message %d, and died with reason %s: redrive that letter and remove this one; --force sends it nevertheless",
 			newer.Sequence, newer.Reason)
 		return out, nil
 	case newer.State != record.None && newer.State != record.Dead:
 		out.Action, out.NewSequence = Superseded, newer.Sequence
-		out.Detail = fmt.Sprintf("message %d is the same request and newer, and is %s", newer.Sequence, newer.State)
+		out.Detail = fmt.Sprintf("message %d is a newer message of the same request, and is %s", newer.Sequence, newer.State)
 		if dry {
 			out.Action = WouldRemove
 		}
@@ -159,7 +159,7 @@ func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
 	if r.Key() != l.RequestID {
 		own, ownErr := request.Decode(request.Source{Data: l.Data, Header: deadletter.Carried(l.Header)})
 		if ownErr == nil && own.IDGiven {
-			return nil, "its request has another id than the letter says: it is no dead letter of the worker's"
+			return nil, "its request and the letter have different ids: it is not a dead letter that the worker wrote"
 		}
 		with := named(l.Data, l.ID)
 		again, againErr := decode(with)
@@ -169,7 +169,7 @@ func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
 		case err == nil:
 			// Under another id it would have no record, and what may have been
 			// done already would be done again.
-			return nil, "its id does not fit into its body: send it anew with an id of its own"
+			return nil, "its id does not fit into its body: send the request again with an id of its own"
 		}
 		// What is no request, and cannot be named, will have a record of its own.
 	}

@@ -25,7 +25,7 @@ const (
 	scanTries = 4
 )
 
-const errNotDirect = finalError("it does not exist, or does not allow direct reads; worker setup --update would set that right")
+const errNotDirect = finalError("it does not exist, or does not allow direct reads; worker setup --update corrects both")
 
 // scan calls each with the messages of one subject, in their order, from one
 // sequence to another. It reads in batches and keeps one of them, so a stream

@@ -45,9 +45,9 @@ func Unheard(o jetstream.JetStreamOptions, err error) error {
 	}
 	switch {
 	case o.Domain != "":
-		return fmt.Errorf("%w: no JetStream of the domain %q answers: see NATS_JS_DOMAIN, and whether its servers are reached from here", err, o.Domain)
+		return fmt.Errorf("%w: no JetStream of the domain %q answers: check NATS_JS_DOMAIN, and whether this machine can reach its servers", err, o.Domain)
 	case o.APIPrefix != "" && o.APIPrefix != jetstream.DefaultAPIPrefix:
-		return fmt.Errorf("%w: no JetStream answers at %q: see NATS_JS_API_PREFIX, and the imports of the account", err, o.APIPrefix)
+		return fmt.Errorf("%w: no JetStream answers at %q: check NATS_JS_API_PREFIX and the imports of the account", err, o.APIPrefix)
 	}
 	return err
 }
@@ -61,7 +61,7 @@ var ErrOtherDomain = errors.New("it was stored in another JetStream domain")
 // first answer counts for neither.
 func OfDomain(js jetstream.JetStream, ack *jetstream.PubAck) error {
 	if meant := js.Options().Domain; meant != "" && ack.Domain != meant {
-		return fmt.Errorf("%w: stream %s of the domain %q takes the subject, too, while NATS_JS_DOMAIN is %q; take the subject from one of the two",
+		return fmt.Errorf("%w: stream %s of the domain %q also takes the subject, but NATS_JS_DOMAIN is %q; remove the subject from one of the two",
 			ErrOtherDomain, ack.Stream, ack.Domain, meant)
 	}
 	return nil
@@ -135,7 +135,7 @@ const (
 )
 
 // ErrTaken means that a stream of another domain or account takes a subject.
-var ErrTaken = errors.New("a stream of another JetStream domain, or of another account, takes the subject already")
+var ErrTaken = errors.New("a stream of another JetStream domain, or of another account, already takes the subject")
 
 // alone refuses a subject that a stream which is not of this JetStream takes. That
 // of this one is left to the server, which refuses a second one itself.
@@ -152,8 +152,8 @@ func alone(ctx context.Context, js jetstream.JetStream, subject string) error {
 	if _, err := js.Stream(ctx, found[0]); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
 	}
-	return fmt.Errorf("%w: stream %s takes %s, and with a second one each request could be done twice; "+
-		"name the domain that is meant with NATS_JS_DOMAIN, or take the subject from that stream", ErrTaken, found[0], subject)
+	return fmt.Errorf("%w: stream %s takes %s, and with a second stream each request could be done twice; "+
+		"set NATS_JS_DOMAIN to the right domain, or remove the subject from that stream", ErrTaken, found[0], subject)
 }
 
 // Rivals names streams of other domains or accounts that take the tenant's dead

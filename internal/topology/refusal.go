@@ -32,32 +32,32 @@ func NoRoom(err error) bool { return hasCode(err, errNoConsumers) }
 func cures() map[jetstream.ErrorCode]string {
 	return map[jetstream.ErrorCode]string{
 		// Sizes and storage.
-		10113: "the account demands a size for each stream: worker setup --max-bytes N gives one to all, SIZE N to this one",
-		10122: "the account takes no stream so large: worker setup SIZE N with no more than its max_stream_bytes",
-		10002: "the account has too little storage for it; each replica counts: worker setup SIZE N with less, --replicas 1, or more storage for the account",
-		10047: "the account (max_file) or the servers (max_file_store) have too little storage left for it, and each replica counts: worker setup SIZE N with less, --replicas 1, or more storage",
-		10028: "the account (max_mem) or the servers (max_memory_store) have too little memory left for it: worker setup SIZE N with less, or --storage file",
-		10023: "the servers have too little left for it: worker setup SIZE N with less, --replicas 1, or more storage on the servers",
+		10113: "the account requires a size for each stream: run worker setup --max-bytes N for all of them, or SIZE N for this one",
+		10122: "the account does not allow so large a stream: run worker setup SIZE N with at most its max_stream_bytes",
+		10002: "the account has too little storage for it, and each replica counts: run worker setup SIZE N with less, or --replicas 1, or give the account more storage",
+		10047: "the account (max_file) or the servers (max_file_store) have too little storage left for it, and each replica counts: run worker setup SIZE N with less, or --replicas 1, or add storage",
+		10028: "the account (max_mem) or the servers (max_memory_store) have too little memory left for it: run worker setup SIZE N with less, or --storage file",
+		10023: "the servers have too little storage left for it: run worker setup SIZE N with less, or --replicas 1, or add storage to the servers",
 		// Replicas.
-		10074: "the server is not part of a cluster: worker setup --replicas 1",
-		10120: "the account has no limits for so many replicas with this storage: worker setup --replicas N and --storage KIND as one of its tiers has them",
+		10074: "the server is not part of a cluster: run worker setup --replicas 1",
+		10120: "no tier of the account allows that many replicas with this storage: run worker setup with --replicas N and --storage KIND that one of its tiers allows",
 		// A cluster that has just started says the same as one that is too small: one
 		// replica would be one for ever, so that nothing falls to it by itself.
-		10005: "if the cluster has fewer servers with JetStream than replicas, or too little storage on them: worker setup --replicas N with fewer, or SIZE N with less",
+		10005: "if the cluster has fewer JetStream servers than replicas, or too little storage on them: run worker setup --replicas N with fewer, or SIZE N with less",
 		// Numbers.
-		10027: "the account takes no further stream, and a bucket is one: raise its limit (max_streams; worker setup makes 7), or remove what is not needed",
-		10026: "no further consumer is taken, and each tenant needs one, following ten: worker setup --update raises max_consumers of the request stream; " +
-			"where the account's max_consumers is lower, raise that, or remove consumers that are not needed",
-		10121: "the account or the stream takes no consumer with so many acks pending: worker setup --max-ack-pending N with no more than that",
+		10027: "the account allows no further stream (a bucket is a stream, too): raise its limit (max_streams; worker setup creates 7), or remove streams that are not needed",
+		10026: "no further consumer is allowed, but each tenant needs one, and following needs ten: run worker setup --update to raise max_consumers of the request stream; " +
+			"if the account's max_consumers is lower, raise that, or remove consumers that are not needed",
+		10121: "the account or the stream allows no consumer with so many acks pending: run worker setup --max-ack-pending N with a lower number",
 		// Names.
-		10065: "another stream takes these subjects: remove it, or give other ones with WORKER_SUBJECT and WORKER_DEAD_SUBJECT",
-		10100: "another consumer takes the tenant's requests: remove it, since a request has one taker",
-		10099: "another consumer takes all requests: remove it, since a request has one taker",
-		10058: "a stream of that name was made meanwhile, with other settings: run worker setup again",
+		10065: "another stream takes these subjects: remove it, or set other subjects in WORKER_SUBJECT and WORKER_DEAD_SUBJECT",
+		10100: "another consumer takes the tenant's requests: remove it, because only one consumer can take a request",
+		10099: "another consumer takes all requests: remove it, because only one consumer can take a request",
+		10058: "a stream of that name was created in the meantime with other settings: run worker setup again",
 		// JetStream itself.
 		10039: "JetStream is off for the account: enable it there",
-		10076: "JetStream is off on the server: enable it, or name the JetStream that is meant with NATS_JS_DOMAIN",
-		10008: "the cluster has no leader now: try again",
+		10076: "JetStream is off on the server: enable it, or set NATS_JS_DOMAIN to the right JetStream domain",
+		10008: "the cluster has no leader at the moment: try again",
 	}
 }
 
@@ -77,10 +77,10 @@ func explain(err error, size string) error {
 func BeyondStreams(a *jetstream.AccountInfo, more int) *Weakness {
 	const what = "the account's limits"
 	if everyTier(a, func(t jetstream.Tier) bool { return t.Limits.MaxBytesRequired }) {
-		return &Weakness{what, "the account demands a size for each stream, and the worker gives none by itself", "run worker setup --max-bytes N"}
+		return &Weakness{what, "the account requires a size for each stream, and the worker sets none by itself", "run worker setup --max-bytes N"}
 	}
 	if everyTier(a, func(t jetstream.Tier) bool { return t.Limits.MaxStreams > 0 && t.Streams+more > t.Limits.MaxStreams }) {
-		return &Weakness{what, "the account takes no further stream, and a bucket is one", "raise its limit (max_streams; worker setup makes 7), or remove what is not needed"}
+		return &Weakness{what, "the account allows no further stream (a bucket is a stream, too)", "raise its limit (max_streams; worker setup creates 7), or remove streams that are not needed"}
 	}
 	return nil
 }
@@ -96,12 +96,12 @@ func RoomWeakness(cfg jetstream.StreamConfig, there, tenants int, a *jetstream.A
 	})
 	switch room := cfg.MaxConsumers; {
 	case capped && allowed < need:
-		return &Weakness{what, fmt.Sprintf("is of an account that allows %d consumers of a stream, and %d are needed, one for each tenant", allowed, need),
+		return &Weakness{what, fmt.Sprintf("is in an account that allows %d consumers for each stream, but %d are needed, one for each tenant", allowed, need),
 			"raise the account's max_consumers"}
 	case room > 0 && room < need:
 		return &Weakness{what, fmt.Sprintf(fewConsumers, room), doUpdate}
 	case room <= 0 && !capped && need > defaultConsumers:
-		return &Weakness{what, fmt.Sprintf("names no number of consumers, so that a server allows %d unless its default_max_consumers says otherwise, and %d are needed, one for each tenant",
+		return &Weakness{what, fmt.Sprintf("sets no max_consumers, so a server allows %d unless its default_max_consumers says otherwise, but %d are needed, one for each tenant",
 			defaultConsumers, need), doUpdate}
 	}
 	return nil
@@ -121,7 +121,7 @@ func BeyondConsumer(a *jetstream.AccountInfo, n Names) *Weakness {
 func BeyondFollow(a *jetstream.AccountInfo, n Names) *Weakness {
 	// The limit is one of the consumers of each stream. Source: nats-server, server/consumer.go.
 	if everyTier(a, func(t jetstream.Tier) bool { return t.Limits.MaxConsumers > 0 && t.Limits.MaxConsumers < FollowSteps }) {
-		return &Weakness{"the account's limits", fmt.Sprintf("the account takes fewer than %d consumers of a stream, which following needs", FollowSteps),
+		return &Weakness{"the account's limits", fmt.Sprintf("the account allows fewer than the %d consumers of a stream that following needs", FollowSteps),
 			"raise its limit (max_consumers)"}
 	}
 	return beyondPending(a, Layout{}.FollowStep(n, 0).MaxAckPending)
@@ -133,7 +133,7 @@ func beyondPending(a *jetstream.AccountInfo, pending int) *Weakness {
 		most = max(most, t.Limits.MaxAckPending)
 		return t.Limits.MaxAckPending > 0 && t.Limits.MaxAckPending < pending
 	}) {
-		return &Weakness{"the account's limits", fmt.Sprintf("the account takes no consumer with more than %d acks pending", most),
+		return &Weakness{"the account's limits", fmt.Sprintf("the account allows no consumer with more than %d acks pending", most),
 			fmt.Sprintf("run worker setup --max-ack-pending %d", most)}
 	}
 	return nil

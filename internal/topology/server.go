@@ -10,7 +10,7 @@ import (
 // worker's promises need; empty: nothing.
 func ServerWeakness(version string) string {
 	if olderThan(version, 2, 12, 5) {
-		return fmt.Sprintf("the NATS server is %s; versions before 2.12.5 can lose messages of a replicated work queue", version)
+		return fmt.Sprintf("the NATS server is version %s; versions before 2.12.5 can lose messages of a replicated work queue", version)
 	}
 	return ""
 }

@@ -145,7 +145,7 @@ func ensureRequests(ctx context.Context, js jetstream.JetStream, cfg jetstream.S
 		asked := cfg.MaxConsumers
 		cfg.MaxConsumers = -1
 		if action, there, err = ensureStream(ctx, js, cfg, n.Filter(), l); err == nil {
-			*note = fmt.Sprintf("it has room for fewer consumers than the %d that were asked for, and each tenant needs one: the account's max_consumers allows no more", asked)
+			*note = fmt.Sprintf("it has room for fewer than the requested %d consumers, and each tenant needs one: the account's max_consumers allows no more", asked)
 		}
 	}
 	if err != nil || action != "exists" || there == nil {
