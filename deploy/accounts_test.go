@@ -464,7 +464,7 @@ func publisherCommands(t *testing.T, l locked) {
 	}
 	// It hears each change, but may not read what was before.
 	out, said, err := run("send", "--device", graphsim.GoodDevice(43), "--id", "heard", "--wait", "--timeout", "20s")
-	if err != nil || !strings.Contains(out, "heard  accepted") || !strings.Contains(said, "only what changes from now on is seen") {
+	if err != nil || !strings.Contains(out, "heard  accepted") || !strings.Contains(said, "the command sees only changes from now on") {
 		t.Errorf("worker send --wait: %v\n%s%s", err, out, said)
 	}
 	// A duplicate changes nothing, so there is nothing to hear.

@@ -127,7 +127,7 @@ func TestCheckChangesNothing(t *testing.T) {
 	p.is(t, "stream PASSCODE_RESETS", "warning", "has 1 replica(s)")
 	p.is(t, "consumer worker-default", "ok", "1 waiting, 1 in flight")
 	p.is(t, "token", "ok", "by client secret, good for ")
-	p.is(t, "Graph", "ok", "lets devices be read")
+	p.is(t, "Graph", "ok", "devices can be read")
 	p.is(t, "clock of NATS", "ok", "")
 	p.is(t, "clock of Graph", "ok", "")
 	if n := w.sim.Status(); n.Executed != 0 || n.Posts != 0 {
@@ -195,15 +195,15 @@ func TestCheckWeakness(t *testing.T) {
 		"stream PASSCODE_RESETS":                             {"discards old messages", "drops requests after 1h0m0s", "knows message ids for 1m0s"},
 		"stream PASSCODE_RESETS_DEAD":                        {"so that no dead letter on passcode.reset.dead.default is stored", "does not allow direct reads"},
 		"consumer worker-default":                            {"at most 5 times", "back-off list", "paused", "no pinned priority group"},
-		"bucket passcode-resets":                             {"keeps 2 states of a request", "not published", "kept for 1h0m0s", "in memory"},
+		"bucket passcode-resets":                             {"keeps 2 states of a request", "does not publish its changes", "keeps records for 1h0m0s", "in memory"},
 		"tenants with requests but no consumer":              {`["other"]`},
-		"permission DeviceManagementManagedDevices.Read.All": {"dead letter outcome_unknown", "and accepted requests are not followed"},
+		"permission DeviceManagementManagedDevices.Read.All": {"dead letter with reason outcome_unknown", "Accepted requests are not followed"},
 	} {
 		for _, detail := range details {
 			p.is(t, what, "warning", detail)
 		}
 	}
-	p.is(t, "Graph", "warning", "a refusal is then taken for the request's own")
+	p.is(t, "Graph", "warning", "it takes each refusal for the fault of that request")
 	p = runCheck(t, w.env("WORKER_ON_UNKNOWN", "retry"), exitDone)
 	p.is(t, "permission DeviceManagementManagedDevices.Read.All", "warning", "may be reset twice")
 
@@ -332,7 +332,7 @@ func TestCheckGraph(t *testing.T) {
 	w.setUp()
 	p := runCheck(t, w.env("AZURE_CLIENT_SECRET", "wrong-hunter2"), exitFailed)
 	p.is(t, "token", "failed", "by client secret: token refused")
-	p.is(t, "Graph", "warning", "without a token no more can be tried")
+	p.is(t, "Graph", "warning", "without a token nothing more can be checked")
 	p = runCheck(t, w.env("GRAPH_ENDPOINT", "https://127.0.0.1:1"), exitFailed)
 	p.is(t, "Graph", "failed", "https://127.0.0.1:1: not sent")
 	p = runCheck(t, w.env("AZURE_AUTHORITY_HOST", "https://127.0.0.1:1"), exitFailed)
@@ -371,7 +371,7 @@ func TestCheckMonitor(t *testing.T) {
 	p.is(t, "sync to disk, "+urls[1], "warning", "every 2m0s")
 	p.is(t, "sync to disk, http://127.0.0.1:1", "warning", "could not be asked")
 	p.is(t, "strict JetStream, "+urls[0], "ok", "refuses")
-	p.is(t, "strict JetStream, "+urls[1], "warning", "can remove all records")
+	p.is(t, "strict JetStream, "+urls[1], "warning", "it removes all records")
 	if len(p["sync to disk"]) > 0 {
 		t.Error("it is said not to be known")
 	}
@@ -437,6 +437,6 @@ func TestCheckCluster(t *testing.T) {
 		}
 	}
 	await(t, "the loss to be noticed", func() bool {
-		return strings.Contains(fmt.Sprint(runCheck(t, env, exitDone)["stream PASSCODE_RESETS"]), "is away or lags behind")
+		return strings.Contains(fmt.Sprint(runCheck(t, env, exitDone)["stream PASSCODE_RESETS"]), "is offline or lags behind")
 	})
 }

@@ -73,7 +73,7 @@ func TestTLSFirst(t *testing.T) {
 	// And where the server is not one of those.
 	url, ca := tlsServer(t, false)
 	r = runFor(t, map[string]string{"NATS_URL": url, "NATS_CA": ca, "NATS_TLS_FIRST": "true"}, "status")
-	if r.code != exitFailed || !strings.Contains(r.err, "leave NATS_TLS_FIRST out") {
+	if r.code != exitFailed || !strings.Contains(r.err, "remove NATS_TLS_FIRST") {
 		t.Errorf("status %d\n%s", r.code, r.err)
 	}
 
@@ -652,16 +652,16 @@ func TestLimitedAccounts(t *testing.T) {
 			return runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitFailed)
 		}
 		found := check("max_file: 10GB, max_bytes_required: true")
-		found.is(t, "stream PASSCODE_RESETS", "failed", "worker run cannot create it: the account demands a size")
-		found.is(t, "bucket passcode-resets-state", "failed", "demands a size")
+		found.is(t, "stream PASSCODE_RESETS", "failed", "worker run cannot create it: the account requires a size")
+		found.is(t, "bucket passcode-resets-state", "failed", "requires a size")
 		found = check("max_file: 10GB, max_streams: 3")
-		found.is(t, "bucket passcode-resets", "warning", "worker run would create it")
+		found.is(t, "bucket passcode-resets", "warning", "worker run will create it")
 		found.is(t, "bucket passcode-resets-state", "failed", "no further stream")
 		found = check("max_file: 10GB, max_streams: 4")
-		found.is(t, "bucket passcode-resets-state", "warning", "worker run would create it")
+		found.is(t, "bucket passcode-resets-state", "warning", "worker run will create it")
 		found.is(t, "bucket passcode-resets-devices", "failed", "no further stream")
 		found = check("max_file: 10GB, max_ack_pending: 100")
-		found.is(t, "stream PASSCODE_RESETS", "warning", "worker run would create it")
+		found.is(t, "stream PASSCODE_RESETS", "warning", "worker run will create it")
 		found.is(t, "consumer worker-default", "failed", "more than 100 acks pending")
 		found.is(t, "consumers follow-0 to follow-9", "warning", "more than 100 acks pending")
 		// What tenants are too many for is named, and what to raise.
@@ -686,7 +686,7 @@ func TestLimitedAccounts(t *testing.T) {
 			return e
 		}
 		e := few("max_file: 10GB", 1)
-		if r := runFor(t, e, "setup"); r.code != exitFailed || !strings.Contains(r.err, "consumer worker-b:") || !strings.Contains(r.err, "worker setup --update raises max_consumers") {
+		if r := runFor(t, e, "setup"); r.code != exitFailed || !strings.Contains(r.err, "consumer worker-b:") || !strings.Contains(r.err, "run worker setup --update to raise max_consumers") {
 			t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
 		}
 		found = runCheck(t, e, exitFailed)
@@ -707,7 +707,7 @@ func TestLimitedAccounts(t *testing.T) {
 		// What is for following alone is in nobody's way.
 		w.url = limited("max_file: 10GB, max_streams: 6, max_consumers: 9")
 		found = runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitDone)
-		found.is(t, "bucket passcode-resets-outcomes", "warning", "worker run would create it")
+		found.is(t, "bucket passcode-resets-outcomes", "warning", "worker run will create it")
 		found.is(t, "stream PASSCODE_RESETS_FOLLOW", "warning", "worker run cannot create it: the account takes no further stream")
 		found.is(t, "consumers follow-0 to follow-9", "warning", "fewer than 10 consumers of a stream, which following needs: resets go on")
 	})
@@ -733,7 +733,7 @@ func TestLimitedAccounts(t *testing.T) {
 	})
 }
 
-// TestTooManyTenants says once that the server takes no further consumer, and what to do,
+// TestTooManyTenants says once that the server allows no further consumer, and what to do,
 // however many tenants it is refused for, and serves all of them once that is done.
 func TestTooManyTenants(t *testing.T) {
 	t.Parallel()
@@ -759,13 +759,15 @@ func TestTooManyTenants(t *testing.T) {
 	}
 	env := w.env("WORKER_TENANTS_FILE", write(t, "tenants.yaml", list))
 	p := launch(t, env, "run")
-	await(t, "the log to name the cure", func() bool { return strings.Contains(p.err.String(), "worker setup --update raises max_consumers") })
+	await(t, "the log to name the cure", func() bool {
+		return strings.Contains(p.err.String(), "run worker setup --update to raise max_consumers")
+	})
 	await(t, "the one that has a place", func() bool { return strings.Contains(p.err.String(), "bound to the queue") })
 	if r := runFor(t, env, "setup", "--update"); r.code != exitDone {
 		t.Fatalf("status %d\n%s", r.code, r.err)
 	}
 	await(t, "all tenants", func() bool { return strings.Count(p.err.String(), "bound to the queue") == 4 })
-	if n := strings.Count(p.err.String(), "the server takes no further consumer"); n != 1 {
+	if n := strings.Count(p.err.String(), "the server allows no further consumer"); n != 1 {
 		t.Errorf("it says so %d times:\n%s", n, p.err.String())
 	}
 	p.stop()

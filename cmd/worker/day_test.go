@@ -80,7 +80,7 @@ func TestCutsAndCap(t *testing.T) {
 			t.Errorf("%s was reset %d times: %+v", id, n, r)
 		}
 	}
-	if p.line("Graph asked for a longer pause than is allowed; it was capped") == nil {
+	if p.line("Graph asked for a longer pause than WORKER_MAX_PAUSE; the pause is shortened to that") == nil {
 		t.Error("the log does not tell of the capped pause")
 	}
 	if s := w.sim.Status(); len(s.ResetTwice) > 0 || len(s.Violations) > 0 {

@@ -19,7 +19,7 @@ func TestCheckExplains(t *testing.T) {
 	w.setUp()
 	p := runCheck(t, w.env("AZURE_CLIENT_SECRET", "5ec7e700-0000-4000-8000-00000000d001"), exitFailed)
 	p.is(t, "token", "failed", "AADSTS7000215")
-	p.is(t, "token", "failed", "often its id was given in place of its value")
+	p.is(t, "token", "failed", "often someone has given the secret's id instead of its value")
 	p = runCheck(t, w.env("GRAPH_ENDPOINT", w.sim.URL()+"/oops"), exitFailed)
 	p.is(t, "Graph", "failed", "the address is not Graph's")
 

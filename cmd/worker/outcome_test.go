@@ -194,7 +194,7 @@ func TestSendFollowRights(t *testing.T) {
 	accepted(t, w.js, "A", func(r *record.Record) { r.Sequence = 1 })
 	await(t, "the first news", func() bool { return strings.Contains(p.out.String(), "A  pending") })
 	documentOf(t, w.js, "A", is(outcome.Done, outcome.Unlocked))
-	if code := p.wait(); code != exitDone || !strings.Contains(p.out.String(), "\nA  done since ") || !strings.Contains(p.err.String(), "of the devices only what changes from now on is seen") {
+	if code := p.wait(); code != exitDone || !strings.Contains(p.out.String(), "\nA  done since ") || !strings.Contains(p.err.String(), "the command sees only changes of the devices from now on") {
 		t.Errorf("status %d\n%s%s", code, p.out.String(), p.err.String())
 	}
 }
@@ -250,7 +250,7 @@ func TestStatusOfOutcome(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, env, exitDone, ".*followed    nothing: the bucket of outcomes is missing; worker setup creates it\n", "", "status")
-	expect(t, env, exitDone, ".*outcome   not followed: outcome default.A: key-value bucket .*worker setup makes it\n.*", "", "status", "A")
+	expect(t, env, exitDone, ".*outcome   not followed: outcome default.A: key-value bucket .*worker setup creates it\n.*", "", "status", "A")
 }
 
 func TestOutcomeListAndShow(t *testing.T) {
@@ -509,9 +509,9 @@ func TestCheckDevice(t *testing.T) {
 	}
 	p, _ := shape(graphsim.ListSeveral)
 	p.is(t, "device", "ok", "operating system \"")
-	p.is(t, "action 1", "ok", "taken for")
+	p.is(t, "action 1", "ok", "takes it for")
 	_, text := shape(graphsim.ListOthers)
-	if !strings.Contains(text, "something else than a reset") {
+	if !strings.Contains(text, "something other than a reset") {
 		t.Errorf("other actions:\n%s", text)
 	}
 	_, text = shape(graphsim.ListUnknownName)
@@ -523,7 +523,7 @@ func TestCheckDevice(t *testing.T) {
 	if strings.Contains(text, "right to publish") {
 		t.Error("NATS was looked at, too")
 	}
-	expect(t, env, exitFailed, ".*failed  device: .*HTTP 404.*is it the Intune device id.*", "", "check", "--device", graphsim.FaultDevice(404, 0, 0, 1))
+	expect(t, env, exitFailed, ".*failed  device: .*HTTP 404.*check that this is the Intune device id.*", "", "check", "--device", graphsim.FaultDevice(404, 0, 0, 1))
 	expect(t, env, exitUsage, "", "worker: .*--device: .*is not a GUID.*", "check", "--device", "x")
 }
 

@@ -49,7 +49,7 @@ func TestSecretsWithUnseenBytes(t *testing.T) {
 		"UTF-16 token":            {[]string{"AZURE_CLIENT_SECRET", "", "AZURE_FEDERATED_TOKEN_FILE", write(t, "wide", utf16le(federated))}, []string{"AZURE_FEDERATED_TOKEN_FILE: ", "UTF-16"}},
 		"control character":       {[]string{"AZURE_CLIENT_SECRET", secret[:3] + "\x1b" + secret[3:]}, []string{"AZURE_CLIENT_SECRET: ", "control character, at byte 4"}},
 		"two lines":               {[]string{"AZURE_CLIENT_SECRET", secret + "\n" + secret}, []string{"AZURE_CLIENT_SECRET: ", "more than one line"}},
-		"a mark inside a file":    {[]string{"AZURE_CLIENT_SECRET", "", "AZURE_CLIENT_SECRET_FILE", write(t, "two", secret+mark+secret)}, []string{"AZURE_CLIENT_SECRET_FILE: ", "byte order mark inside"}},
+		"a mark inside a file":    {[]string{"AZURE_CLIENT_SECRET", "", "AZURE_CLIENT_SECRET_FILE", write(t, "two", secret+mark+secret)}, []string{"AZURE_CLIENT_SECRET_FILE: ", "byte order mark in the middle"}},
 		"NATS password":           {[]string{"NATS_USER", "jo", "NATS_PASSWORD", "hunter2\x07"}, []string{"NATS_PASSWORD: ", "control character"}},
 		"NATS user of a password": {[]string{"NATS_USER", "j\x01o", "NATS_PASSWORD", "hunter2"}, []string{"NATS_USER: ", "control character"}},
 		"not UTF-8":               {[]string{"NATS_TOKEN", "hunter2\xE4"}, []string{"NATS_TOKEN: ", "not UTF-8"}},
@@ -72,7 +72,7 @@ func TestSecretsWithUnseenBytes(t *testing.T) {
 // TestSecretIsItsID warns of the secret's id in place of its value, once.
 func TestSecretIsItsID(t *testing.T) {
 	t.Parallel()
-	const guid, says = "5ec7e700-0000-4000-8000-00000000d001", "the secret is a GUID, so it looks like the secret's id"
+	const guid, says = "5ec7e700-0000-4000-8000-00000000d001", "the secret is a GUID, so it is probably the secret's id"
 	w := newWorld(t, graphsim.Config{ClientSecret: guid, Tenants: []string{"7e4a17b0-0000-4000-8000-00000000a002"}})
 	w.setUp()
 	p := runCheck(t, w.env("AZURE_CLIENT_SECRET", guid+"\n"), exitDone)

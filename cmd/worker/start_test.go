@@ -73,7 +73,7 @@ func TestWithoutSetup(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, graphsim.Config{})
 	p := launch(t, w.env("WORKER_SETUP", "false"), "run")
-	line := p.awaitLine("the queue cannot be worked on; trying again for ever")
+	line := p.awaitLine("the queue cannot be worked on; trying again")
 	code, text := p.get("/readyz")
 	for _, said := range []string{line["error"].(string), text} {
 		if !strings.Contains(said, "worker-default") || !strings.Contains(said, "PASSCODE_RESETS") || !strings.Contains(said, "not found") {

@@ -39,7 +39,7 @@ func TestStop(t *testing.T) {
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("the end took %s with calls of 0.4 s in flight", took)
 			}
-			for _, message := range []string{"stopping: no further request is taken, calls in flight may finish", "stopped"} {
+			for _, message := range []string{"stopping: no further requests are taken, and calls in flight may finish", "stopped"} {
 				if p.line(message) == nil {
 					t.Errorf("the log does not say %q", message)
 				}
@@ -98,7 +98,7 @@ func TestSecondSignal(t *testing.T) {
 			p := launch(t, env, "run")
 			await(t, "calls in flight", func() bool { return w.sim.Status().Posts == 2 })
 			p.signal(signals[0])
-			p.awaitLine("stopping: no further request is taken, calls in flight may finish")
+			p.awaitLine("stopping: no further requests are taken, and calls in flight may finish")
 			began := time.Now()
 			p.signal(signals[1])
 			if code := p.wait(); code != exitKilled {

@@ -59,8 +59,8 @@ func TestTenantsFileIsWrong(t *testing.T) {
 		"empty":         {file: "", want: []string{"it lists no tenants"}},
 		"no list":       {file: "name: a\ntenantId: b\n", want: []string{"line 1: it is not a YAML list"}},
 		"no YAML":       {file: "- {", want: []string{"it is not a YAML list"}},
-		"two documents": {file: good + "---\n" + good, want: []string{"more than one document"}},
-		"unknown key":   {file: good + "- {name: b, tenantId: b.example, secret: hush-hush}\n", want: []string{`line 2: the key "secret" is not known`}},
+		"two documents": {file: good + "---\n" + good, want: []string{"more than one YAML document"}},
+		"unknown key":   {file: good + "- {name: b, tenantId: b.example, secret: hush-hush}\n", want: []string{`line 2: the key "secret" is unknown`}},
 		"wrong type":    {file: "- {name: a, tenantId: a.example, clientSecret: [hush-hush]}\n", want: []string{"line 1: it is not a YAML list"}},
 		"every problem": {
 			file: "- {tenantId: a.example}\n- {name: a.b, tenantId: b.example}\n- {name: c, rate: quick}\n- {name: c, tenantId: c.example}\n",
@@ -73,7 +73,7 @@ func TestTenantsFileIsWrong(t *testing.T) {
 		},
 		"no credential": {
 			file: good, env: []string{"AZURE_CLIENT_SECRET", ""},
-			want: []string{`tenant "a": clientSecret: no credential: give clientSecret, clientSecretFile, clientCertificatePath, federatedTokenFile or managedIdentity: true`},
+			want: []string{`tenant "a": clientSecret: there is no credential: give clientSecret, clientSecretFile, clientCertificatePath, federatedTokenFile or managedIdentity: true`},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestTenantsThatAreOne(t *testing.T) {
 		want []string
 	}{
 		"directories of their own":    {"- {name: a, tenantId: a.example}\n- {name: b, tenantId: b.example}\n", nil},
-		"one directory":               {"- {name: a, " + here + "}\n- {name: b, " + here + "}\n", []string{`the tenants ["a" "b"] are one`}},
+		"one directory":               {"- {name: a, " + here + "}\n- {name: b, " + here + "}\n", []string{`the tenants ["a" "b"] use the same application`}},
 		"in other letters":            {"- {name: a, " + here + "}\n- {name: b, " + strings.ToUpper(here[10:]) + "}\n", []string{`["a" "b"]`}},
 		"applications of their own":   {"- {name: a, " + here + "}\n- {name: b, " + here + ", clientId: c11e4700-0000-4000-8000-00000000b009}\n", nil},
 		"halves":                      {"- {name: a, " + here + ", rate: 100/20s}\n- {name: b, " + here + ", rate: 100/20s}\n", nil},
@@ -144,11 +144,11 @@ func TestTenantsThatAreOneAreNamed(t *testing.T) {
 	w := newWorld(t, graphsim.Config{})
 	file := write(t, "tenants.yaml", fmt.Sprintf("- {name: a, tenantId: %[1]s}\n- {name: b, tenantId: %[1]s}\n", graphsim.DefaultTenantID))
 	env := w.env("WORKER_TENANTS_FILE", file, "AZURE_TENANT_ID", "")
-	runCheck(t, env, exitDone).is(t, "tenants", "warning", `the tenants ["a" "b"] are one application in one directory`)
+	runCheck(t, env, exitDone).is(t, "tenants", "warning", `the tenants ["a" "b"] use the same application in the same directory`)
 	p := launch(t, env, "run")
 	p.awaitReady()
 	p.stop()
-	if n := strings.Count(p.err.String(), "are one application in one directory"); n != 1 {
+	if n := strings.Count(p.err.String(), "use the same application in the same directory"); n != 1 {
 		t.Errorf("it is said %d times", n)
 	}
 }
@@ -224,7 +224,7 @@ func TestManyTenants(t *testing.T) {
 	publish("c", "1")
 	accepted("a", "1")
 	accepted("b", "1")
-	p.awaitLine("requests wait for a tenant that nobody serves")
+	p.awaitLine("requests wait for a tenant that no worker serves")
 
 	replace(t, file, "- {name: a")
 	p.awaitLine("WORKER_TENANTS_FILE cannot be used; the tenants stay as they were")
@@ -246,7 +246,7 @@ func TestManyTenants(t *testing.T) {
 	replace(t, file, list("b", "c", "a"))
 	accepted("a", "3")
 	replace(t, file, strings.ReplaceAll(list("b", "c", "a"), "name: c,", "name: c, rate: 7/1s,"))
-	p.awaitLine("the tenant has changed: it is ended and begun anew")
+	p.awaitLine("the tenant has changed; it is restarted")
 	await(t, "the new rate", func() bool { return p.metrics().sum("rate_limit_configured", `tenant="c"`) == 7 })
 	publish("c", "2")
 	accepted("c", "2")

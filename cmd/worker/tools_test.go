@@ -179,16 +179,16 @@ func TestSendWrong(t *testing.T) {
 		{[]string{"outcome", "show", ""}, "id: it is empty"},
 		{[]string{"outcome", "follow"}, "requests: none is selected: give ids, or --since"},
 		{[]string{"outcome", "follow", ""}, "id: it is empty"},
-		{[]string{"outcome", "follow", "X", "--for", "2161h"}, `--for: "2161h" is longer than 2160h`},
+		{[]string{"outcome", "follow", "X", "--for", "2161h"}, `--for: "2161h" is too long: outcomes are kept for 2160h`},
 		{[]string{"outcome", "follow", "X", "--rate", "1"}, "--rate: "},
 		{[]string{"status", "--follow-for", "x"}, "WORKER_FOLLOW_FOR: "},
 		{[]string{"send", "--file", "/does/not/exist"}, "--file: it cannot be read"},
 		{[]string{"send", "--device", good, "-o", "yaml"}, `--output: "yaml" is none of: text, json`},
 		{[]string{"status", "--rate", "x"}, "WORKER_RATE: "},
 		{[]string{"status", "--tenant", "a.b"}, "WORKER_TENANT: "},
-		{[]string{"dead", "show"}, "letters: which ones?"},
-		{[]string{"dead", "redrive"}, "letters: which ones?"},
-		{[]string{"dead", "remove"}, "letters: which ones?"},
+		{[]string{"dead", "show"}, "letters: none is selected"},
+		{[]string{"dead", "redrive"}, "letters: none is selected"},
+		{[]string{"dead", "remove"}, "letters: none is selected"},
 		{[]string{"dead", "list", "--reason", "x"}, `--reason: "x" is none of: invalid_request, `},
 		{[]string{"dead", "list", "--since", "x"}, "--since: "},
 		{[]string{"dead", "list", "--device", "x"}, "--device: "},
@@ -436,7 +436,7 @@ func TestSendWaitRights(t *testing.T) {
 	p := launch(t, w.env(), "run")
 	p.awaitReady()
 	as := func(name string) map[string]string { return w.env("NATS_USER", name, "NATS_PASSWORD", "p") }
-	const blind = "worker: only what changes from now on is seen, and nothing of a request that was accepted before: record default.A: a right is missing: this account may not publish to " +
+	const blind = "worker: the command sees only changes from now on, and nothing of a request that was accepted before: record default.A: a right is missing: this account may not publish to " +
 		`\$JS\.API\.STREAM\.INFO\.KV_passcode-resets\n`
 	expect(t, as("publisher"), exitDone, "A\nA  attempt 1: .*\nA  accepted: .*\n", "("+blind+")?", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait")
 	// That it was accepted before is not to be seen without reading.

@@ -34,7 +34,7 @@ import (
 
 // ErrConflict means that a key is no longer at the revision that was given:
 // somebody else has written it, and it must be read again.
-var ErrConflict = errors.New("it was changed by another")
+var ErrConflict = errors.New("it was changed by somebody else")
 
 const (
 	// replyTimeout bounds the wait for one reply. What became of a write whose
@@ -73,7 +73,7 @@ func Open(ctx context.Context, js jetstream.JetStream, name string) (*Bucket, er
 		return nil, fmt.Errorf("key-value bucket %s: %w", name, err)
 	}
 	if stream.CachedInfo().Config.Mirror != nil {
-		return nil, fmt.Errorf("key-value bucket %s is a mirror, which shows what was written to another bucket only later: use that one", name)
+		return nil, fmt.Errorf("key-value bucket %s is a mirror, which shows changes of another bucket with a delay: use the original bucket", name)
 	}
 	b := &Bucket{
 		Stream: "KV_" + name, Subject: "$KV." + name + ".", ReplyTimeout: replyTimeout,

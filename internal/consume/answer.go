@@ -11,7 +11,7 @@ import (
 
 var (
 	// errSilent means that pulls are not answered, though the server is there.
-	errSilent  = errors.New("the server does not answer a pull: the right to pull may be missing, or the consumer have no leader")
+	errSilent  = errors.New("the server does not answer pulls: the right to pull may be missing, or the consumer may have no leader")
 	errDeleted = errors.New("the consumer was deleted")
 )
 

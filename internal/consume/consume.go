@@ -365,7 +365,7 @@ func (q *Queue) work(soft, hard context.Context, d delivery) {
 	if err != nil {
 		// Not a delivery of a consumer: there is nothing to acknowledge.
 		d.done()
-		q.log.Error("a message without JetStream metadata was left alone", zap.Error(err))
+		q.log.Error("a message without JetStream metadata was ignored", zap.Error(err))
 		return
 	}
 	q.heartbeats.add(d.msg, d.beat)
@@ -383,7 +383,7 @@ func (q *Queue) work(soft, hard context.Context, d delivery) {
 	defer func() { q.demand.stir(time.Now()) }()
 	switch {
 	case q.outdated(d):
-		q.log.Warn("the consumer was made anew while a message was in work; if the message is still there it will be delivered again",
+		q.log.Warn("the consumer was recreated while a message was being handled; if the message still exists, it will be delivered again",
 			zap.Uint64("sequence", meta.Sequence.Stream))
 	case verdict.ack:
 		q.ack(hard, d, meta.Sequence.Stream)
@@ -411,7 +411,7 @@ func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
 	}
 	// A lost nak is no harm: the message comes back after the ack wait.
 	if err := q.js.Conn().Publish(msg.Reply, []byte(say)); err != nil {
-		q.log.Debug("a message could not be given back; it returns after the ack wait", zap.Error(err))
+		q.log.Debug("a message could not be given back; it will be delivered again after the ack wait", zap.Error(err))
 	}
 }
 

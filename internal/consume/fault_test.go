@@ -574,7 +574,7 @@ func TestUnusableConsumer(t *testing.T) {
 	for want, change := range map[string]func(*jetstream.ConsumerConfig){
 		"ack policy AckNone instead":          func(c *jetstream.ConsumerConfig) { c.AckPolicy = jetstream.AckNonePolicy },
 		"ack policy AckAll instead":           func(c *jetstream.ConsumerConfig) { c.AckPolicy = jetstream.AckAllPolicy },
-		"so that requests from before are":    func(c *jetstream.ConsumerConfig) { c.DeliverPolicy = jetstream.DeliverNewPolicy },
+		"so earlier requests are":             func(c *jetstream.ConsumerConfig) { c.DeliverPolicy = jetstream.DeliverNewPolicy },
 		"a dead letter without its body":      func(c *jetstream.ConsumerConfig) { c.HeadersOnly = true },
 		`takes ["passcode.reset.requests.*"]`: func(c *jetstream.ConsumerConfig) { c.FilterSubject = "passcode.reset.requests.*" },
 		`takes ["passcode.reset.requests.x"]`: func(c *jetstream.ConsumerConfig) { c.FilterSubject = "passcode.reset.requests.x" },

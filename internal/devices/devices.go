@@ -52,7 +52,7 @@ func Open(ctx context.Context, js jetstream.JetStream, name string, least time.D
 		return nil, fmt.Errorf("key-value bucket %s: %w", name, err)
 	}
 	if ttl := stream.CachedInfo().Config.MaxAge; ttl > 0 && ttl < least {
-		return nil, fmt.Errorf("key-value bucket %s keeps a key for %s, and WORKER_DEVICE_COOLDOWN with WORKER_REQUEST_TIMEOUT needs %s: "+
+		return nil, fmt.Errorf("key-value bucket %s keeps a key for %s, but WORKER_DEVICE_COOLDOWN and WORKER_REQUEST_TIMEOUT together need %s: "+
 			"run worker setup --update with the same settings", name, ttl, least)
 	}
 	return &Store{b, least}, nil

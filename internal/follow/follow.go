@@ -144,8 +144,8 @@ func (f *Follower) Run(ctx, hard context.Context) {
 
 // cannot says once why nobody is followed.
 func (f *Follower) cannot(err error) {
-	f.cfg.Warn(fmt.Sprintf("accepted requests are not followed for now, so that nobody learns what their devices did; resets go on; "+
-		"worker setup makes what is missing, and worker outcome follow --since makes up for the gap: %v", err))
+	f.cfg.Warn(fmt.Sprintf("accepted requests are not followed at present, so it stays unknown what their devices did; resets "+
+		"go on; worker setup creates what is missing, and worker outcome follow --since closes the gap: %v", err))
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -32,7 +32,7 @@ func (f *Follower) ring(ctx, hard context.Context, m jetstream.Msg, a outcome.Al
 	defer func() {
 		// It must not take the resets with it, and comes again with the ack wait.
 		if p := recover(); p != nil {
-			f.cfg.Log.Error("panic while a device was followed", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()), zap.String("key", a.Key()))
+			f.cfg.Log.Error("the look at a device panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()), zap.String("key", a.Key()))
 		}
 	}()
 	var look *outcome.Look // once it is made it stands
@@ -43,7 +43,7 @@ func (f *Follower) ring(ctx, hard context.Context, m jetstream.Msg, a outcome.Al
 			return
 		case !errors.Is(err, outcome.ErrConflict):
 			if ctx.Err() == nil {
-				f.cfg.Log.Debug("an alarm could not be dealt with; it comes again", zap.String("key", a.Key()), zap.Error(err))
+				f.cfg.Log.Debug("an alarm could not be handled; it will be delivered again", zap.String("key", a.Key()), zap.Error(err))
 			}
 			back(m, againWait)
 			return
@@ -62,7 +62,7 @@ func (f *Follower) turn(ctx, hard context.Context, m jetstream.Msg, t *Tenant, a
 		return m.Ack()
 	case outcome.DoLose:
 		f.cfg.Observe.Lost(a.Tenant)
-		f.cfg.Log.Warn("an accepted request is followed no more: it has no record", zap.String("key", a.Key()))
+		f.cfg.Log.Warn("an accepted request is no longer followed, because it has no record", zap.String("key", a.Key()))
 		return m.Ack()
 	case outcome.DoPutBack:
 		return f.next(hard, m, f.cfg.Policy.PutBack(c.Alarm, c.Now))
@@ -83,7 +83,7 @@ func (f *Follower) gather(ctx context.Context, t *Tenant, a outcome.Alarm, store
 	c = outcome.Case{Alarm: a, Now: t.now()}
 	records := f.cfg.Records()
 	if records == nil {
-		return c, 0, errors.New("the records are not there")
+		return c, 0, errors.New("the bucket of records does not exist")
 	}
 	c.Record, _, err = records.Get(ctx, a.Key())
 	if err != nil && !errors.Is(err, record.ErrGarbled) { // of what is no record nothing is known
@@ -200,7 +200,7 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 		// Resets replace a token as often as they must; looks need not hurry.
 		if t.mayRenew(time.Now()) {
 			if _, err := t.Tokens.Renew(ctx, token, e.Claims); err != nil && ctx.Err() == nil {
-				f.cfg.Log.Debug("a token that was rejected could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
+				f.cfg.Log.Debug("a rejected token could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
 			}
 		}
 	case graph.Refused, graph.Unavailable, graph.NotSent, graph.Unknown, graph.TokenRefused, graph.TokenUnavailable:

@@ -106,7 +106,7 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 	a, err = outcome.ParseAlarm(tokens, m.Data(), meta.Timestamp)
 	if err != nil {
 		f.cfg.Observe.Stray()
-		f.cfg.Warn("a message on the follow stream is no alarm, and is dropped; further ones are only counted",
+		f.cfg.Warn("a message on the follow stream is not an alarm and is dropped; further ones are only counted",
 			zap.Uint64("sequence", meta.Sequence.Stream), zap.Error(err))
 		_ = m.Ack() // lost, it comes again
 		return a, 0, false
@@ -114,8 +114,8 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 	t := f.cfg.Tenant(a.Tenant)
 	if t == nil {
 		f.cfg.Observe.Stray()
-		f.cfg.Warn(fmt.Sprintf("an accepted request is of the tenant %q, which this worker does not serve, and is not followed; "+
-			"workers of different tenants on one NATS account take a follow stream of their own: WORKER_FOLLOW_STREAM, WORKER_FOLLOW_SUBJECT", a.Tenant))
+		f.cfg.Warn(fmt.Sprintf("an accepted request belongs to tenant %q, which this worker does not serve, so it is not followed; workers with different "+
+			"tenants in one NATS account each need a follow stream of their own: WORKER_FOLLOW_STREAM, WORKER_FOLLOW_SUBJECT", a.Tenant))
 		_ = m.Ack() // lost, it comes again
 		return a, 0, false
 	}
@@ -141,7 +141,7 @@ func (f *Follower) watch(ctx context.Context) {
 		case errors.Is(err, jetstream.ErrStreamNotFound), outcome.IsMissing(err):
 			return
 		case ctx.Err() == nil:
-			f.cfg.Log.Debug("how many requests are followed could not be read", zap.Error(err))
+			f.cfg.Log.Debug("the number of followed requests could not be read", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():

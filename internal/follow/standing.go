@@ -96,7 +96,7 @@ func (f *Follower) others(ctx context.Context, t *Tenant) handover.Snapshot {
 	w, _, err := store.Snapshot(ctx, t.Name)
 	reads, readsErr := store.Reads(ctx, t.Name)
 	if err != nil || readsErr != nil {
-		f.cfg.Log.Debug("what other replicas have handed on could not be read", zap.String("tenant", t.Name), zap.Error(err), zap.NamedError("reads", readsErr))
+		f.cfg.Log.Debug("the state that other replicas have handed on could not be read", zap.String("tenant", t.Name), zap.Error(err), zap.NamedError("reads", readsErr))
 		return known
 	}
 	if reads = reads.Add(-t.Ahead()); reads.After(time.Now()) {

@@ -67,7 +67,7 @@ func (g *Gate) SetActive(active bool) {
 	if !active {
 		g.Hold.Reset()
 		g.Show()
-		g.cfg.Log.Info("standing by: another replica works on the tenant, or may")
+		g.cfg.Log.Info("standing by: another replica works on the tenant, or may do so")
 		return
 	}
 	g.cfg.Log.Info("working on the tenant")
@@ -110,7 +110,7 @@ func pauseEnd(until time.Time) string {
 func (g *Gate) Admit(device string, now time.Time) bool {
 	ok, blew := g.Fuse.Admit(device, now)
 	if blew {
-		g.cfg.Log.Error("hold: the fuse has blown: one more device would be too many; worker resume releases it",
+		g.cfg.Log.Error("hold: the fuse has blown because one more device would exceed its limit; worker resume releases it",
 			zap.String("cause", string(hold.Fuse)), zap.Int("devices", g.Fuse.Limit().N), zap.Duration("within", g.Fuse.Limit().W))
 		g.Show()
 	}
@@ -140,7 +140,7 @@ func (g *Gate) Closed(sequence uint64) (until time.Time, closed bool) {
 // Observe tells the hold what a message has found out, and others what follows.
 func (g *Gate) Observe(sequence uint64, s hold.Signal) hold.Standing {
 	if g.cfg.MaxPause > 0 && s.Wait > g.cfg.MaxPause {
-		g.cfg.Log.Warn("a longer wait was asked for than is allowed; it was capped", zap.Duration("asked", s.Wait), zap.Duration("capped", g.cfg.MaxPause))
+		g.cfg.Log.Warn("the token service asked for a longer wait than WORKER_MAX_PAUSE; the wait is shortened to that", zap.Duration("asked", s.Wait), zap.Duration("capped", g.cfg.MaxPause))
 		s.Wait = g.cfg.MaxPause
 	}
 	st := g.Hold.Observe(sequence, s, time.Now())
@@ -152,9 +152,9 @@ func (g *Gate) Observe(sequence uint64, s hold.Signal) hold.Standing {
 		fields := []zap.Field{zap.String("cause", string(now.Cause)), zap.String("error", s.Detail), zap.Time("next_probe", now.NextProbe)}
 		switch {
 		case st.Before == "":
-			g.cfg.Log.Warn("hold: what is wrong concerns every request, so the queue stands still; one request at a time tries again", fields...)
+			g.cfg.Log.Warn("hold: a fault affects every request, so the queue stands still; one request at a time is tried as a probe", fields...)
 		case st.Before == now.Cause:
-			g.cfg.Log.Info("hold: still", append(fields, zap.Duration("held", time.Since(now.Since)))...)
+			g.cfg.Log.Info("hold: continues", append(fields, zap.Duration("held", time.Since(now.Since)))...)
 		default:
 			g.cfg.Log.Warn("hold: the cause has changed", fields...)
 		}
@@ -184,7 +184,7 @@ func (g *Gate) Throttled(slot *pace.Slot, sent time.Time, e *graph.Error) time.T
 	g.cfg.Metrics.AddPause(added)
 	g.cfg.Changed()
 	if capped {
-		g.cfg.Log.Warn("Graph asked for a longer pause than is allowed; it was capped",
+		g.cfg.Log.Warn("Graph asked for a longer pause than WORKER_MAX_PAUSE; the pause is shortened to that",
 			zap.Duration("asked", e.RetryAfter), zap.Time("until", until))
 	} else if added > 0 {
 		g.cfg.Log.Info("pause", zap.Int("status", e.Status), zap.Duration("retry_after", e.RetryAfter), zap.Time("until", until))
@@ -210,7 +210,7 @@ func (g *Gate) Causes() []metrics.Hold {
 	}
 	if at := g.Fuse.Blown(); active && !at.IsZero() {
 		causes = append(causes, metrics.Hold{Cause: hold.Fuse, Since: at, Detail: fmt.Sprintf(
-			"WORKER_FUSE allows %s: one more device would have been too many. worker resume releases it", g.Fuse.Limit())})
+			"WORKER_FUSE allows %s, and one more device would have exceeded it. worker resume releases the fuse", g.Fuse.Limit())})
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

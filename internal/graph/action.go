@@ -157,11 +157,11 @@ func ActionNames(list string) ([]string, error) {
 		case name == "" && strings.TrimSpace(list) == "":
 			return nil, nil
 		case name == "":
-			return nil, fmt.Errorf("%q holds an empty name: write names with commas between", list)
+			return nil, fmt.Errorf("%q holds an empty name: separate the names by commas", list)
 		case clean(name, maxCode) != name:
 			return nil, fmt.Errorf("%q is not the name of an action: it has at most %d plain characters", name, maxCode)
 		case known(name):
-			return nil, fmt.Errorf("%q is the name of another action than a reset", name)
+			return nil, fmt.Errorf("%q is the name of an action that is not a reset", name)
 		}
 		out = append(out, name)
 	}

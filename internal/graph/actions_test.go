@@ -197,7 +197,7 @@ func TestActionNames(t *testing.T) {
 		}
 	}
 	for list, says := range map[string]string{
-		"a,,b": "empty name", ",": "empty name", "SetDeviceName": "another action", "a\tb": "plain characters",
+		"a,,b": "empty name", ",": "empty name", "SetDeviceName": "not a reset", "a\tb": "plain characters",
 		strings.Repeat("a", maxCode+1): "plain characters",
 	} {
 		if got, err := ActionNames(list); err == nil || got != nil || !strings.Contains(err.Error(), says) {

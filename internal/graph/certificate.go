@@ -70,10 +70,10 @@ func match(certs []*x509.Certificate, key any) (certificate, error) {
 	}
 	private, ok := key.(*rsa.PrivateKey)
 	if !ok {
-		return certificate{}, fmt.Errorf("its key is %s key: Entra takes RSA keys only, so make the certificate anew with one", keyName(key))
+		return certificate{}, fmt.Errorf("its key is %s key: Entra accepts only RSA keys, so make a new certificate with an RSA key", keyName(key))
 	}
 	if bits := private.N.BitLen(); fips140.Enforced() && bits < 2048 {
-		return certificate{}, fmt.Errorf("its RSA key has %d bits, and FIPS 140 demands 2048: make the certificate anew with a longer one", bits)
+		return certificate{}, fmt.Errorf("its RSA key has %d bits, and FIPS 140 requires 2048: make a new certificate with a longer key", bits)
 	}
 	var leaf *x509.Certificate
 	var rest []*x509.Certificate
@@ -86,7 +86,7 @@ func match(certs []*x509.Certificate, key any) (certificate, error) {
 		}
 	}
 	if leaf == nil {
-		return certificate{}, errors.New("its private key belongs to none of its certificates: was only one of the two replaced?")
+		return certificate{}, errors.New("its private key does not belong to any of its certificates: check whether only one of the two was replaced")
 	}
 	chain := []*x509.Certificate{leaf}
 	for {
@@ -136,18 +136,18 @@ func fromDER(path string, data []byte, password string) ([]*x509.Certificate, an
 	}
 	asPEM := fmt.Sprintf("openssl pkcs12 -in %s -out app.pem -nodes", path)
 	if fips140.Enforced() {
-		return nil, nil, fmt.Errorf("it looks like a PFX file, which is made with algorithms that FIPS 140 forbids: turn it into PEM by %s", asPEM)
+		return nil, nil, fmt.Errorf("it looks like a PFX file that uses algorithms forbidden by FIPS 140: convert it to PEM with %s", asPEM)
 	}
 	key, leaf, more, err := pkcs12.DecodeChain(data, password)
 	switch {
 	case err == nil:
 		return append([]*x509.Certificate{leaf}, more...), key, nil
 	case errors.Is(err, pkcs12.ErrIncorrectPassword) && password == "":
-		return nil, nil, fmt.Errorf("it is a PFX file with a password: give it in AZURE_CLIENT_CERTIFICATE_PASSWORD, or turn the file into PEM by %s", asPEM)
+		return nil, nil, fmt.Errorf("it is a PFX file with a password: give the password in AZURE_CLIENT_CERTIFICATE_PASSWORD, or convert the file to PEM with %s", asPEM)
 	case errors.Is(err, pkcs12.ErrIncorrectPassword):
-		return nil, nil, fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PASSWORD is not the password of this PFX file: see whether %s takes it", asPEM)
+		return nil, nil, fmt.Errorf("AZURE_CLIENT_CERTIFICATE_PASSWORD is not the password of this PFX file: check whether %s accepts it", asPEM)
 	}
-	return nil, nil, fmt.Errorf("it is binary, and no PFX file with one key that can be read here: if it is one, turn it into PEM by %s", asPEM)
+	return nil, nil, fmt.Errorf("it is binary, but not a readable PFX file with one key: if it is a PFX file, convert it to PEM with %s", asPEM)
 }
 
 func fromPEM(path string, data []byte) (certs []*x509.Certificate, key any, err error) {
@@ -156,12 +156,12 @@ func fromPEM(path string, data []byte) (certs []*x509.Certificate, key any, err 
 		return nil, nil, err
 	}
 	begun := bytes.Count(rest, []byte("-----BEGIN "))
-	encrypted := fmt.Errorf("its private key is encrypted: take the encryption off by openssl pkey -in %s -out key.pem, and put certificate and key into one file", path)
+	encrypted := fmt.Errorf("its private key is encrypted: remove the encryption with openssl pkey -in %s -out key.pem, and put the certificate and the key into one file", path)
 	for n := 1; ; n++ {
 		block, next := pem.Decode(rest)
 		if block == nil {
 			if n <= begun {
-				return nil, nil, fmt.Errorf("%d of its %d PEM blocks are damaged: compare it with the original", begun-n+1, begun)
+				return nil, nil, fmt.Errorf("%d of its %d PEM blocks are damaged: compare the file with the original", begun-n+1, begun)
 			}
 			return certs, key, nil
 		}
@@ -173,13 +173,13 @@ func fromPEM(path string, data []byte) (certs []*x509.Certificate, key any, err 
 			_, _ = asn1.Unmarshal(block.Bytes, &first) // what is none is empty, which is no certificate either
 			c, err := x509.ParseCertificate(first.FullBytes)
 			if err != nil {
-				return nil, nil, fmt.Errorf("PEM block %d is labelled a certificate and is none that can be read", n)
+				return nil, nil, fmt.Errorf("PEM block %d is labelled as a certificate but cannot be read as one", n)
 			}
 			certs = append(certs, c)
 		case "PKCS7":
-			return nil, nil, fmt.Errorf("its certificate is in PKCS #7: take it out by openssl pkcs7 -in %s -print_certs, and put certificate and key into one file", path)
+			return nil, nil, fmt.Errorf("its certificate is in PKCS #7 format: extract it with openssl pkcs7 -in %s -print_certs, and put the certificate and the key into one file", path)
 		case "OPENSSH PRIVATE KEY":
-			return nil, nil, errors.New("its private key is in OpenSSH's own form: turn a copy of it into PEM by ssh-keygen -p -m PEM -N '' -f FILE, and put certificate and key into one file")
+			return nil, nil, errors.New("its private key is in OpenSSH format: convert a copy of it to PEM with ssh-keygen -p -m PEM -N '' -f FILE, and put the certificate and the key into one file")
 		case "ENCRYPTED PRIVATE KEY":
 			return nil, nil, encrypted
 		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
@@ -188,10 +188,10 @@ func fromPEM(path string, data []byte) (certs []*x509.Certificate, key any, err 
 			}
 			next, err := parseKey(block.Bytes)
 			if err != nil {
-				return nil, nil, fmt.Errorf("PEM block %d is labelled a private key and is none that can be read: Entra takes plain RSA keys, of at least 2048 bits", n)
+				return nil, nil, fmt.Errorf("PEM block %d is labelled as a private key but cannot be read as one: Entra accepts unencrypted RSA keys of at least 2048 bits", n)
 			}
 			if key != nil && !sameKey(key, next) {
-				return nil, nil, errors.New("it holds more than one private key: leave only that of the certificate")
+				return nil, nil, errors.New("it holds more than one private key: keep only the key of the certificate")
 			}
 			key = next
 		}
@@ -224,11 +224,11 @@ func (c certificate) doubt(now time.Time) (detail, do string) {
 	soon := min(certificateSoon, leaf.NotAfter.Sub(leaf.NotBefore)/10) // some live for hours only
 	switch {
 	case now.After(leaf.NotAfter):
-		return "the certificate ended at " + leaf.NotAfter.UTC().Format(time.RFC3339), renew
+		return "the certificate expired at " + leaf.NotAfter.UTC().Format(time.RFC3339), renew
 	case now.Before(leaf.NotBefore):
-		return "the certificate begins at " + leaf.NotBefore.UTC().Format(time.RFC3339), "is the clock of this machine right?"
+		return "the certificate is not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339), "check the clock of this machine"
 	case now.Add(soon).After(leaf.NotAfter):
-		return "the certificate ends at " + leaf.NotAfter.UTC().Format(time.RFC3339), renew
+		return "the certificate expires at " + leaf.NotAfter.UTC().Format(time.RFC3339), renew
 	}
 	return "", ""
 }

@@ -138,7 +138,7 @@ func TestCertificateCauses(t *testing.T) {
 	}
 	private := pfx(t, pkcs12.Modern2023, "hunter2", k.rsa, k.cert)
 	for name, c := range map[string]struct{ text, password, want string }{
-		"legacy encryption":   {cert + string(legacy), "", "its private key is encrypted: take the encryption off by openssl pkey -in "},
+		"legacy encryption":   {cert + string(legacy), "", "its private key is encrypted: remove the encryption with openssl pkey -in "},
 		"Ed25519":             {cert + pkcs8(edwards), "", "its key is an Ed25519 key"},
 		"two keys":            {cert + key + pkcs8(k.ec), "", "more than one private key"},
 		"damaged key":         {cert + strings.Replace(key, "A", "!", 5), "", "1 of its 2 PEM blocks are damaged"},
@@ -147,15 +147,15 @@ func TestCertificateCauses(t *testing.T) {
 		"UTF-16":              {wide, "", "UTF-16"},
 		"base64 alone":        {base64.StdEncoding.EncodeToString(k.cert.Raw), "", "a certificate, but no private key"},
 		"base64 of a text":    {base64.StdEncoding.EncodeToString([]byte("what no program would take for a certificate")), "", "neither a certificate nor a private key"},
-		"OpenSSH's key":       {cert + block("OPENSSH PRIVATE KEY", []byte("openssh-key-v1")), "", "OpenSSH's own form"},
+		"OpenSSH's key":       {cert + block("OPENSSH PRIVATE KEY", []byte("openssh-key-v1")), "", "OpenSSH format"},
 		"PKCS #7":             {block("PKCS7", k.cert.Raw) + key, "", "openssl pkcs7 -in "},
-		"a key of no use":     {cert + block("PRIVATE KEY", []byte("0123456789")), "", "Entra takes plain RSA keys"},
+		"a key of no use":     {cert + block("PRIVATE KEY", []byte("0123456789")), "", "Entra accepts unencrypted RSA keys"},
 		"PFX, no password":    {private, "", "it is a PFX file with a password: give it in AZURE_CLIENT_CERTIFICATE_PASSWORD, or turn the file into PEM by openssl pkcs12 -in "},
 		"PFX, wrong password": {private, "hunter3", "AZURE_CLIENT_CERTIFICATE_PASSWORD is not the password of this PFX file"},
 		"PFX, cut off":        {private[:len(private)/2], "hunter2", "turn it into PEM by openssl pkcs12 -in "},
 		"PFX, EC key":         {pfx(t, pkcs12.Modern2023, "", k.ec, k.ecc), "", "its key is an EC key"},
-		"PFX, another key":    {pfx(t, pkcs12.Modern2023, "", k.rsa, k.ecc), "", "belongs to none of its certificates"},
-		"PFX of certificates": {string(must(pkcs12.Modern2023.EncodeTrustStore([]*x509.Certificate{k.cert}, ""))), "", "no PFX file with one key"},
+		"PFX, another key":    {pfx(t, pkcs12.Modern2023, "", k.rsa, k.ecc), "", "does not belong to any of its certificates"},
+		"PFX of certificates": {string(must(pkcs12.Modern2023.EncodeTrustStore([]*x509.Certificate{k.cert}, ""))), "", "not a readable PFX file with one key"},
 		"key in DER":          {string(x509.MarshalPKCS1PrivateKey(k.rsa)), "", "a private key, but no certificate"},
 		"password of control": {cert + key, "hunter\x01", "AZURE_CLIENT_CERTIFICATE_PASSWORD: it holds a control character"},
 	} {
@@ -189,12 +189,12 @@ func TestCertificateTimes(t *testing.T) {
 		from, to time.Duration
 		want     string
 	}{
-		"over":            {-year, -time.Hour, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate ended at "},
-		"not yet":         {time.Hour, year, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate begins at "},
-		"about to end":    {-year, 13 * 24 * time.Hour, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate ends at "},
+		"over":            {-year, -time.Hour, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate expired at "},
+		"not yet":         {time.Hour, year, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate is not valid before "},
+		"about to end":    {-year, 13 * 24 * time.Hour, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate expires at "},
 		"long yet":        {-year, 15 * 24 * time.Hour, ""},
 		"short, long yet": {-time.Hour, time.Hour, ""},
-		"short":           {-time.Hour, time.Minute, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate ends at "},
+		"short":           {-time.Hour, time.Minute, "AZURE_CLIENT_CERTIFICATE_PATH: the certificate expires at "},
 	} {
 		cred := Credential{CertificatePath: file(t, pem1(issued(t, "leaf", now.Add(c.from), now.Add(c.to), k.rsa.Public(), nil, k.rsa))+pkcs8(k.rsa))}
 		if err := cred.Check(); err != nil {

@@ -326,9 +326,9 @@ func stopped(ctx context.Context) bool {
 var (
 	// ErrHeldBack is the failure of a call that was not made, because its
 	// deadline had passed or Call.May said no.
-	ErrHeldBack = errors.New("the call was held back")
+	ErrHeldBack = errors.New("the call was not sent: something came up just before it")
 
-	errDeadline = errors.New("the time allowed for the call is over")
+	errDeadline = errors.New("the time limit for the call is over")
 	errCutOff   = errors.New("the answer was cut off or is too large")
 	errNoList   = errors.New("the answer is not a list of devices")
 	errNoDevice = errors.New("the answer is not the device that was asked for")

@@ -271,11 +271,11 @@ func (c Credential) Doubt() (detail, do string) {
 		return "", "" // no doubt, but an error: see Check
 	}
 	if n := len(secret); n > 1 && strings.ContainsRune(`"'`, rune(secret[0])) && secret[0] == secret[n-1] {
-		return name + ": the secret stands in quotes, which count as a part of it", "take the quotes away: only a shell does that by itself, env files of docker run and files do not"
+		return name + ": the secret is in quotes, and they count as part of it", "remove the quotes: only a shell removes them; docker run --env-file and files do not"
 	}
 	const guid = 36 // bytes; the library also takes other forms
 	if len(secret) == guid && uuid.Validate(secret) == nil {
-		return name + ": the secret is a GUID, so it looks like the secret's id", "give the secret's value, which Entra shows once, when the secret is made"
+		return name + ": the secret is a GUID, so it is probably the secret's id", "give the secret's value, which Entra shows once, when the secret is made"
 	}
 	return "", ""
 }

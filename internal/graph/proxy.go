@@ -65,8 +65,8 @@ func proxies() (*httpproxy.Config, []error) {
 	return cfg, problems
 }
 
-var errProxyAddress = errors.New("it is not the address of a proxy: write it like http://proxy.example:3128 or http://user:password@proxy.example:3128, " +
-	"in user and password % as %25, # as %23, / as %2F, ? as %3F and @ as %40")
+var errProxyAddress = errors.New("it is not the address of a proxy: write it like http://proxy.example:3128 or http://user:password@proxy.example:3128; in the user and the " +
+	"password write % as %25, # as %23, / as %2F, ? as %3F and @ as %40")
 
 // proxyAddress reads an address of a proxy. It is stricter than net/http, which
 // takes what follows the first / or # of a password for a path, and a part of
@@ -99,7 +99,7 @@ type proxyRefusal struct{ status int }
 func (e *proxyRefusal) Error() string {
 	s := fmt.Sprintf("the proxy answers HTTP %d %s", e.status, http.StatusText(e.status))
 	if e.status == http.StatusProxyAuthRequired {
-		s += ": HTTPS_PROXY needs a user and a password that it takes"
+		s += ": HTTPS_PROXY needs a user and a password that the proxy accepts"
 	}
 	return s
 }

@@ -139,9 +139,9 @@ func oddity(a Action) string {
 	case a.What == ActionUnclear && a.Name != "":
 		return "an action has the type of a reset, but not its name"
 	case a.What == ActionUnclear:
-		return "an action does not say what it is"
+		return "an action has neither a known name nor a known type"
 	case a.Started.IsZero():
-		return "a reset does not say when it began"
+		return "a reset has no start time"
 	}
 	return ""
 }

@@ -261,9 +261,9 @@ func (t *Tokens) get(ctx context.Context, rejected int, claims string) (Token, e
 	}
 }
 
-var errJustRenewed = errors.New("the token was replaced only just now, and Graph accepts those of others")
+var errJustRenewed = errors.New("the token was replaced just now, and Graph accepts the tokens of others")
 
-var errEnding = errors.New("the token service gave a token that has ended, or is about to")
+var errEnding = errors.New("the token service issued a token that has expired or is about to")
 
 // waitFor is the last failure, with how long it still stands.
 func waitFor(err error, wait time.Duration) error {

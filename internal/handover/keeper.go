@@ -149,7 +149,7 @@ func (k *Keeper) write(ctx context.Context) (done bool) {
 	revision, err := store.SetSnapshot(ctx, k.tenant, s)
 	if err != nil {
 		k.written = nil // it may be stored all the same, and then no longer be true
-		k.log.Debug("what the next worker has to know could not be written; trying again", zap.Error(err))
+		k.log.Debug("the state for the next worker could not be written; trying again", zap.Error(err))
 		return false
 	}
 	k.written, k.revision = &s, revision
@@ -163,7 +163,7 @@ func (k *Keeper) late(ctx context.Context, store *Store, pausedUntil time.Time) 
 		return true
 	}
 	if err := store.Pause(ctx, k.tenant, pausedUntil); err != nil {
-		k.log.Debug("a late pause could not be handed on; trying again", zap.Error(err))
+		k.log.Debug("a pause that came late could not be handed on; trying again", zap.Error(err))
 		return false
 	}
 	k.written = &Snapshot{PausedUntil: pausedUntil} // for the next term it is read anew
@@ -186,7 +186,7 @@ func (k *Keeper) Check(ctx context.Context, late func(Snapshot)) (released time.
 	k.compare(ctx, store, late)
 	released, err := store.ReleasedAt(ctx, k.tenant)
 	if err != nil {
-		k.log.Debug("whether the fuse was released could not be read; trying again", zap.Error(err))
+		k.log.Debug("the release of the fuse could not be read; trying again", zap.Error(err))
 	}
 	return released
 }
@@ -199,7 +199,7 @@ func (k *Keeper) compare(ctx context.Context, store *Store, late func(Snapshot))
 	}
 	s, revision, err := store.Snapshot(ctx, k.tenant)
 	if err != nil {
-		k.log.Debug("what is handed on could not be read; trying again", zap.Error(err))
+		k.log.Debug("the state that replicas hand on could not be read; trying again", zap.Error(err))
 		return
 	}
 	if revision != k.revision {
@@ -219,7 +219,7 @@ func (k *Keeper) Leave(ctx context.Context, pausedUntil time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, leaveWait)
 	defer cancel()
 	if err := store.Pause(ctx, k.tenant, pausedUntil); err != nil {
-		k.log.Warn("the pause could not be handed on; the next worker may learn of it by a call", zap.Error(err))
+		k.log.Warn("the pause could not be handed on; the next worker may learn of it only by making a call", zap.Error(err))
 	}
 }
 

@@ -151,17 +151,17 @@ func (c Config) Explain(err error) error {
 	hint := ""
 	switch {
 	case errors.As(err, &untrusted):
-		hint = "NATS_CA names the authorities to trust"
+		hint = "NATS_CA sets the certificate authorities to trust"
 	case errors.Is(err, nats.ErrSecureConnWanted):
-		hint = "the server has no TLS: write nats:// in NATS_URL, and leave NATS_CA and NATS_CERT out"
+		hint = "the server does not use TLS: write nats:// in NATS_URL, and remove NATS_CA and NATS_CERT"
 	case errors.As(err, &header) && c.TLSFirst:
-		hint = "the server speaks before TLS: leave NATS_TLS_FIRST out"
+		hint = "the server does not start with TLS: remove NATS_TLS_FIRST"
 	case timeout && errors.As(err, &op) && op.Op == "dial":
-		hint = "nothing answers there; NATS_TIMEOUT gives a slow link more time"
+		hint = "nothing answers there; if the link is slow, give it more time with NATS_TIMEOUT"
 	case timeout && c.TLSFirst:
-		hint = "NATS_TIMEOUT gives a slow link more time; or the server does not begin with TLS: leave NATS_TLS_FIRST out"
+		hint = "the link may be slow: give it more time with NATS_TIMEOUT; or the server does not start with TLS: remove NATS_TLS_FIRST"
 	case (timeout || errors.Is(err, io.EOF)) && !c.TLSFirst:
-		hint = "something took the connection and did not greet as a NATS server does: one that wants TLS first needs NATS_TLS_FIRST=true, and a slow link more NATS_TIMEOUT"
+		hint = "something accepted the connection but did not greet like a NATS server: if the server starts with TLS, set NATS_TLS_FIRST=true; if the link is slow, give it more time with NATS_TIMEOUT"
 	}
 	if hint == "" {
 		return err

@@ -24,13 +24,13 @@ func TestExplain(t *testing.T) {
 		says string // empty: nothing is added
 	}{
 		"unknown authority":       {Config{}, &tls.CertificateVerificationError{Err: errors.New("x")}, "NATS_CA"},
-		"greets before TLS":       {first, tls.RecordHeaderError{Msg: "x"}, "leave NATS_TLS_FIRST out"},
+		"greets before TLS":       {first, tls.RecordHeaderError{Msg: "x"}, "remove NATS_TLS_FIRST"},
 		"no TLS at all":           {Config{}, tls.RecordHeaderError{Msg: "x"}, ""},
 		"nothing at the address":  {Config{}, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}, "NATS_TIMEOUT"},
 		"no greeting":             {Config{}, timeout, "NATS_TLS_FIRST=true"},
 		"no greeting, by nats.go": {Config{}, nats.ErrTimeout, "NATS_TLS_FIRST=true"},
 		"closed before it greets": {Config{}, io.EOF, "NATS_TLS_FIRST=true"},
-		"no TLS in time":          {first, timeout, "leave NATS_TLS_FIRST out"},
+		"no TLS in time":          {first, timeout, "remove NATS_TLS_FIRST"},
 		"TLS of a plain server":   {Config{}, nats.ErrSecureConnWanted, "write nats:// in NATS_URL"},
 		"refused":                 {Config{}, nats.ErrAuthorization, ""},
 		"refused connection":      {Config{}, &net.OpError{Op: "dial", Err: errors.New("refused")}, ""},

@@ -217,7 +217,7 @@ type garbledError struct{ bucket, key string }
 
 func (e *garbledError) Error() string {
 	return "record " + e.key + ": it was overwritten by something that is not a record, so it is " +
-		"unknown whether the device was reset: look at the device in Intune; if it was not reset, nats kv del " + e.bucket + " " + e.key + " lets a request that waits be done; " +
+		"unknown whether the device was reset: look at the device in Intune; if it was not reset, nats kv del " + e.bucket + " " + e.key + " lets a waiting request be done; " +
 		"otherwise leave it: the request becomes a dead letter " + reasonUnknown + " when its time is over"
 }
 

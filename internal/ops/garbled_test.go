@@ -136,7 +136,7 @@ func TestGarbledRecord(t *testing.T) {
 	w := newWorld(t)
 	w.write(record.Record{ID: "A", State: record.Accepted, Stream: "REQ", Sequence: 7})
 	w.forge("A", 16)
-	const why, what = "record default.A: it was overwritten by something that is no record", "nats kv del records default.A"
+	const why, what = "record default.A: it was overwritten by something that is not a record", "nats kv del records default.A"
 	if history, err := w.tools.History(t.Context(), "A"); !errors.Is(err, record.ErrGarbled) || !strings.Contains(fmt.Sprint(err), what) || !strings.HasPrefix(err.Error(), why) {
 		t.Errorf("status: %+v, %v", history, err)
 	}

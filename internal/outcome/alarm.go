@@ -87,7 +87,7 @@ func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
 		return a, errors.New("it is too long")
 	}
 	if err := json.Unmarshal(value, &a); err != nil {
-		return Alarm{}, errors.New("it is not JSON of the form of an alarm") // the error may quote it
+		return Alarm{}, errors.New("it is not the JSON of an alarm") // the error may quote it
 	}
 	step, tenant, ok := strings.Cut(tokens, ".")
 	n, err := strconv.Atoi(step)
@@ -96,7 +96,7 @@ func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
 	case !ok || err != nil || n < 0 || n >= Steps || strconv.Itoa(n) != step:
 		return Alarm{}, errors.New("its subject names no step")
 	case a.Tenant != tenant:
-		return Alarm{}, errors.New("it is of another tenant than its subject")
+		return Alarm{}, errors.New("its tenant is not the one in its subject")
 	case a.ID == "":
 		return Alarm{}, errors.New("it names no request")
 	case !guid(a.Device), !guid(a.ClientRequestID):
@@ -106,7 +106,7 @@ func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
 	case a.AttemptedAt.IsZero() || a.AcceptedAt.IsZero():
 		return Alarm{}, errors.New("it does not say when the request was accepted")
 	case a.Until.After(stored.Add(longest)):
-		return Alarm{}, errors.New("it has no end that can be")
+		return Alarm{}, errors.New("its end is missing or impossible")
 	}
 	// What is yet to come was written by a clock that is ahead.
 	for _, at := range []*time.Time{&a.AttemptedAt, &a.AcceptedAt, &a.LookedAt, &a.MissingSince} {

@@ -22,7 +22,7 @@ var ErrConflict = bucket.ErrConflict
 // ErrGarbled means that there is something where the record should be, and
 // nothing in its history that is one. Whether there ever was a record cannot be
 // told.
-var ErrGarbled = errors.New("it is not of the form that it should be")
+var ErrGarbled = errors.New("it does not have the form of a record")
 
 // Store is the bucket.
 type Store struct {

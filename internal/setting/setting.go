@@ -19,7 +19,7 @@ var (
 	errUTF16   = errors.New("it is UTF-16 text, as Windows PowerShell writes it: save it as UTF-8")
 	errNotUTF8 = errors.New("it is not UTF-8 text: save it as UTF-8")
 	errLost    = errors.New("it holds a character that was lost when its encoding was changed: give the original, as UTF-8")
-	errMark    = errors.New("it holds a byte order mark inside: it was put together of two files")
+	errMark    = errors.New("it holds a byte order mark in the middle: it was probably joined from two files")
 	errLines   = errors.New("it has more than one line: give the value alone")
 )
 

@@ -65,7 +65,7 @@ func TestTextThatCannotBeMeant(t *testing.T) {
 		value + "\r" + value:                 "more than one line",
 		"s3c\xE4ret":                         "not UTF-8",
 		"s3c\uFFFDret":                       "lost",
-		value + "\uFEFF" + value:             "byte order mark inside",
+		value + "\uFEFF" + value:             "byte order mark in the middle",
 		"\xEF\xBB" + value:                   "not UTF-8",
 		"\xFF\xFE\x00\x00s\x00\x00\x00":      "UTF-16", // and UTF-32
 		" " + wide("\uFEFF"+value, false):    "not UTF-8",

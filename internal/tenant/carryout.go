@@ -92,7 +92,7 @@ func (d *delivery) letter(ctx context.Context, r record.Record) (becomes consume
 	if err == nil {
 		return becomes, true
 	}
-	d.t.cfg.Log.Error("the dead letter could not be published; the request stays in the queue",
+	d.t.cfg.Log.Error("the dead letter could not be published; the request stays in the queue and is tried again",
 		zap.String("request_id", d.req.ID), zap.String("reason", r.Reason), zap.Error(err))
 	return d.nak(time.Now().Add(d.t.cfg.Policy.Backoff(int(min(d.m.Delivered, 16)), d.entry.key)), true), false
 }
@@ -145,11 +145,11 @@ func (d *delivery) panicked(ctx context.Context, p any, stack []byte) (becomes c
 	becomes = consume.Nak(d.t.cfg.Policy.BackoffMax)
 	defer func() {
 		if again := recover(); again != nil {
-			log.Error("handling a panic panicked", zap.Any("panic", again))
+			log.Error("the handling of a panic panicked as well", zap.Any("panic", again))
 		}
 	}()
 	d.t.gate.Hold.Done(d.m.Sequence)
-	log.Error("panic while a request was handled", zap.Any("panic", p), zap.ByteString("stack", stack),
+	log.Error("the handling of a request panicked", zap.Any("panic", p), zap.ByteString("stack", stack),
 		zap.String("request_id", d.req.ID), zap.String("device", d.req.DeviceID))
 	if e.store == nil {
 		return becomes

@@ -182,10 +182,10 @@ func (d *delivery) waitForOther(hard context.Context, until time.Time) (becomes 
 func (d *delivery) awaitRepair(hard context.Context, until time.Time) (consume.Disposition, error) {
 	waits, first := d.t.backlog.Park(d.m.Sequence, until, time.Now())
 	if !waits {
-		return d.giveUp(hard, "too many requests with such records wait")
+		return d.giveUp(hard, "too many requests with overwritten records are waiting")
 	}
 	if first {
-		d.t.cfg.Log.Warn("the record was overwritten by something that is no record, so whether the request was done is unknown; "+
+		d.t.cfg.Log.Warn("the record was overwritten by something that is not a record, so it is unknown whether the device was reset; "+
 			"the request waits until its record is repaired or its time is over",
 			zap.String("request_id", d.req.ID), zap.String("device", d.req.DeviceID), zap.String("key", d.entry.key))
 	}
@@ -195,7 +195,7 @@ func (d *delivery) awaitRepair(hard context.Context, until time.Time) (consume.D
 // giveUp ends a request of which nobody can tell any more whether it was done.
 func (d *delivery) giveUp(hard context.Context, why string) (consume.Disposition, error) {
 	return d.bury(hard, verdict.ReasonOutcomeUnknown,
-		"the request's record was overwritten by something that is no record, so whether the device was reset is unknown; "+why)
+		"the request's record was overwritten by something that is not a record, so it is unknown whether the device was reset; "+why)
 }
 
 // attempt makes one call, with a record before it and one after.
@@ -325,13 +325,13 @@ func (d *delivery) guard(ctx context.Context, now time.Time) (becomes consume.Di
 	case err != nil:
 		return becomes, false, err
 	case step == verdict.DeviceCools:
-		becomes, err = d.bury(ctx, verdict.ReasonCooldown, fmt.Sprintf("another request has reset the device %s ago, less than %s",
+		becomes, err = d.bury(ctx, verdict.ReasonCooldown, fmt.Sprintf("another request reset the device %s ago, less than %s",
 			now.Sub(at).Round(time.Second), d.t.cfg.Cooldown))
 		return becomes, false, err
 	case step == verdict.DeviceWait:
 		// Those that wait must not take all the places from others.
 		if waits, _ := d.t.backlog.Park(d.m.Sequence, at, now); !waits {
-			becomes, err = d.bury(ctx, verdict.ReasonCooldown, "too many requests wait for devices that another request may be resetting")
+			becomes, err = d.bury(ctx, verdict.ReasonCooldown, "too many requests are waiting for devices that other requests may be resetting")
 			return becomes, false, err
 		}
 		return d.nak(at, false), false, nil
@@ -356,7 +356,7 @@ func (d *delivery) nak(at time.Time, retrying bool) consume.Disposition {
 
 // trouble gives the message back after a failure of NATS.
 func (d *delivery) trouble(err error) consume.Disposition {
-	d.t.cfg.Log.Error("the request was given back: its record could not be read or written",
+	d.t.cfg.Log.Error("the record could not be read or written; the request goes back to the queue",
 		zap.String("request_id", d.req.ID), zap.String("device", d.req.DeviceID), zap.Error(err))
 	return consume.Nak(troubleWait)
 }

@@ -84,6 +84,6 @@ func (c *deviceClaim) drop(ctx context.Context) {
 		err = store.Drop(ctx, c.cfg.Name, id, c.written)
 	}
 	if err != nil {
-		c.cfg.Log.Debug("the claim on the device stays until it lapses", zap.String("device", id), zap.Error(err))
+		c.cfg.Log.Debug("the claim on the device could not be removed; it stays until it lapses", zap.String("device", id), zap.Error(err))
 	}
 }

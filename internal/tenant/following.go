@@ -35,7 +35,7 @@ func (g *following) saw(token graph.Token) {
 	lacks := token.LacksRead()
 	g.lacks.Store(lacks)
 	if lacks {
-		g.warn("accepted requests are not followed, so that nobody learns what their devices did: grant the application " +
+		g.warn("accepted requests are not followed, so it stays unknown what their devices did: grant the application " +
 			graph.ReadPermissions()[0] + ", or set WORKER_FOLLOW to off")
 	}
 }

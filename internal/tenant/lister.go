@@ -100,10 +100,10 @@ func (s *lister) ask(soft, hard context.Context, sequence uint64, token graph.To
 	g.Observe(sequence, told)
 	switch told.Serves {
 	case hold.NotKnown:
-		cfg.Log.Info("a request was refused, and the list of devices does not tell whether everything is; trying again", zap.String("error", told.Detail))
+		cfg.Log.Info("Graph refused a request, and the list of devices did not show whether it refuses every request; trying again", zap.String("error", told.Detail))
 	case hold.Unreadable:
-		cfg.Log.Warn("a request was refused, and devices may not be listed, so it is not known whether everything is refused; "+
-			"a refusal is taken for the request's own: grant "+graph.ReadPermissions()[0], zap.String("error", told.Detail))
+		cfg.Log.Warn("Graph refused a request, and the application may not list devices, so the worker cannot tell whether Graph refuses every request; "+
+			"it takes the refusal for the fault of that request: grant "+graph.ReadPermissions()[0], zap.String("error", told.Detail))
 	case hold.Served, hold.Unserved: // the hold tells
 	}
 	return told.Serves

@@ -32,11 +32,11 @@ func (t *Tenant) TakeOver(term context.Context) {
 			return
 		}
 		if !t.gate.Fuse.On() {
-			t.cfg.Log.Warn("what was before could not be read: pauses, holds and the window of calls begin anew", zap.Error(err))
+			t.cfg.Log.Warn("the state of the previous worker could not be read; pauses, holds and the window of calls start afresh", zap.Error(err))
 			return
 		}
 		// A fuse that forgets is none.
-		t.cfg.Log.Error("what was before could not be read, which the fuse needs; trying again", zap.Error(err))
+		t.cfg.Log.Error("the state of the previous worker could not be read, and the fuse needs it; trying again", zap.Error(err))
 		select {
 		case <-term.Done():
 		case <-time.After(handover.Again):
@@ -80,7 +80,7 @@ func (t *Tenant) recall(ctx context.Context) error {
 	}
 	if s != nil {
 		if restore(*s, t.gate, t.Clock, released, now) {
-			t.cfg.Log.Info("hold: it was begun before this worker took over, and goes on", zap.String("cause", s.Hold.Cause))
+			t.cfg.Log.Info("hold: it began before this worker took over, and continues", zap.String("cause", s.Hold.Cause))
 		}
 	}
 	return t.rebuild(ctx, now)

@@ -24,10 +24,10 @@ func oddSettings() map[string][]odd[jetstream.StreamConfig] {
 	again := &jetstream.RePublish{Source: ">", Destination: "copies.>"}
 	whole := &jetstream.SubjectTransformConfig{Source: ">", Destination: "copies.>"}
 	any := []odd[cfg]{
-		{"NoAck", func(c *cfg) { c.NoAck = true }, "confirms nothing", false},
+		{"NoAck", func(c *cfg) { c.NoAck = true }, "does not acknowledge messages", false},
 		{"Sealed", func(c *cfg) { c.Sealed = true }, "is sealed", true},
 		{"Storage", func(c *cfg) { c.Storage = jetstream.MemoryStorage }, "kept in memory", true},
-		{"PersistMode", func(c *cfg) { c.PersistMode = jetstream.AsyncPersistMode }, "not yet on disk", true},
+		{"PersistMode", func(c *cfg) { c.PersistMode = jetstream.AsyncPersistMode }, "before they are on disk", true},
 		{"SubjectTransform", func(c *cfg) { c.SubjectTransform = whole }, "under other subjects", false},
 		{"Mirror", func(c *cfg) {
 			c.Subjects, c.Duplicates, c.Mirror = nil, 0, &jetstream.StreamSource{Name: "ORIGIN"}
@@ -52,8 +52,8 @@ func oddSettings() map[string][]odd[jetstream.StreamConfig] {
 		{"AllowMsgSchedules", func(c *cfg) { c.AllowMsgSchedules, c.Discard = true, jetstream.DiscardOld }, "Nats-Schedule", true},
 		{"AllowMsgCounter", func(c *cfg) {
 			c.AllowMsgCounter, c.Discard, c.Retention = true, jetstream.DiscardOld, jetstream.LimitsPolicy
-		}, "nothing but counters", true},
-		{"SubjectDeleteMarkerTTL", func(c *cfg) { c.SubjectDeleteMarkerTTL, c.AllowMsgTTL, c.AllowRollup = time.Minute, true, true }, "puts a mark", false},
+		}, "only counters", true},
+		{"SubjectDeleteMarkerTTL", func(c *cfg) { c.SubjectDeleteMarkerTTL, c.AllowMsgTTL, c.AllowRollup = time.Minute, true, true }, "by a marker", false},
 		{"MaxMsgsPerSubject", func(c *cfg) { c.MaxMsgsPerSubject = 10 }, "keeps only 10", false},
 		{"DiscardNewPerSubject", func(c *cfg) { c.MaxMsgsPerSubject, c.DiscardNewPerSubject = 10, true }, "", true},
 		{"AllowAtomicPublish", func(c *cfg) { c.AllowAtomicPublish = true }, "", true},
@@ -85,7 +85,7 @@ func oddSettings() map[string][]odd[jetstream.StreamConfig] {
 			{"Retention", func(c *cfg) { c.Retention = jetstream.InterestPolicy }, "instead of limits", false},
 			{"Discard", func(c *cfg) { c.Discard, c.MaxMsgs = jetstream.DiscardOld, 10 }, "discards old dead letters", false},
 			{"MaxAge", func(c *cfg) { c.MaxAge = time.Hour }, "drops dead letters after 1h0m0s", false},
-			{"DenyDelete", func(c *cfg) { c.DenyDelete = true }, "lets no letter be removed", true},
+			{"DenyDelete", func(c *cfg) { c.DenyDelete = true }, "does not allow letters to be removed", true},
 			{"AllowDirect", func(c *cfg) { c.AllowDirect = false }, "direct reads", false},
 			{"AllowMsgTTL", func(c *cfg) { c.AllowMsgTTL = true }, "", true},
 		}, both...),
@@ -113,7 +113,7 @@ func oddSettings() map[string][]odd[jetstream.StreamConfig] {
 			{"RePublish", func(c *cfg) { c.RePublish = nil }, "changes not published on passcode.reset.outcome.default.*", false},
 		}, bucket...),
 		"state": append([]odd[cfg]{
-			{"MaxAge", func(c *cfg) { c.MaxAge = 10 * 365 * 24 * time.Hour }, "a blown fuse among it", false},
+			{"MaxAge", func(c *cfg) { c.MaxAge = 10 * 365 * 24 * time.Hour }, "such as a blown fuse", false},
 			{"RePublish", func(c *cfg) { c.RePublish = again }, "", false},
 		}, bucket...),
 	}
@@ -237,17 +237,17 @@ func TestOddConsumers(t *testing.T) {
 		// Refused.
 		{"HeadersOnly", func(c *cfg) { c.HeadersOnly = true }, "a dead letter without its body", false},
 		{"AckPolicy", func(c *cfg) { c.AckPolicy, c.MaxAckPending, c.AckWait = jetstream.AckNonePolicy, 0, 0 }, "instead of explicit", true},
-		{"DeliverPolicy", func(c *cfg) { c.DeliverPolicy = jetstream.DeliverNewPolicy }, "from before are never taken", true},
-		{"OptStartSeq", func(c *cfg) { c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, 5 }, "from before are never taken", true},
+		{"DeliverPolicy", func(c *cfg) { c.DeliverPolicy = jetstream.DeliverNewPolicy }, "are never delivered", true},
+		{"OptStartSeq", func(c *cfg) { c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, 5 }, "are never delivered", true},
 		{"OptStartTime", func(c *cfg) {
 			at := time.Now()
 			c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &at
-		}, "from before are never taken", true},
+		}, "are never delivered", true},
 		{"FilterSubject", func(c *cfg) { c.FilterSubject = "" }, "takes []", false},
 		{"FilterSubjects", func(c *cfg) { c.FilterSubjects, c.FilterSubject = []string{c.FilterSubject, "x"}, "" }, `"x"]`, false},
 		// Weaker.
-		{"AckWait", func(c *cfg) { c.AckWait = time.Second }, "delivered again while it is worked on", false},
-		{"AckWait", func(c *cfg) { c.AckWait = time.Hour }, "waits so long", false},
+		{"AckWait", func(c *cfg) { c.AckWait = time.Second }, "delivered again while a worker is handling it", false},
+		{"AckWait", func(c *cfg) { c.AckWait = time.Hour }, "wait that long", false},
 		{"MaxDeliver", func(c *cfg) { c.MaxDeliver = 5 }, "at most 5 times", false},
 		{"BackOff", func(c *cfg) { c.BackOff = []time.Duration{ackWait} }, "back-off list", false},
 		{"MaxAckPending", func(c *cfg) { c.MaxAckPending = 10 }, "at most 10 acks", false},
@@ -260,7 +260,7 @@ func TestOddConsumers(t *testing.T) {
 		{"PriorityPolicy", func(c *cfg) { c.PriorityPolicy, c.PriorityGroups, c.PinnedTTL = 0, nil, 0 }, "no pinned priority group", true},
 		{"PriorityPolicy", func(c *cfg) { c.PriorityPolicy, c.PinnedTTL = jetstream.PriorityPolicyOverflow, 0 }, "no pinned priority group", true},
 		{"PinnedTTL", func(c *cfg) { c.PinnedTTL = 0 }, "waits 2m0s", false}, // the server's default
-		{"PinnedTTL", func(c *cfg) { c.PinnedTTL = 100 * time.Millisecond }, "for no reason", false},
+		{"PinnedTTL", func(c *cfg) { c.PinnedTTL = 100 * time.Millisecond }, "can lose its pin", false},
 		// As good.
 		{"MaxRequestBatch", func(c *cfg) { c.MaxRequestBatch = 1 }, "", false},
 		{"MaxRequestMaxBytes", func(c *cfg) { c.MaxRequestMaxBytes = 10 }, "", false},
@@ -338,16 +338,16 @@ func TestOddFollowConsumers(t *testing.T) {
 	type cfg = jetstream.ConsumerConfig
 	const step = 3
 	for i, o := range []odd[cfg]{
-		{"HeadersOnly", func(c *cfg) { c.HeadersOnly = true }, "each alarm would be dropped", false},
+		{"HeadersOnly", func(c *cfg) { c.HeadersOnly = true }, "would drop every alarm", false},
 		{"AckPolicy", func(c *cfg) { c.AckPolicy, c.MaxAckPending, c.AckWait = jetstream.AckNonePolicy, 0, 0 }, "instead of explicit", true},
-		{"DeliverPolicy", func(c *cfg) { c.DeliverPolicy = jetstream.DeliverNewPolicy }, "from before are never taken", true},
+		{"DeliverPolicy", func(c *cfg) { c.DeliverPolicy = jetstream.DeliverNewPolicy }, "are never delivered", true},
 		{"FilterSubject", func(c *cfg) { c.FilterSubject = "" }, "takes []", false},
 		{"AckWait", func(c *cfg) { c.AckWait = time.Second }, "looked at twice", false},
-		{"AckWait", func(c *cfg) { c.AckWait = time.Hour }, "waits so long", false},
+		{"AckWait", func(c *cfg) { c.AckWait = time.Hour }, "wait that long", false},
 		{"MaxDeliver", func(c *cfg) { c.MaxDeliver = 5 }, "at most 5 times", false},
 		{"BackOff", func(c *cfg) { c.BackOff = []time.Duration{ackWait} }, "back-off list", false},
 		{"MaxAckPending", func(c *cfg) { c.MaxAckPending = 10 }, "at most 10 acks", false},
-		{"MaxAckPending", func(c *cfg) { c.MaxAckPending = 100_000 }, "burden the server", false},
+		{"MaxAckPending", func(c *cfg) { c.MaxAckPending = 100_000 }, "put a load on the server", false},
 		{"InactiveThreshold", func(c *cfg) { c.InactiveThreshold = time.Hour }, "nobody has pulled for 1h0m0s", false},
 		{"MaxRequestExpires", func(c *cfg) { c.MaxRequestExpires = time.Second }, "wait for 1s only", false},
 		{"MaxRequestBatch", func(c *cfg) { c.MaxRequestBatch = 1 }, "at most 1 alarms to a pull", false},

@@ -149,7 +149,7 @@ func (t *troubles) over() {
 // report takes what the library says out of turn. Its text may quote settings.
 func (t *troubles) report(err error) {
 	if errors.Is(err, resource.ErrPartialResource) {
-		t.log.Warn("OTEL_RESOURCE_ATTRIBUTES: not all of it can be read")
+		t.log.Warn("OTEL_RESOURCE_ATTRIBUTES: a part of it is invalid and is ignored")
 		return
 	}
 	t.lost(0, fmt.Errorf("OpenTelemetry reports a %T", err))

@@ -86,7 +86,7 @@ func (p Policy) absent(r record.Record, l Look) Verdict {
 		v.bury(Reason(r.Refusal), r.Detail)
 	case gone:
 		// There is no device any more that could be asked about, or reset.
-		v.bury(ReasonNotFound, "the device is gone, and so is what became of the call; "+l.Detail)
+		v.bury(ReasonNotFound, "the device is gone, so the outcome of the call can no longer be looked up; "+l.Detail)
 	default:
 		p.further(&v, l)
 	}
@@ -115,7 +115,7 @@ func (p Policy) further(v *Verdict, l Look) {
 func (p Policy) unclear(r record.Record, l Look, wait time.Duration) Verdict {
 	if Expired(l.Expires, l.Now) && l.Now.After(p.shows(r)) {
 		v := Verdict{Verification: VerificationFailed, Record: r}
-		v.bury(ReasonOutcomeUnknown, "the call may have reset the device, and its outcome could not be read in time: "+l.Detail)
+		v.bury(ReasonOutcomeUnknown, "the call may have reset the device, and its outcome could not be looked up in time: "+l.Detail)
 		return v
 	}
 	return lookAgain(r, l.Now.Add(wait))
@@ -128,7 +128,7 @@ func (p Policy) notPermitted(r record.Record, l Look, as Verification) Verdict {
 	case p.OnUnknown != UnknownRetry:
 		detail := r.Detail
 		if r.State != record.None { // else it says so already, of the message before
-			detail = "the call may have reset the device (" + detail + "), and the outcome may not be read: " + l.Detail
+			detail = "the call may have reset the device (" + detail + "), and the application may not look up its outcome: " + l.Detail
 		}
 		v.bury(ReasonOutcomeUnknown, detail)
 	case r.Refusal != "":

@@ -10,7 +10,7 @@ import (
 func (p Policy) Orphaned(r record.Record) record.Record {
 	r.State, r.NextAt = record.Verifying, p.VerifyAt(r.AttemptedAt)
 	r.MarkUnknown()
-	r.Detail = "the worker that made the call is gone, so its outcome is unknown"
+	r.Detail = "the worker that made the call is gone, so the outcome is unknown"
 	return r
 }
 
@@ -50,7 +50,7 @@ func (p Policy) OfPanic(r record.Record, now time.Time) Verdict {
 		v.Record.MarkUnknown() // the call may have been sent
 	}
 	if v.Record.Panics >= p.MaxAttempts {
-		v.bury(ReasonUndeliverable, "handling the request panicked too often; the log holds the stacks")
+		v.bury(ReasonUndeliverable, "the handling of the request panicked too often; the log holds the stacks")
 		return v
 	}
 	v.Do, v.Until = DoNak, now.Add(p.Backoff(v.Record.Panics, r.ClientRequestID))
@@ -62,6 +62,6 @@ func (p Policy) OfPanic(r record.Record, now time.Time) Verdict {
 	case r.State == record.None:
 		v.Record.State = record.Retrying
 	}
-	v.Record.NextAt, v.Record.Detail = v.Until.UTC(), "handling the request panicked"
+	v.Record.NextAt, v.Record.Detail = v.Until.UTC(), "the handling of the request panicked"
 	return v
 }

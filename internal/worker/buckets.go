@@ -30,7 +30,7 @@ type buckets struct {
 
 func newBuckets(f *fleet) *buckets { return &buckets{fleet: f} }
 
-// open looks the buckets up. It fails where the records are not there.
+// open looks the buckets up. It fails where the bucket of records does not exist.
 func (b *buckets) open(ctx context.Context) error {
 	n := b.fleet.cfg.Names
 	records, err := record.Open(ctx, b.fleet.js, n.Bucket)
@@ -66,7 +66,7 @@ func (b *buckets) find(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	if err := b.open(ctx); err != nil {
-		b.fleet.cfg.Log.Debug("the buckets are not there yet", zap.Error(err))
+		b.fleet.cfg.Log.Debug("the buckets do not exist yet", zap.Error(err))
 	}
 }
 
@@ -98,15 +98,15 @@ func (b *buckets) openHandover(ctx context.Context) (*handover.Store, error) {
 	}
 	if cfg.Setup {
 		if _, setupErr := topology.SetupShared(ctx, b.fleet.js, cfg.Names, cfg.Layout); setupErr == nil {
-			b.fleet.cfg.Log.Warn("bucket " + name + " was missing and is made")
+			b.fleet.cfg.Log.Warn("bucket " + name + " was missing and has been created")
 			b.mu.Lock()
 			b.lost = true
 			b.mu.Unlock()
 			return handover.Open(ctx, b.fleet.js, name)
 		}
 	}
-	b.fleet.warnings.once("weaker than promised: bucket " + name + " is missing, so that a restart forgets pauses, holds and what was learned " +
-		"of the quota, and only a restart releases a fuse; worker setup makes it")
+	b.fleet.warnings.once("weaker than promised: bucket " + name + " is missing, so a restart forgets pauses, holds and the learned quota, " +
+		"and only a restart releases a fuse; worker setup creates the bucket")
 	return nil, err
 }
 
@@ -146,7 +146,7 @@ func (b *buckets) look(ctx context.Context) {
 	log := b.fleet.cfg.Log
 	err := b.open(ctx)
 	if errors.Is(err, jetstream.ErrBucketNotFound) && b.fleet.cfg.Setup {
-		log.Error("the records are gone and are begun anew: requests that were accepted before are no longer known as such")
+		log.Error("the bucket of records is gone and is created again; the worker no longer knows which requests were accepted before")
 		if _, err = topology.SetupShared(ctx, b.fleet.js, b.fleet.cfg.Names, b.fleet.cfg.Layout); err == nil {
 			err = b.open(ctx)
 		}
@@ -157,7 +157,7 @@ func (b *buckets) look(ctx context.Context) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil && b.missing == nil {
-		log.Error("the records are gone, so nothing can be worked on", zap.Error(err))
+		log.Error("the bucket of records is gone, so no request can be worked on", zap.Error(err))
 	}
 	b.missing = err
 }

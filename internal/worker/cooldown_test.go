@@ -152,7 +152,7 @@ func testNoDevices(r *rig) {
 	dev := graphsim.GoodDevice(0x4005)
 	r.publish(reset("INC1", dev), nil)
 	r.eventually("the error in the log", func() bool {
-		return strings.Contains(r.log.String(), "the request was given back") || r.sim.Resets(dev) == 1
+		return strings.Contains(r.log.String(), "the request goes back to the queue") || r.sim.Resets(dev) == 1
 	})
 	r.settled() // the bucket is made anew, as setup may
 	r.accepted("INC1", dev, 1, false)

@@ -78,7 +78,7 @@ func (f *fleet) run(ctx, hard context.Context) {
 	var others sync.WaitGroup
 	others.Go(func() {
 		if err := f.replica.Run(ctx); err != nil {
-			f.cfg.Log.Error("this replica takes itself to be alone", zap.Error(err))
+			f.cfg.Log.Error("this replica cannot see the others, so it works as if it were alone", zap.Error(err))
 		}
 	})
 	f.apply(ctx, hard, f.cfg.Tenants)
@@ -122,11 +122,11 @@ func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 		switch {
 		case before == nil:
 		case before.leaving:
-			f.cfg.Log.Info("the tenant is back: it is begun anew once its calls in flight have ended", zap.String("tenant", t.Name))
+			f.cfg.Log.Info("the tenant is back in WORKER_TENANTS_FILE; it is restarted once its calls in flight have ended", zap.String("tenant", t.Name))
 		case before.spec == t:
 			continue
 		default:
-			f.cfg.Log.Info("the tenant has changed: it is ended and begun anew", zap.String("tenant", t.Name))
+			f.cfg.Log.Info("the tenant has changed; it is restarted", zap.String("tenant", t.Name))
 			before.stop()
 		}
 		f.begin(ctx, hard, t, before)
@@ -269,8 +269,8 @@ func (f *fleet) poll() time.Duration {
 // unknownAction tells of an action that may be a reset, by its name.
 func (f *fleet) unknownAction(name string) {
 	f.metrics.UnknownActionName()
-	f.warnings.once(fmt.Sprintf("a device has an action %q that has the type of a reset, but not its name: what became of the calls to such devices is in "+
-		"doubt; if it is a reset, add the name to WORKER_ACTION_NAMES", name))
+	f.warnings.once(fmt.Sprintf("a device lists an action %q that has the type of a reset but an unknown name; the outcomes "+
+		"of calls to such devices stay in doubt; if it is a reset, add the name to WORKER_ACTION_NAMES", name))
 }
 
 // watchUnserved names the tenants whose requests nobody takes.
@@ -292,7 +292,7 @@ func (f *fleet) watchUnserved(ctx context.Context) {
 		for _, name := range tenants {
 			if !named[name] {
 				named[name] = true
-				f.cfg.Log.Warn("requests wait for a tenant that nobody serves", zap.String("tenant", name))
+				f.cfg.Log.Warn("requests wait for a tenant that no worker serves", zap.String("tenant", name))
 			}
 		}
 		ticker.Reset(unservedInterval)

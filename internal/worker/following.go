@@ -61,7 +61,7 @@ func newAnnouncer(f *fleet) *follow.Announcer {
 		if s := f.get(tenant); s != nil {
 			s.metrics.NotFollowed()
 		}
-		f.warnings.once("an accepted request is not followed, because its alarm could not be stored; the request itself is done. Further ones are counted in "+
-			"passcode_reset_follow_lost_total; worker outcome follow --since makes up for them", zap.Error(err))
+		f.warnings.once("an accepted request is not followed, because its alarm could not be stored; the request itself is done. Further "+
+			"cases are only counted, in passcode_reset_follow_lost_total; worker outcome follow --since closes the gap", zap.Error(err))
 	})
 }

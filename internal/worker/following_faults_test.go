@@ -85,7 +85,7 @@ func TestFollowStreamComesBack(t *testing.T) {
 	r.start()
 	r.publish(reset("a", graphsim.GoodDevice(1)), nil)
 	r.awaitState("a", record.Accepted)
-	if !strings.Contains(r.log.String(), "accepted requests are not followed for now") {
+	if !strings.Contains(r.log.String(), "accepted requests are not followed at present") {
 		t.Error("nothing is said of what is missing")
 	}
 	if _, err := topology.SetupFollow(t.Context(), r.js, r.names, topology.Layout{}); err != nil {
@@ -252,7 +252,7 @@ func TestFollowNotPermitted(t *testing.T) {
 		if rec := r.record("a1"); rec.Followed || r.alarms() > 0 {
 			t.Errorf("it is followed: %+v", rec)
 		}
-		if n := strings.Count(r.log.String(), "accepted requests are not followed, so that nobody learns"); n != 1 {
+		if n := strings.Count(r.log.String(), "accepted requests are not followed, so it stays unknown"); n != 1 {
 			t.Errorf("it was said %d times", n)
 		}
 		if got := r.metric(`follow_lost_total{tenant="default"}`); got != 0 {

@@ -97,7 +97,7 @@ func TestFollowConsumerIsMadeAnew(t *testing.T) {
 	if _, err := r.js.Consumer(t.Context(), r.names.FollowStream, topology.FollowConsumer(3)); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(r.log.String(), "are not followed for now"); n > 1 {
+	if n := strings.Count(r.log.String(), "are not followed at present"); n > 1 {
 		t.Errorf("it was said %d times", n)
 	}
 }

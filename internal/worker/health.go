@@ -51,7 +51,7 @@ func (h *health) options() []nats.Option {
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			h.change(false)
 			if err != nil { // nil: we have closed it
-				h.log.Warn("NATS is away; trying again for ever", zap.Error(err))
+				h.log.Warn("the connection to NATS is lost; trying again until it is back", zap.Error(err))
 			}
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { h.report(h.nats.Explain(err)) }),

@@ -203,7 +203,7 @@ func (l *lookout) see(ctx context.Context) {
 			if info == nil {
 				var err error
 				if info, err = s.queue.Look(ctx); err != nil {
-					s.log.Debug("the queue's depth could not be read", zap.Error(err))
+					s.log.Debug("the depth of the queue could not be read", zap.Error(err))
 					return nil
 				}
 			}
@@ -212,8 +212,8 @@ func (l *lookout) see(ctx context.Context) {
 		})
 	}
 	if missed && l.missed.Add(1) == mostMissed {
-		l.fleet.warnings.once("wake-ups do not reach this worker, though the request stream sends them and the server lets it listen: "+
-			"queues with nothing in them cost more. Where the stream is another account's, import its wake subject", zap.String("subject", l.fleet.wakeSubject()))
+		l.fleet.warnings.once("the request stream sends wake-ups and the worker may subscribe to them, but they do not arrive; the worker polls "+
+			"empty queues instead, which costs more. If the stream belongs to another account, import its wake subject", zap.String("subject", l.fleet.wakeSubject()))
 		l.fleet.divide() // which has each queue decide anew
 	}
 	_ = group.Wait() // none fails

@@ -147,7 +147,7 @@ func TestWakeUpsDoNotArrive(t *testing.T) {
 		r.awaitEmpty()
 	}
 	r.await("a queue to rest no more", func() bool { return waits(last) > 0 })
-	if !strings.Contains(r.log.String(), "wake-ups do not reach this worker") {
+	if !strings.Contains(r.log.String(), "the request stream sends wake-ups") {
 		t.Error("nobody is told")
 	}
 }

@@ -141,7 +141,7 @@ func testPauseIsCapped(r *rig) {
 	for i := range 5 {
 		r.accepted(fmt.Sprint("r", i), graphsim.GoodDevice(0x7000+i), 1, false)
 	}
-	for _, text := range []string{"a longer pause than is allowed", "a longer wait was asked for than is allowed"} {
+	for _, text := range []string{"a longer pause than WORKER_MAX_PAUSE", "a longer wait than WORKER_MAX_PAUSE"} {
 		if !strings.Contains(r.log.String(), text) {
 			r.t.Errorf("not in the log: %s", text)
 		}

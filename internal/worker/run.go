@@ -34,7 +34,7 @@ const (
 )
 
 // errHardStop ends the work that is still under way when the drain time is over.
-var errHardStop = errors.New("the time for finishing is over")
+var errHardStop = errors.New("the time limit for finishing is over")
 
 // Run is the service. It works until ctx ends, then takes no further request,
 // lets the calls in flight finish within the drain time, and returns nil. It
@@ -74,7 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}))
 	// What was given back last is still on its way.
 	if flushErr := nc.FlushTimeout(flushTimeout); flushErr != nil {
-		log.Warn("NATS could not be told what was given back; it will notice after the ack wait", zap.Error(flushErr))
+		log.Warn("NATS could not be told which messages were given back; it delivers them again after the ack wait", zap.Error(flushErr))
 	}
 	log.Info("stopped")
 	return err
@@ -112,7 +112,7 @@ func (f *fleet) serve(ctx context.Context, ln net.Listener, handler http.Handler
 	defer cut(nil)
 	drain := f.cfg.DrainTimeout
 	stopDrain := context.AfterFunc(ctx, func() {
-		f.cfg.Log.Info("stopping: no further request is taken, calls in flight may finish", zap.Duration("within", drain))
+		f.cfg.Log.Info("stopping: no further requests are taken, and calls in flight may finish", zap.Duration("within", drain))
 		timer := time.AfterFunc(drain-min(drainReserve, drain/4), func() { cut(errHardStop) })
 		context.AfterFunc(hard, func() { timer.Stop() })
 	})
@@ -125,7 +125,7 @@ func (f *fleet) serve(ctx context.Context, ln net.Listener, handler http.Handler
 		group.Go(func() error {
 			err := metrics.Serve(serving, ln, handler)
 			if err != nil {
-				f.cfg.Log.Error("metrics and health are no longer served; the work goes on", zap.Error(err))
+				f.cfg.Log.Error("the server for metrics and health has failed; the work goes on without it", zap.Error(err))
 			}
 			return err
 		})

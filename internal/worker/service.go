@@ -110,10 +110,10 @@ func (s *service) setBound(err error) {
 	case err == nil:
 		s.log.Info("bound to the queue")
 	case topology.NoRoom(err): // which is the same for each tenant that comes too late
-		s.fleet.warnings.once("tenants cannot be served: the server takes no further consumer on stream "+s.names().Stream+
-			"; trying again for ever; /readyz names them", zap.String("tenant", s.spec.Name), zap.Error(err))
+		s.fleet.warnings.once("tenants cannot be served: the server allows no further consumer on stream "+s.names().Stream+
+			"; trying again; /readyz names them", zap.String("tenant", s.spec.Name), zap.Error(err))
 	case s.bound == nil || err.Error() != s.bound.Error():
-		s.log.Error("the queue cannot be worked on; trying again for ever", zap.Error(err))
+		s.log.Error("the queue cannot be worked on; trying again", zap.Error(err))
 	}
 	s.bound = err
 }
@@ -179,7 +179,7 @@ func (s *service) warnOfWeaknesses(ctx context.Context, consumer jetstream.Consu
 	}
 	for _, stream := range topology.Rivals(ctx, f.js, names) {
 		f.warnings.once(weaker + "stream " + stream + " of another JetStream domain or account takes the same dead letters, " +
-			"and perhaps the same requests; a worker there would reset devices a second time; see worker check")
+			"and perhaps the same requests; a worker there would reset devices a second time; run worker check")
 	}
 }
 
