@@ -20,7 +20,7 @@ import urllib.request
 PANELS = [
     "Replicas", "NATS", "Tenants without a worker", "Tenants held", "Waiting", "Oldest request", "Within five minutes",
     "Holds by cause", "Queue", "Calls against the limit", "Share of calls throttled", "From publishing to the end",
-    "Calls by what came of them", "Dead letters by reason", "Outcomes", "Open",
+    "Calls by result", "Dead letters by reason", "Outcomes", "Open",
 ]
 COLOURS = ["#2a7de1", "#d9822b", "#1b8a3e", "#c2352b", "#7a4fc4", "#0f9aa8", "#8a6d1b", "#c03a8c"]
 STEP = 2

@@ -708,7 +708,7 @@ func TestLimitedAccounts(t *testing.T) {
 		w.url = limited("max_file: 10GB, max_streams: 6, max_consumers: 9")
 		found = runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitDone)
 		found.is(t, "bucket passcode-resets-outcomes", "warning", "worker run will create it")
-		found.is(t, "stream PASSCODE_RESETS_FOLLOW", "warning", "worker run cannot create it: the account takes no further stream")
+		found.is(t, "stream PASSCODE_RESETS_FOLLOW", "warning", "worker run cannot create it: the account allows no further stream")
 		found.is(t, "consumers follow-0 to follow-9", "warning", "fewer than 10 consumers of a stream, which following needs: resets go on")
 	})
 	t.Run("tier of one by itself", func(t *testing.T) {

@@ -120,7 +120,7 @@ func wrongTable(t *testing.T) []wrong {
 		{name: "WORKER_ACTION_NAMES", value: "a,,b", says: "holds an empty name"},
 		{name: "WORKER_ACTION_NAMES", value: "wipe", says: "the name of an action that is not a reset"},
 		{name: "WORKER_VERIFY_AFTER", value: "-1s", says: short + "1s"},
-		{name: "WORKER_VERIFY_AFTER", value: "0s", says: short + "1s, Graph does not show a reset at once"},
+		{name: "WORKER_VERIFY_AFTER", value: "0s", says: short + "1s. Graph does not show a reset at once"},
 		{name: "WORKER_VERIFY_AFTER", value: "999ms", says: short + "1s"},
 		{name: "WORKER_ON_UNKNOWN", value: "ignore", says: "none of: dead-letter, retry"},
 		{name: "WORKER_HTTP_ADDR", value: "9090", says: "like :9090 or 127.0.0.1:9090"},

@@ -19,20 +19,20 @@ type followSeries struct {
 
 func newFollowSeries(f promauto.Factory) followSeries {
 	durations := newHistogramVec(f, "outcome_duration_seconds",
-		"Seconds from the acceptance of a reset to the outcome that was found on its device.",
+		"Seconds from the acceptance of a reset until its outcome on the device was found.",
 		[]float64{15, 30, 60, 120, 300, 900, 3600, 4 * 3600, 8 * 3600, 24 * 3600, 3 * 24 * 3600, 7 * 24 * 3600}, "outcome")
-	looks := newCounterVec(f, "follow_looks_total", "Looks at the devices of accepted resets, by what came of them.", "result")
+	looks := newCounterVec(f, "follow_looks_total", "Looks at the devices of accepted resets, by result.", "result")
 	s := followSeries{
 		durations: map[outcome.Outcome]prometheus.Observer{},
 		looks:     map[outcome.Result]prometheus.Counter{},
 		open: newGauge(f, "follow_open",
-			"Accepted resets whose device has not come to an end yet; 0: none, or not read yet."),
+			"Accepted resets whose outcome on the device is not final yet; 0: none, or not read yet."),
 		oldest: newGauge(f, "follow_oldest_seconds",
-			"Age of the oldest of the accepted resets whose looks are next; 0: none, or not read yet."),
+			"Age in seconds of the oldest accepted reset among those that are looked at next; 0: none, or not read yet."),
 		lag: newGauge(f, "follow_lag_seconds",
-			"By how much the look that is latest is late; 0: none is, or not read yet."),
+			"Seconds by which the most overdue look is late; 0: none is late, or not read yet."),
 		stray: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "follow_stray_alarms_total",
-			Help: "Messages on the follow stream that are no alarm, or of a tenant that this worker does not serve."}),
+			Help: "Messages on the follow stream that are not alarms, or belong to a tenant that this worker does not serve."}),
 	}
 	for _, o := range outcome.Finals() {
 		s.durations[o] = durations.WithLabelValues(string(o))

@@ -64,7 +64,7 @@ func New(b Build) *Metrics {
 		registry: reg,
 		build:    b,
 		graphRequests: newCounterVec(f, "graph_requests_total",
-			"HTTP calls to Microsoft Graph, by method and status code; code none: no usable answer came.",
+			"HTTP calls to Microsoft Graph, by method and status code; code none: there was no usable answer.",
 			"method", "code"),
 		graphByCode:    make(map[string]map[int]prometheus.Counter),
 		graphNoCode:    make(map[string]prometheus.Counter),
@@ -72,16 +72,16 @@ func New(b Build) *Metrics {
 		natsConnected: f.NewGauge(prometheus.GaugeOpts{Namespace: Namespace, Name: "nats_connected",
 			Help: "1 while connected to NATS, 0 while not."}),
 		natsReconnects: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "nats_reconnects_total",
-			Help: "Connections to NATS that were made again after a loss."}),
+			Help: "Times that the connection to NATS was restored after a loss."}),
 		unknownActions: f.NewCounter(prometheus.CounterOpts{Namespace: Namespace, Name: "unknown_action_names_total",
-			Help: "Actions read of a device that have the type of a reset and a name that is not known; the log has each name once."}),
+			Help: "Actions seen on devices that have the type of a reset but an unknown name; the log shows each name once."}),
 		follow:   newFollowSeries(f),
 		families: newTenantFamilies(),
 		tenants:  make(map[string]*Tenant),
 	}
 
 	durations := newHistogramVec(f, "graph_request_duration_seconds",
-		"Seconds from sending a call to Microsoft Graph to its answer or its failure.",
+		"Seconds from sending a call to Microsoft Graph until its answer or its failure.",
 		[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30}, "method")
 	for _, method := range methods() {
 		m.graphDurations[method] = durations.WithLabelValues(method)
@@ -93,7 +93,7 @@ func New(b Build) *Metrics {
 	}
 
 	newGaugeVec(f, "build_info",
-		"Always 1; the labels say which build of the worker runs.",
+		"Always 1; the labels show which build of the worker runs.",
 		"version", "revision", "goversion",
 	).WithLabelValues(b.Version, b.Revision, b.GoVersion).Set(1)
 	return m

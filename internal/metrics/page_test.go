@@ -80,13 +80,13 @@ func TestHeadline(t *testing.T) {
 		{"pausing", up(pausing), toneWarn, "Working, but Graph asked for a pause"},
 		{"standby", up(standby), toneCalm, "Standing by"},
 		{"unbound", up(unbound), toneBad, "The queue was not found"},
-		{"credentials", up(held("a", hold.Credentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
+		{"credentials", up(held("a", hold.Credentials)), toneBad, "Held because the credentials are not accepted, or no token is available"},
 		{"permission", up(held("a", hold.Permission)), toneBad, "Held because Graph refuses everything: a permission is missing"},
 		{"refused", up(held("a", hold.Refused)), toneBad, "Held because Graph refuses everything: no Intune licence, or a wrong address"},
-		{"outage", up(held("a", hold.GraphUnavailable)), toneBad, "Held because Graph is down, or cannot be reached"},
+		{"outage", up(held("a", hold.GraphUnavailable)), toneBad, "Held because Graph is down or cannot be reached"},
 		{"fuse", up(held("a", hold.Fuse)), toneBad, "Held because the fuse has blown: too many devices"},
 		{"operator", up(held("a", hold.Paused)), toneWarn, "Paused by an operator"},
-		{"operator and fault", up(held("a", hold.Paused, hold.Credentials)), toneBad, "Held because the credentials are not accepted, or no token can be had"},
+		{"operator and fault", up(held("a", hold.Paused, hold.Credentials)), toneBad, "Held because the credentials are not accepted, or no token is available"},
 		{"many working", up(working("a"), working("b")), toneGood, "Working"},
 		{"working and standby", up(working("a"), standby), toneGood, "Working"},
 		{"working and paused", up(working("a"), held("b", hold.Paused)), toneGood, "Working"},
@@ -109,7 +109,7 @@ func TestHeadline(t *testing.T) {
 		}
 	}
 	_, _, why := overall(up(standby, held("b", hold.Paused), fresh), at)
-	if want := "Tenants: 1 in the hands of another replica, 1 without a request so far, 1 paused by an operator."; why != want {
+	if want := "Tenants: 1 with another replica, 1 without a request so far, 1 paused by an operator."; why != want {
 		t.Errorf("%q, want %q", why, want)
 	}
 }
@@ -140,11 +140,11 @@ func TestPageOfOneTenant(t *testing.T) {
 			Detail: "no answer", NextProbe: time.Now().Add(8 * time.Second)}
 		html := get(t, m, s, "/").Body.String()
 		wantWords(t, html,
-			"Held because Graph is down, or cannot be reached",
+			"Held because Graph is down or cannot be reached",
 			"(5 min), next probe in 8 s no answer",
 			"NATS connected to 127.0.0.1:4222 for 1 h",
 			"Tenant acme held: graph_unavailable",
-			"in the queue 12,345", "wait for their turn 12,300", "in flight 3", "wait for a retry 42",
+			"in the queue 12,345", "waiting for their turn 12,300", "in flight 3", "waiting for a retry 42",
 			"oldest 1 min 30 s", "empty in (estimate) 1 d 2 h",
 			"calls per second; 5.0 allowed now 9.0 of 10.0",
 			"120 accepted", "1 dead letters", "60 answered 429",
@@ -183,8 +183,8 @@ func TestPageOfFollowing(t *testing.T) {
 		b.DeviceOutcome(outcome.TimedOut)
 		m.SetFollow(FollowDepth{Open: 1234, Oldest: 2 * time.Hour, Lag: 20 * time.Second})
 		wantWords(t, get(t, m, s, "/").Body.String(),
-			"Followed to the device: 1,234 open, oldest 2 h", "On the devices: 1,200 done, 1 failed, 2 other ends")
-		wantWords(t, get(t, m, s, "/?tenant=b").Body.String(), "1,234 open", "On the devices: 0 done, 0 failed, 2 other ends")
+			"Followed to the device: 1,234 open, oldest 2 h", "On the devices: 1,200 done, 1 failed, 2 with another outcome")
+		wantWords(t, get(t, m, s, "/?tenant=b").Body.String(), "1,234 open", "On the devices: 0 done, 0 failed, 2 with another outcome")
 		m.SetFollow(FollowDepth{Open: 1, Oldest: -time.Second, Lag: 6 * time.Minute})
 		wantWords(t, get(t, m, s, "/").Body.String(), "Followed to the device: 1 open, looks 6 min late")
 
@@ -226,7 +226,7 @@ func TestPageOfManyTenants(t *testing.T) {
 	m, s := manyTenants(500)
 	html := get(t, m, s, "/").Body.String()
 	wantWords(t, html, "Working, but 2 of 500 tenants held", "500 tenants", "in the queue 124,750", "500 accepted",
-		"and 450 more: search for a part of the name.", "consumer is gone")
+		"and 450 more: search by part of the name.", "consumer is gone")
 	var order []string
 	for _, found := range regexp.MustCompile(`\?tenant=(tenant-\d+)"`).FindAllStringSubmatch(html, -1) {
 		order = append(order, found[1])

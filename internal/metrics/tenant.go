@@ -248,46 +248,46 @@ func newTenantFamilies() *tenantFamilies {
 	var none []string
 	s := &tenantFamilies{}
 	s.requests = newFamily(s, counter, "requests_total",
-		"Requests that came to their end; duplicate: acknowledged without a call, since the same id had ended already.", "outcome", Outcomes())
+		"Requests that ended; duplicate: acknowledged without a call, because the same id had ended already.", "outcome", Outcomes())
 	s.deadLetters = newFamily(s, counter, "dead_letters_total",
-		"Requests put on the dead-letter stream, by reason.", "reason", verdict.Reasons())
+		"Requests moved to the dead-letter stream, by reason.", "reason", verdict.Reasons())
 	s.attempts = newFamily(s, counter, "attempts_total",
-		"Reset calls, by what came of them; unknown: sent, but nobody knows what it did.", "result", verdict.Results())
+		"Reset calls, by result; unknown: sent, but its effect is not known.", "result", verdict.Results())
 	s.verifications = newFamily(s, counter, "verifications_total",
 		"Looks at a device to settle an unknown outcome; executed: the reset had taken effect.", "result", verdict.Verifications())
 	s.tokens = newFamily(s, counter, "token_requests_total",
-		"Requests to the token endpoint, by what came of them.", "result", TokenResults())
+		"Requests to the token endpoint, by result.", "result", TokenResults())
 	s.outcomes = newFamily(s, counter, "outcomes_total",
-		"Accepted resets whose end on the device is known, or whose time is over, by that outcome.", "outcome", outcome.Finals())
+		"Accepted resets that reached a final outcome on the device or ran out of time, by outcome.", "outcome", outcome.Finals())
 	s.lost = newFamily(s, counter, "follow_lost_total",
-		"Accepted resets that are not followed, or no more: the alarm could not be stored, or the record is gone.", "", none)
+		"Accepted resets that are not or no longer followed: the alarm could not be stored, or the record is gone.", "", none)
 	s.rate = newFamily(s, gauge, "rate_limit",
-		"Calls per second that the pacer allows now; 0: no limit.", "", none)
+		"Calls per second that the worker currently allows itself; 0: no limit.", "", none)
 	s.rateConfigured = newFamily(s, gauge, "rate_limit_configured",
 		"Calls per second that the configuration allows; 0: no limit.", "", none)
 	s.pausedUntil = newFamily(s, gauge, "paused_until_timestamp_seconds",
-		"Unix time until which no call is sent, because Graph asked for it; 0 or past: no pause.", "", none)
+		"Unix time until which the worker sends no call, because Graph asked for a pause; 0 or in the past: no pause.", "", none)
 	s.pause = newFamily(s, counter, "pause_seconds_total",
-		"Seconds of pause that throttling has imposed.", "", none)
+		"Total seconds of pauses that throttling has imposed.", "", none)
 	s.hold = newFamily(s, gauge, "hold",
 		"1 while the queue stands still for this cause, 0 while not.", "cause", hold.Causes())
 	s.inFlight = newFamily(s, gauge, "in_flight",
 		"Requests being worked on by this replica; 0: none.", "", none)
 	s.waitingRetry = newFamily(s, gauge, "waiting_retry",
-		"Requests that wait for their next attempt or verification, without a worker slot; 0: none.", "", none)
+		"Requests that wait for their next attempt or verification; they occupy no worker slot; 0: none.", "", none)
 	s.messages = newFamily(s, gauge, "queue_messages",
-		"Requests in the queue, also those being worked on; 0: none, or not read yet.", "", none)
+		"Requests in the queue, including those being worked on; 0: none, or not read yet.", "", none)
 	s.ackPending = newFamily(s, gauge, "queue_ack_pending",
-		"Requests delivered and not acknowledged yet; 0: none, or not read yet.", "", none)
+		"Requests delivered but not acknowledged yet; 0: none, or not read yet.", "", none)
 	s.redelivered = newFamily(s, gauge, "queue_redelivered",
-		"Requests delivered more than once and not acknowledged yet; 0: none, or not read yet.", "", none)
+		"Requests delivered more than once but not acknowledged yet; 0: none, or not read yet.", "", none)
 	s.oldest = newFamily(s, gauge, "queue_oldest_seconds",
 		"Seconds since the oldest request in the queue was published; 0: none waits, or not read yet.", "", none)
 	s.drain = newFamily(s, gauge, "queue_drain_seconds",
-		"Estimated seconds until the queue is empty; 0: empty, or not read yet; +Inf: no end in sight.", "", none)
+		"Estimated seconds until the queue is empty; 0: empty, or not read yet; +Inf: no estimate.", "", none)
 	s.active = newFamily(s, gauge, "active",
 		"1 on the replica that works on this tenant, 0 on a standby.", "", none)
-	s.durationsName, s.durationsHelp = Namespace+"_request_duration_seconds", "Seconds from the publishing of a request to its end, accepted or dead."
+	s.durationsName, s.durationsHelp = Namespace+"_request_duration_seconds", "Seconds from publishing a request until it is accepted or dead."
 	s.durations = prometheus.NewHistogramVec(histogramOpts("request_duration_seconds", s.durationsHelp,
 		[]float64{.1, .5, 1, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600}), []string{"tenant", "outcome"})
 	return s

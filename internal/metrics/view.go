@@ -201,7 +201,7 @@ func newRow(t TenantState, g glance, at time.Time) row {
 	if g.queue.Messages > 0 {
 		r.Oldest, r.Drain = spell(g.queue.Oldest), spell(g.queue.Drain)
 		if g.queue.Drain < 0 {
-			r.Drain = "no end in sight"
+			r.Drain = "no estimate"
 		}
 	}
 	if g.configured > 0 {
@@ -259,13 +259,13 @@ func holdNote(h Hold, at time.Time) note {
 func inWords(c hold.Cause) string {
 	switch c {
 	case hold.Credentials:
-		return "the credentials are not accepted, or no token can be had"
+		return "the credentials are not accepted, or no token is available"
 	case hold.Permission:
 		return "Graph refuses everything: a permission is missing"
 	case hold.Refused:
 		return "Graph refuses everything: no Intune licence, or a wrong address"
 	case hold.GraphUnavailable:
-		return "Graph is down, or cannot be reached"
+		return "Graph is down or cannot be reached"
 	case hold.Paused:
 		return "an operator paused it"
 	case hold.Fuse:
@@ -318,7 +318,7 @@ func newLine(d said, at time.Time) line {
 // overall is the state of the worker in one line.
 func overall(s State, at time.Time) (t tone, headline, why string) {
 	if !s.NATS.Connected {
-		return toneBad, "NATS is away", "Nothing is taken from the queue until it is back."
+		return toneBad, "NATS is away", "The worker takes no requests from the queue until the connection is back."
 	}
 	if len(s.Tenants) == 0 {
 		return toneBad, "No tenant is served", ""
@@ -336,9 +336,9 @@ func overall(s State, at time.Time) (t tone, headline, why string) {
 	case held > 0 && all > 1 && working > 0:
 		return toneWarn, "Working, but " + some, ""
 	case held > 0 && all > 1:
-		return toneWarn, some, "The others are paused, or stand by."
+		return toneWarn, some, "The others are paused or standing by."
 	case ranks[rankUnbound] == all:
-		return toneBad, "The queue was not found", "It is looked for until it is there."
+		return toneBad, "The queue was not found", "The worker keeps looking for it."
 	case ranks[rankHeld] == all:
 		return toneBad, "Held because " + heldBy(s.Tenants[0].Holds), ""
 	case ranks[rankPaused] == all:
@@ -348,9 +348,9 @@ func overall(s State, at time.Time) (t tone, headline, why string) {
 	case working > 0:
 		return toneGood, "Working", ""
 	case ranks[rankReady] == all:
-		return toneCalm, "Ready", "No replica has the queue now: the server chooses one when a request comes."
+		return toneCalm, "Ready", "No replica has the queue at the moment; the server chooses one when a request arrives."
 	case ranks[rankStandby] == all:
-		return toneCalm, "Standing by", "Another replica has the queue; this one takes over when that one ends."
+		return toneCalm, "Standing by", "Another replica has the queue; this one takes over when that one stops."
 	}
 	return toneCalm, "Standing by", standing(ranks)
 }
@@ -361,7 +361,7 @@ func standing(ranks map[int]int) string {
 	for _, of := range []struct {
 		rank int
 		text string
-	}{{rankStandby, "in the hands of another replica"}, {rankReady, "without a request so far"}, {rankPaused, "paused by an operator"}} {
+	}{{rankStandby, "with another replica"}, {rankReady, "without a request so far"}, {rankPaused, "paused by an operator"}} {
 		if n := ranks[of.rank]; n > 0 {
 			parts = append(parts, thousands(n)+" "+of.text)
 		}
@@ -419,7 +419,7 @@ func ends(all [slots]slot) string {
 	if sum.done+sum.failed+sum.other == 0 {
 		return ""
 	}
-	return thousands(int(sum.done)) + " done, " + thousands(int(sum.failed)) + " failed, " + thousands(int(sum.other)) + " other ends"
+	return thousands(int(sum.done)) + " done, " + thousands(int(sum.failed)) + " failed, " + thousands(int(sum.other)) + " with another outcome"
 }
 
 func until(t, at time.Time) string {

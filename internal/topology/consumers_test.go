@@ -104,9 +104,9 @@ func TestRoom(t *testing.T) {
 	}{
 		{-1, 1, "", -1, 2500},
 		{-1, 1000, "", -1, 2500},
-		{-1, 1001, "it names no number of consumers, so that a server allows 1000 ", -1, 2500},
+		{-1, 1001, "it sets no max_consumers, so a server allows 1000 ", -1, 2500},
 		{5, 5, "", 5, 2500},
-		{5, 6, "it has room for 5 consumers: each tenant needs one; worker setup --update", 5, 2500},
+		{5, 6, "it has room for 5 consumers: each tenant needs one; run worker setup --update", 5, 2500},
 		{2500, 2400, "", 2500, 2900},
 		{7000, 1, "", 7000, 7000},
 	} {
@@ -173,7 +173,7 @@ accounts: {A: {users: [{user: w, password: w}], jetstream: {max_file: 1GB, max_m
 	r := newRigAt(t, s.URL(), "w", "w")
 	for _, l := range []Layout{{}, {Update: true}} {
 		done, err := Setup(r.ctx, r.js, spec, l)
-		if err != nil || !strings.Contains(done[0].Note, "fewer consumers than the 2500") || !strings.Contains(done[0].Note, "account's max_consumers") {
+		if err != nil || !strings.Contains(done[0].Note, "fewer than the requested 2500 consumers") || !strings.Contains(done[0].Note, "account's max_consumers") {
 			t.Fatalf("%+v, %v", done, err)
 		}
 		if got := r.stream(spec.Stream).CachedInfo().Config.MaxConsumers; got != -1 {
@@ -205,12 +205,12 @@ func TestRoomWeakness(t *testing.T) {
 	}{
 		{-1, 1, 1, nil, ""},
 		{-1, 1000, 1000, nil, ""},
-		{-1, 0, 1001, nil, "allows 1000 unless its default_max_consumers says otherwise, and 1001 are needed"},
-		{-1, 1200, 3, nil, "and 1200 are needed"},
+		{-1, 0, 1001, nil, "allows 1000 unless its default_max_consumers says otherwise, but 1001 are needed"},
+		{-1, 1200, 3, nil, "but 1200 are needed"},
 		{2500, 0, 2000, nil, ""},
 		{2500, 0, 2501, nil, "room for 2500 consumers"},
 		{2500, 0, 2000, account(-1), ""},
-		{2500, 0, 2000, account(1500), "account that allows 1500 consumers of a stream, and 2000 are needed"},
+		{2500, 0, 2000, account(1500), "account that allows 1500 consumers for each stream, but 2000 are needed"},
 		{-1, 0, 1500, account(1600), ""}, // the account's number holds in place of the default
 		{-1, 0, 1500, account(0), "allows 1000"},
 		{2500, 0, 100, account(0, 50, 150), ""}, // one of the tiers is enough

@@ -66,7 +66,7 @@ func TestWeaknesses(t *testing.T) {
 	if _, err := r.admin.UpdateConsumer(r.ctx, spec.Stream, m.worker); err != nil {
 		t.Fatal(err)
 	}
-	containsAll(t, r.weaknesses(), "PASSCODE_RESETS discards old", "PASSCODE_RESETS drops requests after 1h",
+	containsAll(t, r.weaknesses(), "PASSCODE_RESETS discards old", "PASSCODE_RESETS silently drops requests after 1h",
 		"keeps only 10 requests", "PASSCODE_RESETS_DEAD discards old", "at most 5 times", "back-off list")
 
 	if err := r.admin.DeleteStream(r.ctx, spec.Stream); err != nil {

@@ -81,7 +81,7 @@ func TestWakeOfOldStream(t *testing.T) {
 	says := func() string {
 		return weak(StreamWeaknesses(r.stream(spec.Stream).CachedInfo().Config, spec, 0))
 	}
-	const missing = "wakes no worker by passcode.reset.wake.PASSCODE_RESETS.default"
+	const missing = "does not wake workers by passcode.reset.wake.PASSCODE_RESETS.default"
 	r.setup(Layout{})
 	if got := says(); !strings.Contains(got, missing) {
 		t.Errorf("a plain set-up: %q", got)

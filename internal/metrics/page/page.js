@@ -19,7 +19,7 @@
       note.hidden = true;
     } catch {
       const seconds = Math.round((Date.now() - last) / 1000);
-      note.textContent = `The worker does not answer: what you see is ${seconds} s old.`;
+      note.textContent = `The worker does not answer: this page is ${seconds} s old.`;
       note.hidden = false;
     } finally {
       busy = false;
