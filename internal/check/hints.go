@@ -72,7 +72,7 @@ func Hints() []Hint {
 
 		// Graph: what concerns a request.
 		{Says: "User id must be in the form of Guid", Means: "Intune accepts only an object id as userId, not a name",
-			Do: "publish the user's object id in userId, or leave userId out, as Microsoft's portal does"},
+			Do: "publish the user's object id in userId, or the device only, as Microsoft's portal does"},
 		{Says: "No method match route template", Means: "Intune does not serve this route", Do: "publish the device only, without userId and detectedAppId"},
 		{Says: "ApprovalRequired", Means: "Multi Admin Approval guards this action: a second administrator would have to approve each reset",
 			Do: "exclude the application from that access policy, or reset such devices by hand"},
