@@ -143,7 +143,7 @@ type policyOptions struct {
 	MaxAttempts string `group:"policy" env:"WORKER_MAX_ATTEMPTS" default:"8" placeholder:"N" help:"Number of calls that may have had an effect before the request becomes a dead letter."`
 	BackoffMin  string `group:"policy" env:"WORKER_BACKOFF_MIN" default:"2s" placeholder:"TIME" help:"Shortest wait before a retry."`
 	BackoffMax  string `group:"policy" env:"WORKER_BACKOFF_MAX" default:"5m" placeholder:"TIME" help:"Longest wait before a retry."`
-	MaxPause    string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Longest pause that Graph can impose."`
+	MaxPause    string `group:"policy" env:"WORKER_MAX_PAUSE" default:"1h" placeholder:"TIME" help:"Longest pause that Graph or the token service can impose."`
 	VerifyAfter string `group:"policy" env:"WORKER_VERIFY_AFTER" default:"30s" placeholder:"TIME" help:"Wait before the worker looks up an unknown outcome; at least 1s."`
 	ActionNames string `group:"policy" env:"WORKER_ACTION_NAMES" placeholder:"NAMES" help:"Additional names that a reset may have in a device's list of actions, separated by commas."`
 	Follow      string `group:"policy" env:"WORKER_FOLLOW" default:"auto" placeholder:"WHEN" help:"Follow each accepted request until the device has carried it out: on, off, or auto (on unless the token lacks the permission to read devices)."`

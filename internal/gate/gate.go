@@ -140,7 +140,7 @@ func (g *Gate) Closed(sequence uint64) (until time.Time, closed bool) {
 // Observe tells the hold what a message has found out, and others what follows.
 func (g *Gate) Observe(sequence uint64, s hold.Signal) hold.Standing {
 	if g.cfg.MaxPause > 0 && s.Wait > g.cfg.MaxPause {
-		g.cfg.Log.Warn("the token service asked for a longer wait than WORKER_MAX_PAUSE; the wait is shortened to that", zap.Duration("asked", s.Wait), zap.Duration("capped", g.cfg.MaxPause))
+		g.cfg.Log.Warn("a longer wait than WORKER_MAX_PAUSE was requested; the wait is shortened to that", zap.Duration("asked", s.Wait), zap.Duration("capped", g.cfg.MaxPause))
 		s.Wait = g.cfg.MaxPause
 	}
 	st := g.Hold.Observe(sequence, s, time.Now())

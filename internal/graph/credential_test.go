@@ -249,7 +249,7 @@ func TestBadFiles(t *testing.T) {
 		"EC key":                    {Credential{CertificatePath: file(t, ecc+block("EC PRIVATE KEY", der))}, []string{"its key is an EC key"}},
 		"encrypted key":             {Credential{CertificatePath: file(t, cert+block("ENCRYPTED PRIVATE KEY", der))}, []string{"is encrypted: remove the encryption with openssl pkey -in "}},
 		"DER":                       {Credential{CertificatePath: file(t, string(k.cert.Raw))}, []string{"a certificate, but no private key"}},
-		"broken key":                {Credential{CertificatePath: file(t, cert+block("PRIVATE KEY", der[:20]))}, []string{"PEM block 2 is labelled as a private key and is none"}},
+		"broken key":                {Credential{CertificatePath: file(t, cert+block("PRIVATE KEY", der[:20]))}, []string{"PEM block 2 is labelled as a private key but cannot be read"}},
 		"directory as a file":       {Credential{SecretFile: t.TempDir()}, []string{"AZURE_CLIENT_SECRET_FILE"}},
 		"directory as certificate":  {Credential{CertificatePath: t.TempDir()}, []string{"AZURE_CLIENT_CERTIFICATE_PATH"}},
 		"directory as a federation": {Credential{FederatedTokenFile: t.TempDir()}, []string{"AZURE_FEDERATED_TOKEN_FILE"}},
