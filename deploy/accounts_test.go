@@ -470,7 +470,7 @@ func publisherCommands(t *testing.T, l locked) {
 	// A duplicate changes nothing, so there is nothing to hear.
 	out, said, err = run("send", "--device", graphsim.GoodDevice(43), "--id", "heard", "--wait", "--timeout", "2s")
 	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 || out != "heard\n" ||
-		!strings.Contains(said, "nothing was heard of the end of heard, which may have been before") {
+		!strings.Contains(said, "the command did not see the end of heard, which may have come earlier") {
 		t.Errorf("worker send --wait of a duplicate: %v\n%s%s", err, out, said)
 	}
 	// The rest is for operators.

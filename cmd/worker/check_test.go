@@ -126,7 +126,7 @@ func TestCheckChangesNothing(t *testing.T) {
 		"bucket passcode-resets-outcomes", "stream PASSCODE_RESETS_FOLLOW")
 	p.is(t, "stream PASSCODE_RESETS", "warning", "has 1 replica(s)")
 	p.is(t, "consumer worker-default", "ok", "1 waiting, 1 in flight")
-	p.is(t, "token", "ok", "by client secret, good for ")
+	p.is(t, "token", "ok", "by client secret, valid for ")
 	p.is(t, "Graph", "ok", "devices can be read")
 	p.is(t, "clock of NATS", "ok", "")
 	p.is(t, "clock of Graph", "ok", "")
@@ -193,7 +193,7 @@ func TestCheckWeakness(t *testing.T) {
 	p := runCheck(t, w.env(), exitDone)
 	for what, details := range map[string][]string{
 		"stream PASSCODE_RESETS":                             {"discards old messages", "drops requests after 1h0m0s", "knows message ids for 1m0s"},
-		"stream PASSCODE_RESETS_DEAD":                        {"so that no dead letter on passcode.reset.dead.default is stored", "does not allow direct reads"},
+		"stream PASSCODE_RESETS_DEAD":                        {"so it stores no dead letter on passcode.reset.dead.default", "does not allow direct reads"},
 		"consumer worker-default":                            {"at most 5 times", "back-off list", "paused", "no pinned priority group"},
 		"bucket passcode-resets":                             {"keeps 2 states of a request", "does not publish its changes", "keeps records for 1h0m0s", "in memory"},
 		"tenants with requests but no consumer":              {`["other"]`},
@@ -376,7 +376,7 @@ func TestCheckMonitor(t *testing.T) {
 		t.Error("it is said not to be known")
 	}
 	// The server that it is connected to is none of these, and then one of them.
-	p.is(t, "publishers", "warning", "no monitoring address that answers is of server sandbox")
+	p.is(t, "publishers", "warning", "none of the monitoring addresses belongs to server sandbox")
 	p = runCheck(t, w.env("NATS_URL", servers[1]), exitDone, "--nats-monitor", monitors)
 	p.is(t, "publishers", "warning", "account $G does not export passcode.reset.requests.default as a service")
 }
@@ -392,7 +392,7 @@ func TestCheckMonitorOfAnOldServer(t *testing.T) {
 	t.Cleanup(old.Close)
 	p := runCheck(t, w.env(), exitDone, "--nats-monitor", old.URL)
 	p.is(t, "sync to disk, "+old.URL, "ok", "server old")
-	p.is(t, "strict JetStream, "+old.URL, "warning", "server old takes any JSON")
+	p.is(t, "strict JetStream, "+old.URL, "warning", "server old accepts any JSON")
 }
 
 // TestCheckCluster checks three servers, and then two of them.

@@ -54,7 +54,7 @@ func TestFuseAndCooldown(t *testing.T) {
 		t.Errorf("%d resets while the fuse was blown, want 3", n)
 	}
 
-	expect(t, env, exitDone, "tenant default is resumed, and its fuse released\n", "", "resume")
+	expect(t, env, exitDone, "tenant default is resumed, and its fuse is released\n", "", "resume")
 	w.awaitEmpty()
 	again.awaitReady()
 	r := expect(t, env, exitDone, ".*", "", "status")
@@ -64,13 +64,13 @@ func TestFuseAndCooldown(t *testing.T) {
 	// Counting has begun anew, with the three that waited.
 	expect(t, env, exitFailed, "N1\n", "worker: N1 has not ended yet; .*\n", "send", "--id", "N1", "--device", graphsim.GoodDevice(7), "--wait", "--timeout", "3s")
 	await(t, "the fuse to blow again", again.held)
-	expect(t, env, exitDone, "tenant default is resumed, and its fuse released\n", "", "resume")
+	expect(t, env, exitDone, "tenant default is resumed, and its fuse is released\n", "", "resume")
 	w.awaitState("N1", record.Accepted)
 
 	r = expect(t, env, exitFailed, ".*AGAIN  dead: cooldown: another request has reset the device .* ago, less than 1h0m0s\n", "",
 		"send", "--id", "AGAIN", "--device", graphsim.GoodDevice(7), "--wait")
 	expect(t, env, exitDone, ".* cooldown .*AGAIN .*", "", "dead", "list", "--reason", "cooldown")
-	expect(t, env, exitDone, "F0\nF0  accepted before, by message \\d+: this one is a duplicate\n", "", "send", "--id", "F0", "--device", graphsim.GoodDevice(0), "--wait")
+	expect(t, env, exitDone, "F0\nF0  was accepted before, as message \\d+: this one is a duplicate\n", "", "send", "--id", "F0", "--device", graphsim.GoodDevice(0), "--wait")
 	if n := w.sim.Status().Executed; n != 7 {
 		t.Errorf("%d resets, want 7\n%s", n, r.out)
 	}

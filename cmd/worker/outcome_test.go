@@ -128,7 +128,7 @@ func TestSendFollow(t *testing.T) {
 	ends(p, exitDone, "A\nA  accepted: .*\nA  pending .*\nA  pending .*\nA  active .*\nA  done since \\S+ \\S+Z, 41s after it was accepted: The device has reset .*\n", "")
 
 	// It is known already.
-	expect(t, w.env(), exitDone, "A\nA  accepted before, .*\nA  done since .*\n", "", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--follow")
+	expect(t, w.env(), exitDone, "A\nA  was accepted before, .*\nA  done since .*\n", "", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--follow")
 	r := expect(t, w.env(), exitDone, ".*", "", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--follow", "-o", "json")
 	if l := objects(t, r.out); len(l) != 3 || l[2]["outcome"] != "done" || l[2]["nextStep"] != "read_passcode" {
 		t.Errorf("documents:\n%s", r.out)
@@ -205,7 +205,7 @@ func TestStatusOfOutcome(t *testing.T) {
 	w.setUp()
 	env := w.env()
 	accepted(t, w.js, "A", func(*record.Record) {})
-	expect(t, env, exitDone, ".*\noutcome   pending since .*: the device is looked at for the first time 15s after that\n\n.*", "", "status", "A")
+	expect(t, env, exitDone, ".*\noutcome   pending since .*; the worker first looks at the device 15s after that\n\n.*", "", "status", "A")
 	sync := time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC)
 	documentOf(t, w.js, "A", func(d *outcome.Document) {
 		is(outcome.Pending, outcome.Away)(d)
@@ -219,7 +219,7 @@ func TestStatusOfOutcome(t *testing.T) {
 		t.Errorf("the last line:\n%s", r.out)
 	}
 	accepted(t, w.js, "N", func(r *record.Record) { r.Followed = false })
-	expect(t, env, exitDone, ".*\noutcome   not followed, so it is not known whether the device did it; worker outcome follow N has it looked at\n.*", "", "status", "N")
+	expect(t, env, exitDone, ".*\noutcome   not followed, so its result on the device is not known; worker outcome follow N orders a look at the device\n.*", "", "status", "N")
 	// Of a dead one there is nothing to say.
 	accepted(t, w.js, "X", func(r *record.Record) { r.State, r.Reason = record.Dead, "not_found" })
 	if r := expect(t, env, exitDone, ".*", "", "status", "X"); strings.Contains(r.out, "outcome ") {
@@ -321,9 +321,9 @@ func TestOutcomeListAndShow(t *testing.T) {
 	}
 	// What lies over it is passed over; what was never there, or is another tenant's, is not.
 	expect(t, env, exitDone, "request    NEW\n.*outcome    done\n.*", "", "outcome", "show", "NEW")
-	expect(t, env, exitFailed, "request    NEW\n.*", "worker: nope: no outcome; worker status nope shows the request\n", "outcome", "show", "nope", "NEW")
-	expect(t, env, exitFailed, "", "worker: foreign: no outcome; .*", "outcome", "show", "foreign")
-	expect(t, env, exitFailed, "", "worker: garbled: no outcome; .*", "outcome", "show", "garbled")
+	expect(t, env, exitFailed, "request    NEW\n.*", "worker: nope has no outcome; worker status nope shows the request\n", "outcome", "show", "nope", "NEW")
+	expect(t, env, exitFailed, "", "worker: foreign has no outcome; .*", "outcome", "show", "foreign")
+	expect(t, env, exitFailed, "", "worker: garbled has no outcome; .*", "outcome", "show", "garbled")
 
 	if err := w.js.DeleteKeyValue(w.ctx, names.OutcomeBucket()); err != nil {
 		t.Fatal(err)
@@ -429,15 +429,15 @@ func TestOutcomeFollow(t *testing.T) {
 	}
 	// What was named and is not accepted.
 	before := len(w.alarms())
-	expect(t, env, exitFailed, `refused       dead: it is not accepted but dead, so there is nothing to follow\nrefused       no\\u001bpe: no record: .*\nrefused       garbled: .*\n`+
-		`refused       foreign: no record: .*\nended         done: done\n`, "worker: 1 ended, 4 refused\n", "outcome", "follow", "dead", "no\x1bpe", "garbled", "foreign", "done")
+	expect(t, env, exitFailed, `refused       dead: it is not accepted but dead, so there is nothing to follow\nrefused       no\\u001bpe: there is no record: .*\nrefused       garbled: .*\n`+
+		`refused       foreign: there is no record: .*\nended         done: done\n`, "worker: 1 ended, 4 refused\n", "outcome", "follow", "dead", "no\x1bpe", "garbled", "foreign", "done")
 	if n := len(w.alarms()); n != before {
 		t.Errorf("%d alarms more", n-before)
 	}
 	if err := w.js.DeleteStream(w.ctx, names.FollowStream); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, env, exitFailed, "", "worker: no stream takes alarms: has worker setup been run, .*\n", "outcome", "follow", "none")
+	expect(t, env, exitFailed, "", "worker: no stream takes alarms: run worker setup if it has not been run, .*\n", "outcome", "follow", "none")
 }
 
 // TestOutcomeFollowLostReply loses the PubAck of an ordered alarm: it is asked for again,
@@ -471,7 +471,7 @@ func TestOutcomeFollowsToTheEnd(t *testing.T) {
 	w.setUp()
 	p := launch(t, w.env("WORKER_FOLLOW", "off"), "run")
 	p.awaitReady()
-	expect(t, w.env(), exitFailed, "A\nA  attempt .*\nA  accepted: .*\n", "worker: A is accepted and not followed.*", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--follow")
+	expect(t, w.env(), exitFailed, "A\nA  attempt .*\nA  accepted: .*\n", "worker: A is accepted but not followed.*", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--follow")
 	p.stop()
 	p = launch(t, w.env("WORKER_FOLLOW", "on"), "run")
 	p.awaitReady()
@@ -479,7 +479,7 @@ func TestOutcomeFollowsToTheEnd(t *testing.T) {
 	await(t, "the device's word", func() bool {
 		return strings.Contains(runFor(t, w.env(), "outcome", "list", "-o", "json").out, `"outcome":"done"`)
 	})
-	expect(t, w.env(), exitDone, "A\nA  accepted before, .*\nA  done since .*\n", "", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--follow")
+	expect(t, w.env(), exitDone, "A\nA  was accepted before, .*\nA  done since .*\n", "", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--follow")
 	p.stop()
 	w.checkSim()
 }

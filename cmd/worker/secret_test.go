@@ -100,7 +100,7 @@ func TestSecretInQuotes(t *testing.T) {
 	w := newGraph(t, graphsim.Config{})
 	for _, quote := range []string{`"`, `'`} {
 		r := runFor(t, w.env("AZURE_CLIENT_SECRET", quote+graphsim.DefaultClientSecret+quote), "check")
-		if r.code != exitFailed || !strings.Contains(r.out, "AZURE_CLIENT_SECRET: the secret stands in quotes") || strings.Contains(r.out+r.err, graphsim.DefaultClientSecret) {
+		if r.code != exitFailed || !strings.Contains(r.out, "AZURE_CLIENT_SECRET: the secret is in quotes") || strings.Contains(r.out+r.err, graphsim.DefaultClientSecret) {
 			t.Errorf("%s: status %d\n%s%s", quote, r.code, r.out, r.err)
 		}
 	}

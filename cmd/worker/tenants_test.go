@@ -306,7 +306,7 @@ func TestToolsOfManyTenants(t *testing.T) {
 	env := list("- {name: a, tenantId: " + id + "}\n- {name: b, tenantId: " + id + "}\n")
 	expect(t, env, exitDone, ".*created  consumer worker-a\ncreated  consumer worker-b\n.*created  consumer follow-9\n", "", "setup")
 	for _, args := range [][]string{{"send", "--device", graphsim.GoodDevice(1)}, {"status"}, {"dead", "list"}, {"pause"}, {"resume"}} {
-		expect(t, env, exitUsage, "", `worker: wrong usage: --tenant: it is missing: .*tenants\.yaml lists the tenants, and "default" is none of them\nTry: worker .*\n`, args...)
+		expect(t, env, exitUsage, "", `worker: wrong usage: --tenant: it is missing: give one of the tenants in .*tenants\.yaml; "default" is not one of them\nTry: worker .*\n`, args...)
 	}
 	expect(t, env, exitDone, "A1\n", "", "send", "--id", "A1", "--device", graphsim.GoodDevice(1), "--tenant", "a")
 	expect(t, env, exitDone, "tenant      a\nwaiting     1\n.*", "", "status", "--tenant", "a")

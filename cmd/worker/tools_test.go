@@ -78,7 +78,7 @@ func TestSendAndStatus(t *testing.T) {
 	good := graphsim.GoodDevice(1)
 	expect(t, env, exitDone, "INC1\nINC1  attempt 1: Graph is called\nINC1  accepted: Graph has accepted the reset\n", "",
 		"send", "--device", strings.ToUpper(good), "--id", "INC1", "--requested-by", "jo", "--reason", "forgot", "--wait")
-	expect(t, env, exitDone, "INC1\nINC1  accepted before, by message 1: this one is a duplicate\n", "", "send", "--device", good, "--id", "INC1", "--wait")
+	expect(t, env, exitDone, "INC1\nINC1  was accepted before, as message 1: this one is a duplicate\n", "", "send", "--device", good, "--id", "INC1", "--wait")
 	r := expect(t, env, exitFailed, ".*", "", "send", "--device", graphsim.FaultDevice(404, 0, 0, 1), "--wait", "-o", "json", "--timeout", "1m")
 	lines := objects(t, r.out)
 	last := lines[len(lines)-1]
@@ -95,7 +95,7 @@ func TestSendAndStatus(t *testing.T) {
 	if l := objects(t, r.out); len(l) != 2 || l[0]["state"] != "attempting" || l[1]["state"] != "accepted" || l[1]["writtenAt"] == nil {
 		t.Errorf("history:\n%s", r.out)
 	}
-	expect(t, env, exitFailed, "", `worker: no\\u001bpe: no record: .*\n`, "status", "no\x1bpe")
+	expect(t, env, exitFailed, "", `worker: no\\u001bpe: there is no record: .*\n`, "status", "no\x1bpe")
 
 	r = expect(t, env, exitDone, ".*", "", "status", "-o", "json")
 	if q := objects(t, r.out)[0]; q["tenant"] != "default" || q["waiting"] != 0.0 || q["dead"] != 2.0 || q["paused"] != false || q["rate"] != "0" {
@@ -214,7 +214,7 @@ func TestPauseAndResume(t *testing.T) {
 	p := launch(t, env, "run")
 	p.awaitReady()
 	expect(t, env, exitDone, "tenant default is paused until resumed\n", "", "pause")
-	expect(t, env, exitFailed, "P1\n", "worker: P1 has not ended yet; worker status P1 shows how it goes on\n",
+	expect(t, env, exitFailed, "P1\n", "worker: P1 has not ended yet; worker status P1 shows its state\n",
 		"send", "--id", "P1", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "2s")
 	r := expect(t, env, exitDone, ".*waiting     1\n.*paused      until resumed\n.*", "", "status")
 	if strings.Contains(r.out, "\x1b") {
@@ -249,7 +249,7 @@ func TestPauseAndResume(t *testing.T) {
 	if !strings.Contains(r.out, "rate        3/20s (learned; configured: 0)") {
 		t.Errorf("rate:\n%s", r.out)
 	}
-	expect(t, env, exitDone, "tenant default is resumed, and its fuse released\n", "", "resume")
+	expect(t, env, exitDone, "tenant default is resumed, and its fuse is released\n", "", "resume")
 	expect(t, env, exitDone, `\{"tenant":"default","paused":false\}\n`, "", "resume", "-o", "json")
 	at, err := store.ReleasedAt(w.ctx, "default")
 	if err != nil || !at.After(blown) {

@@ -80,7 +80,7 @@ func (t *Tenant) recall(ctx context.Context) error {
 	}
 	if s != nil {
 		if restore(*s, t.gate, t.Clock, released, now) {
-			t.cfg.Log.Info("hold: it began before this worker took over, and continues", zap.String("cause", s.Hold.Cause))
+			t.cfg.Log.Info("hold: it began before this worker took over, and goes on", zap.String("cause", s.Hold.Cause))
 		}
 	}
 	return t.rebuild(ctx, now)
