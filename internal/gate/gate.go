@@ -25,24 +25,24 @@ type Config struct {
 	Fuse pace.Rate
 	// MaxPause caps what a service asks for; 0 means no cap.
 	MaxPause time.Duration
-	// Changed is called when something has changed that the next replica has to know.
+	// Changed is called when something has changed that the next replica must know.
 	// It must not wait.
 	Changed func()
 	Metrics *metrics.Tenant
 	Log     *zap.Logger
 }
 
-// Gate holds the breaker, the fuse and the pacer of a tenant, and knows of an
-// operator's pause. It says in the log, in the metrics and to the next replica what
-// each of them does; who changes one of them in a way that others have to see does so
-// by a method of the Gate.
+// Gate holds the breaker, the fuse and the pacer
+// of a tenant, and knows about an operator's pause. It reports what each of them does in the log, in the metrics
+// and to the next replica. Whoever changes one of them
+// in a way that others must see uses a method of the Gate.
 type Gate struct {
 	Hold  *hold.Hold
 	Fuse  *guard.Fuse
 	Pacer *pace.Pacer
 
 	cfg Config
-	// active is set while this replica is the one that works on the tenant.
+	// active is set while this replica works on the tenant.
 	active atomic.Bool
 
 	mu sync.Mutex
@@ -57,10 +57,10 @@ func New(cfg Config) *Gate {
 	return &Gate{Hold: hold.New(), Fuse: guard.NewFuse(cfg.Fuse), Pacer: pace.New(cfg.Rate, cfg.MaxPause), cfg: cfg}
 }
 
-// Active reports whether this replica is the one that works on the tenant.
+// Active reports whether this replica works on the tenant.
 func (g *Gate) Active() bool { return g.active.Load() }
 
-// SetActive is told whether this replica is the one that works on the tenant.
+// SetActive is told whether this replica works on the tenant.
 func (g *Gate) SetActive(active bool) {
 	g.active.Store(active)
 	g.cfg.Metrics.SetActive(active)
@@ -106,7 +106,7 @@ func pauseEnd(until time.Time) string {
 	return until.UTC().Format(time.RFC3339)
 }
 
-// Admit reports whether the fuse lets a call for a device go.
+// Admit reports whether the fuse lets a call for a device pass.
 func (g *Gate) Admit(device string, now time.Time) bool {
 	ok, blew := g.Fuse.Admit(device, now)
 	if blew {
@@ -117,7 +117,7 @@ func (g *Gate) Admit(device string, now time.Time) bool {
 	return ok
 }
 
-// Release is told when an operator released the fuse last; zero: that is not known.
+// Release is told when an operator last released the fuse; zero: not known.
 func (g *Gate) Release(at time.Time) {
 	if g.Fuse.Settle(time.Time{}, at) {
 		g.cfg.Log.Info("hold: over", zap.String("cause", string(hold.Fuse)))
@@ -125,8 +125,8 @@ func (g *Gate) Release(at time.Time) {
 	}
 }
 
-// Closed reports whether a message that was let through may not make its call after
-// all, and when it should come again.
+// Closed reports whether a message that was let through
+// may no longer make its call, and when it should come again.
 func (g *Gate) Closed(sequence uint64) (until time.Time, closed bool) {
 	if until := g.Pacer.Paused(); !until.IsZero() {
 		return until, true
@@ -137,7 +137,7 @@ func (g *Gate) Closed(sequence uint64) (until time.Time, closed bool) {
 	return time.Time{}, false
 }
 
-// Observe tells the hold what a message has found out, and others what follows.
+// Observe tells the hold what a message has found out, and reports what follows from that.
 func (g *Gate) Observe(sequence uint64, s hold.Signal) hold.Standing {
 	if g.cfg.MaxPause > 0 && s.Wait > g.cfg.MaxPause {
 		g.cfg.Log.Warn("a longer wait than WORKER_MAX_PAUSE was requested; the wait is shortened to that", zap.Duration("asked", s.Wait), zap.Duration("capped", g.cfg.MaxPause))
@@ -165,9 +165,9 @@ func (g *Gate) Observe(sequence uint64, s hold.Signal) hold.Standing {
 	return st
 }
 
-// Throttled takes note of a failure that asks for a pause, and returns the end of
-// the pause; zero where there is none. slot is that of a reset; nil for a reading,
-// whose quota is another.
+// Throttled notes a failure that asks for a pause, and returns
+// the end of the pause; zero if there is none. slot is the
+// slot of a reset; nil for a reading, which has another quota.
 func (g *Gate) Throttled(slot *pace.Slot, sent time.Time, e *graph.Error) time.Time {
 	if e.RetryAfter == 0 && e.Kind != graph.Throttled && e.Kind != graph.Unavailable {
 		return time.Time{}
@@ -192,8 +192,8 @@ func (g *Gate) Throttled(slot *pace.Slot, sent time.Time, e *graph.Error) time.T
 	return until
 }
 
-// RestorePause takes over a pause that was announced to another replica, and shows
-// what pauses the tenant; a zero instant: there is no further one.
+// RestorePause takes over a pause that Graph announced to another replica, and
+// shows what pauses the tenant; a zero instant means that there is no such pause.
 func (g *Gate) RestorePause(until time.Time) {
 	g.Pacer.Restore(0, until)
 	if until := g.Pacer.Paused(); !until.IsZero() {
@@ -201,7 +201,7 @@ func (g *Gate) RestorePause(until time.Time) {
 	}
 }
 
-// Causes are those for which the queue stands still.
+// Causes are the causes for which the queue stands still.
 func (g *Gate) Causes() []metrics.Hold {
 	causes := []metrics.Hold{}
 	active := g.active.Load() // a standby does not know

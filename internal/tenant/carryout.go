@@ -14,14 +14,14 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// A verdict is carried out in one order: the record says what becomes of the
-// request; a dead letter is published and confirmed, and the record says so, or the
-// alarm of an accepted request is published; the message is acknowledged or given
-// back. A step that fails leaves the message in the queue, and whoever gets it next
-// goes on from the record.
+// A verdict is always carried out in this order: write the record;
+// publish and confirm a dead letter and note that in the record,
+// or publish the alarm of an accepted request; acknowledge the message
+// or give it back. If a step fails, the message stays in the
+// queue, and the worker that gets it next continues from the record.
 
-// carryOut does what the verdict on a look or a panic says; r is the record
-// that it went on from.
+// carryOut does what the verdict on a look or a panic
+// says; r is the record that the verdict started from.
 func (d *delivery) carryOut(ctx context.Context, r record.Record, v verdict.Verdict) (becomes consume.Disposition, err error) {
 	if v.Record.State != record.None {
 		v.Record.Followed = v.Do == verdict.DoAck && d.t.following.on()
@@ -32,7 +32,7 @@ func (d *delivery) carryOut(ctx context.Context, r record.Record, v verdict.Verd
 	return d.finish(ctx, v)
 }
 
-// finish does what is left of a verdict once its record is written.
+// finish does the rest of a verdict once its record is written.
 func (d *delivery) finish(ctx context.Context, v verdict.Verdict) (becomes consume.Disposition, err error) {
 	rec := d.entry.rec
 	switch v.Do {
@@ -71,8 +71,8 @@ func (d *delivery) publishLetter(ctx context.Context) (becomes consume.Dispositi
 	r := verdict.Dead(e.rec, time.Now())
 	switch err := e.put(ctx, e.rec.State, r); {
 	case errors.Is(err, record.ErrConflict):
-		// Another worker went on with the same letter, and the device may be
-		// claimed for a later message by now; or what is no record hides this one.
+		// Another worker continued with the same letter, and a later message may have
+		// claimed the device by now; or a value that is not a record hides this one.
 	case err != nil:
 		return becomes, err
 	case !r.AttemptedAt.IsZero() && r.UnknownFrom().IsZero():
@@ -97,7 +97,7 @@ func (d *delivery) letter(ctx context.Context, r record.Record) (becomes consume
 	return d.nak(time.Now().Add(d.t.cfg.Policy.Backoff(int(min(d.m.Delivered, 16)), d.entry.key)), true), false
 }
 
-// letterOf is what the dead letter of a request says of it.
+// letterOf is what the dead letter says about a request.
 func letterOf(r record.Record, requestID string) deadletter.Letter {
 	return deadletter.Letter{
 		Reason:          r.Reason,
@@ -111,10 +111,10 @@ func letterOf(r record.Record, requestID string) deadletter.Letter {
 	}
 }
 
-// refuse makes a dead letter of a message that is no request. Its record is
-// read first: the id may be another request's, whose record it then leaves
-// alone. That this message is no request stays true however often it comes, so
-// its letter needs no record to be sure of.
+// refuse makes a dead letter of a message that is not a request.
+// It reads the record first: if the id belongs to another
+// request, it leaves that record alone. The message is invalid
+// on every delivery, so its letter does not depend on a record.
 func (d *delivery) refuse(ctx context.Context, invalid error) (becomes consume.Disposition, err error) {
 	e := &d.entry
 	if err := e.load(ctx); err != nil {

@@ -17,13 +17,13 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// delivery is one delivery of one request. It is used by one goroutine. It has a
-// method for each step that [verdict.Next] may say, in the order in which they are
-// taken, so that a request can be read from top to bottom.
+// delivery is one delivery of one request. It is used by one goroutine. It has a method for each step that [verdict.Next]
+// may return, in the order of a request's
+// life, so that the file reads from top to bottom.
 //
-// Methods that carry something out return what becomes of the message, or an error:
-// errAgain and [record.ErrConflict] mean that the delivery has to be looked at once
-// more, any other that NATS failed.
+// Methods that carry something out return what to do with the message,
+// or an error: errAgain and [record.ErrConflict] mean that the
+// delivery must be decided again, any other error that NATS failed.
 type delivery struct {
 	t       *Tenant
 	m       consume.Message
@@ -38,16 +38,16 @@ type delivery struct {
 	renewed bool
 }
 
-// errAgain means that the delivery has to be looked at once more.
+// errAgain means that the delivery must be decided again.
 var errAgain = errors.New("look at the delivery again")
 
 // Bounds of one delivery.
 const (
-	// patience is how often a message waits for another one with the same id
-	// before it looks whether that one still exists.
+	// patience is how often a message waits for another one with
+	// the same id before it checks whether that one still exists.
 	patience = 5
-	// maxTurns bounds how often a delivery is looked at, because the record was
-	// changed by another, a token replaced, or a look made.
+	// maxTurns bounds how often one delivery is decided anew, because another
+	// worker changed the record, a token was replaced, or a look was made.
 	maxTurns = 6
 	// writeBefore bounds the record write before a call. After a call there is
 	// no bound but the end of the process: what happened must be written down.
@@ -74,8 +74,8 @@ func (d *delivery) of(req request.Request) {
 }
 
 // run works on the request until its message can be given back or acknowledged.
-// soft ends when no further call is to be begun, hard when the process must end.
-// invalid says why the message is no request; nil: it is one.
+// soft ends when no further call may begin, hard when the process must end.
+// invalid says why the message is not a request; nil if it is one.
 func (d *delivery) run(soft, hard context.Context, invalid error) consume.Disposition {
 	if d.entry.store == nil {
 		return consume.Nak(troubleWait)
@@ -106,8 +106,8 @@ func (d *delivery) run(soft, hard context.Context, invalid error) consume.Dispos
 // turn takes the next step.
 func (d *delivery) turn(soft, hard context.Context) (becomes consume.Disposition, err error) {
 	e := &d.entry
-	// A guess must not claim a device, or count for the fuse: a message whose
-	// request was accepted before makes no call.
+	// A guess must neither claim a device nor count for the fuse:
+	// a message whose request was accepted before makes no call.
 	if !e.known && (d.m.Delivered > 1 || d.t.cfg.Cooldown > 0 || d.t.gate.Fuse.On()) {
 		if err := e.load(hard); err != nil {
 			return becomes, err
@@ -149,9 +149,9 @@ func (d *delivery) turn(soft, hard context.Context) (becomes consume.Disposition
 	return d.attempt(soft, hard)
 }
 
-// waitForOther waits for another message of the same id. That one may no longer be
-// on the stream, because somebody removed it: then nobody else would ever bring its
-// request to its end, and this delivery takes its record over.
+// waitForOther waits for another message of the same id. If somebody removed that one from the stream,
+// no other message would ever finish the request,
+// so this delivery takes its record over.
 func (d *delivery) waitForOther(hard context.Context, until time.Time) (becomes consume.Disposition, err error) {
 	if d.m.Delivered <= patience {
 		return d.nak(until, false), nil
@@ -164,8 +164,8 @@ func (d *delivery) waitForOther(hard context.Context, until time.Time) (becomes 
 	case there:
 		return d.nak(until, false), nil
 	case !d.req.IDGiven:
-		// Not even the request is the same: it had the sequence on an earlier
-		// stream of this name.
+		// It is not even the same request: it had this
+		// sequence in an earlier stream of the same name.
 		e.rec = record.Record{}
 	default:
 		if err := e.put(hard, e.rec.State, d.t.cfg.Policy.Adopted(e.rec, e.own)); err != nil {
@@ -175,10 +175,10 @@ func (d *delivery) waitForOther(hard context.Context, until time.Time) (becomes 
 	return becomes, errAgain
 }
 
-// awaitRepair gives back a request whose record was overwritten, by something
-// that is no record, until it is repaired or the request's time is over. Each
-// that waits takes one of the places that the consumer has for unacknowledged
-// messages, so no more than half of these wait; further ones end at once.
+// awaitRepair gives back a request whose record was overwritten by something that
+// is not a record, until the record is repaired or the request's time is over.
+// Each waiting request occupies one of the consumer's places for unacknowledged
+// messages, so at most half of the places may wait; further requests end at once.
 func (d *delivery) awaitRepair(hard context.Context, until time.Time) (consume.Disposition, error) {
 	waits, first := d.t.backlog.Park(d.m.Sequence, until, time.Now())
 	if !waits {
@@ -192,7 +192,7 @@ func (d *delivery) awaitRepair(hard context.Context, until time.Time) (consume.D
 	return d.nak(until, true), nil
 }
 
-// giveUp ends a request of which nobody can tell any more whether it was done.
+// giveUp ends a request when it can no longer be known whether it was done.
 func (d *delivery) giveUp(hard context.Context, why string) (consume.Disposition, error) {
 	return d.bury(hard, verdict.ReasonOutcomeUnknown,
 		"the request's record was overwritten by something that is not a record, so it is unknown whether the device was reset; "+why)
@@ -208,13 +208,13 @@ func (d *delivery) attempt(soft, hard context.Context) (consume.Disposition, err
 	return d.call(soft, hard, l)
 }
 
-// look reads from Graph what became of the last call. The attempt that may follow
-// does so at once, so that as little time as possible is left for a late effect
-// of the last call.
+// look reads the result of the last call from Graph. If
+// an attempt follows, it follows at once, to leave as little
+// time as possible for a late effect of the last call.
 func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition, err error) {
 	r, policy := d.entry.base(), d.t.cfg.Policy
-	// A look itself needs no slot: Graph's limit for reading is another, ten
-	// times as high. The attempt that may follow needs one.
+	// A look itself needs no slot: Graph has a separate limit for
+	// reading, ten times as high. The attempt that may follow needs one.
 	now := time.Now()
 	l, until, ok := askLeave(soft, hard, d.t, d.m.Sequence, r.Refusal == "" && policy.LookDecides(r, now) && !d.life.over(now))
 	if !ok {
@@ -256,10 +256,10 @@ func (d *delivery) look(soft, hard context.Context) (becomes consume.Disposition
 	return d.call(soft, hard, l)
 }
 
-// call is the attempt of a request that has leave for it.
+// call makes the attempt of a request that has leave for it.
 func (d *delivery) call(soft, hard context.Context, l *leave) (becomes consume.Disposition, err error) {
-	// The deadline counts from before the device is claimed: a claim that was written
-	// and forgotten, by a process that was stopped, must have outlasted the call.
+	// The deadline counts from before the claim on the device: if the process
+	// is stopped after writing the claim, the claim must still outlast the call.
 	e := &d.entry
 	before, now := e.base(), time.Now()
 	write, cancel := context.WithTimeout(hard, writeBefore)
@@ -306,16 +306,16 @@ func (d *delivery) call(soft, hard context.Context, l *leave) (becomes consume.D
 		return v.Record
 	})
 	if err != nil {
-		// The record still says that an attempt was made. Whoever gets the
-		// message next will find out what became of it.
+		// The record still says that an attempt was made. The
+		// worker that gets the message next looks up its outcome.
 		return becomes, err
 	}
 	return d.finish(hard, v)
 }
 
-// guard lets a call through that is about to be made, unless another request has
-// the device, or the fuse blows. If ok is false, becomes is what becomes of the
-// message, or err says that the delivery has to be looked at again.
+// guard lets a call that is about to be made through, unless another request
+// has the device or the fuse blows. If ok is false, becomes says what
+// to do with the message, or err says that the delivery must be decided again.
 func (d *delivery) guard(ctx context.Context, now time.Time) (becomes consume.Disposition, ok bool, err error) {
 	step, at, err := d.claim.take(ctx, now)
 	if step == verdict.DeviceFree || step == verdict.DeviceCools {
@@ -329,7 +329,7 @@ func (d *delivery) guard(ctx context.Context, now time.Time) (becomes consume.Di
 			now.Sub(at).Round(time.Second), d.t.cfg.Cooldown))
 		return becomes, false, err
 	case step == verdict.DeviceWait:
-		// Those that wait must not take all the places from others.
+		// Waiting requests must not take all places from others.
 		if waits, _ := d.t.backlog.Park(d.m.Sequence, at, now); !waits {
 			becomes, err = d.bury(ctx, verdict.ReasonCooldown, "too many requests are waiting for devices that other requests may be resetting")
 			return becomes, false, err
@@ -345,8 +345,8 @@ func (d *delivery) guard(ctx context.Context, now time.Time) (becomes consume.Di
 	return becomes, true, nil
 }
 
-// nak gives the message back until an instant. retrying: it will be tried again
-// then, rather than waits for its first turn.
+// nak gives the message back until an instant. retrying means that the
+// request will be tried again then, not that it waits for its first turn.
 func (d *delivery) nak(at time.Time, retrying bool) consume.Disposition {
 	if retrying {
 		d.t.backlog.Wait(d.m.Sequence, at)

@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// fuseWait is how long a request stays away that a blown fuse has sent back.
+	// fuseWait is how long a request stays away after a blown fuse has sent it back.
 	fuseWait = 10 * time.Second
-	// dropWait bounds the giving back of a device.
+	// dropWait bounds the removal of a claim.
 	dropWait = 2 * time.Second
 )
 
-// errNoDevices means that devices cool down, and nobody can tell which.
+// errNoDevices means that devices cool down, but it is not known which.
 var errNoDevices = errors.New("the bucket of devices that cool down cannot be used, so nothing is called")
 
 // deviceClaim is the claim of a request on its device, where devices cool down.
@@ -31,8 +31,8 @@ type deviceClaim struct {
 }
 
 // take claims the device for the request, for as long as the call and the cooldown
-// after it may last. A further attempt claims it once more. Where the step is not
-// [verdict.DeviceFree], the device is another request's; see [verdict.OfDevice].
+// after it may last. A further attempt claims it again. If the step is not [verdict.DeviceFree],
+// another request has the device; see [verdict.OfDevice].
 func (c *deviceClaim) take(ctx context.Context, now time.Time) (step verdict.DeviceStep, at time.Time, err error) {
 	if c.cfg.Cooldown == 0 {
 		return verdict.DeviceFree, at, nil
@@ -65,8 +65,8 @@ func (c *deviceClaim) take(ctx context.Context, now time.Time) (step verdict.Dev
 	return step, at, err
 }
 
-// drop gives the device back of a request that has ended without a reset, or whose
-// call is not made now. A claim that stays all the same lapses by itself.
+// drop removes the claim of a request that has ended without a reset, or
+// whose call is not made now. A claim that cannot be removed lapses by itself.
 func (c *deviceClaim) drop(ctx context.Context) {
 	store, id := c.cfg.Stores().Devices, c.entry.own.ManagedDeviceID
 	if c.cfg.Cooldown == 0 || store == nil || id == "" {

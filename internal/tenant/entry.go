@@ -21,20 +21,20 @@ type entry struct {
 	// idGiven: the id is the publisher's, so that other messages may have it.
 	idGiven bool
 
-	// known: rec and rev are what the bucket says. On a first delivery they are
-	// guessed to be nothing, which the first write proves.
+	// known: rec and rev are what the bucket says. On a first delivery the worker assumes that
+	// there is no record; the first write proves it.
 	known bool
 	rec   record.Record
 	rev   uint64
-	// garbled: the key holds values, but none is a record; rec is empty then.
+	// garbled means that the key holds values but none is a record; rec is then empty.
 	garbled bool
 }
 
 // mine reports whether the record is about the delivered message.
 func (e *entry) mine() bool { return e.rec.Same(e.own) }
 
-// base is the record to go on from: the present one, or a new one where that
-// is about an earlier message.
+// base is the record to continue from: the present one,
+// or a new one if the present one is about an earlier message.
 func (e *entry) base() record.Record {
 	switch {
 	case e.garbled:
@@ -82,9 +82,9 @@ func (e *entry) put(ctx context.Context, from record.State, r record.Record) err
 	return nil
 }
 
-// settle writes down what became of the attempt that this delivery has made, as
-// long as the record is about that attempt. Should another worker have touched the
-// record meanwhile, change is asked once more, about the record as it is now.
+// settle writes down the result of the attempt that this delivery has made,
+// as long as the record is about that attempt. If another worker has changed
+// the record meanwhile, change is called again with the record as it is now.
 func (e *entry) settle(ctx context.Context, change func(record.Record) record.Record) error {
 	made := e.rec
 	for {
@@ -94,7 +94,7 @@ func (e *entry) settle(ctx context.Context, change func(record.Record) record.Re
 		}
 		switch {
 		case e.rec.State == record.None:
-			// The record was lost with its bucket; what is known is not.
+			// The record was lost with its bucket, but the result is known.
 			if err := e.put(ctx, record.None, change(made)); !errors.Is(err, record.ErrConflict) {
 				return err
 			}

@@ -14,9 +14,9 @@ import (
 // Date header, which tells the clocks' difference, is cut to whole seconds.
 const clockGrace = 2 * time.Second
 
-// feedback tells pacer, hold and session what an answer of Graph means to all
-// requests, so that others stop at once, and gathers what the verdict on its own
-// request depends on.
+// feedback tells pacer, hold and session what an answer of Graph
+// means for all requests, so that others stop at once. It also
+// gathers the facts that the verdict on its own request depends on.
 type feedback struct {
 	d    *delivery
 	l    *leave
@@ -25,7 +25,7 @@ type feedback struct {
 	a    verdict.Answer // what was found out
 }
 
-// observe begins with what is known of every answer.
+// observe notes what every answer tells.
 func (d *delivery) observe(l *leave, sent time.Time, answer graph.Answer, e *graph.Error) *feedback {
 	f := &feedback{d: d, l: l, sent: sent, e: e,
 		a: verdict.Answer{Now: time.Now(), Status: answer.Status, RequestID: answer.RequestID, Probe: l.pass.Probe, Row: 1}}
@@ -42,7 +42,7 @@ func kindOf(e *graph.Error) graph.Kind {
 	return e.Kind
 }
 
-// ofCall is what a call came to.
+// ofCall gathers the facts of a call.
 func (f *feedback) ofCall(soft, hard context.Context) verdict.Answer {
 	d, l, e := f.d, f.l, f.e
 	switch f.a.Kind {
@@ -92,7 +92,7 @@ func explainable(a verdict.Answer) bool {
 	return !a.Everybody && !a.NotKnown && slices.Contains([]int{400, 405, 409, 422}, a.Status)
 }
 
-// ofLook is what a look came to.
+// ofLook gathers the facts of a look.
 func (f *feedback) ofLook(soft, hard context.Context, actions graph.Actions) verdict.Look {
 	d, l := f.d, f.l
 	seen := verdict.Look{Expires: d.life.end(), Expiry: d.life.why(f.a.Now)}
@@ -113,8 +113,8 @@ func (f *feedback) ofLook(soft, hard context.Context, actions graph.Actions) ver
 	case graph.Unauthorized:
 		f.unauthorized(hard, !expired)
 	case graph.Forbidden:
-		// A token that says that it may read, or one that may not even reset,
-		// is refused for more than this reading, unless others get through.
+		// If the token says that it may read, or may not even reset, the
+		// refusal concerns more than this reading, unless others get through.
 		everybody := l.pass.Cause == hold.Permission || l.token.MayRead() != ""
 		if everybody && !expired {
 			f.signal(hold.Signal{Kind: hold.LookForbidden, Token: l.token.Generation, Detail: f.a.Detail})
@@ -139,8 +139,8 @@ func (f *feedback) failing() {
 	}
 }
 
-// turned tells the hold that a call or a look was turned down with another 4xx than
-// 401, 403 and 429, once it is known what to make of it.
+// turned tells the hold that Graph refused a call or a look with
+// a 4xx other than 401, 403 and 429, once it is known what that means.
 func (f *feedback) turned(soft, hard context.Context, kind hold.Kind) {
 	t := f.d.t
 	serves := t.lists.serves(soft, hard, f.l.sequence, f.l.token)
@@ -150,10 +150,10 @@ func (f *feedback) turned(soft, hard context.Context, kind hold.Kind) {
 	}
 }
 
-// unauthorized replaces a rejected token, once per delivery. Where that cannot be,
-// or did not help, everybody may be concerned, which is asked unless ask is false.
-// A token that took the place of the rejected one before the call was sent does not
-// count: what made the one worthless may have done so to both.
+// unauthorized replaces a rejected token, once per delivery. If that is impossible
+// or did not help, the fault may concern every request; unless ask is false, the
+// worker finds that out. A token that replaced the rejected one before the call was
+// sent does not count: whatever made the first one invalid may have made both invalid.
 func (f *feedback) unauthorized(hard context.Context, ask bool) {
 	d := f.d
 	var err error

@@ -57,8 +57,8 @@ const (
 	explainTurn = time.Second
 )
 
-// explain says what kind of device it is that Graph has refused to reset, where that
-// explains the refusal; empty where it does not, or nobody may look.
+// explain says what kind of device Graph has refused to reset, if that explains
+// the refusal. It is empty if that explains nothing, or if no look is permitted.
 func explain(ctx context.Context, t *Tenant, device string, token graph.Token) string {
 	looks := t.Looks
 	if token.LacksRead() || !looks.Reads.Paused().IsZero() {

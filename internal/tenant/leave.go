@@ -11,25 +11,25 @@ import (
 	"passcode-worker/internal/pace"
 )
 
-// lookLasts is how old a look may be that allows a further attempt.
+// lookLasts is the greatest age of a look that allows a further attempt.
 const lookLasts = 5 * time.Second
 
-// leave is what a call needs: leave of the hold, a token and, unless it can only
-// be a look, a slot of the pacer.
+// leave is what a call needs: permission of the hold, a token
+// and, unless it can only be a look, a slot of the pacer.
 type leave struct {
 	t        *Tenant
 	sequence uint64
 	pass     hold.Pass
 	token    graph.Token
 	slot     *pace.Slot // nil for a look that decides nothing
-	// looked is when the look was answered that allows this attempt; zero where
-	// it needs none.
+	// looked is when Graph answered the look that
+	// allows this attempt; zero if it needs none.
 	looked time.Time
 }
 
-// askLeave brings together what a call needs for a message. If ok is false, the
-// message should come again at until, or at once where that is zero; else end has to
-// be called when the call is over. mayCall: an attempt may follow.
+// askLeave gets everything that a call for a message needs. If ok is false, the
+// message should come again at until, or at once if that is zero; otherwise the caller
+// must call end when the call is over. mayCall means that an attempt may follow.
 func askLeave(soft, hard context.Context, t *Tenant, sequence uint64, mayCall bool) (l *leave, until time.Time, ok bool) {
 	l = &leave{t: t, sequence: sequence}
 	if l.pass, until = t.gate.Hold.Admit(sequence, time.Now()); !until.IsZero() {
@@ -43,12 +43,12 @@ func askLeave(soft, hard context.Context, t *Tenant, sequence uint64, mayCall bo
 	return l, time.Time{}, true
 }
 
-// complete gets what is missing besides the leave of the hold.
+// complete gets what is needed besides the permission of the hold.
 func (l *leave) complete(soft, hard context.Context, mayCall bool) (until time.Time, ok bool) {
 	t, p := l.t, l.pass
 	token, err := t.cfg.Tokens.Get(soft)
 	if err == nil && p.Probe && p.Cause == hold.Permission {
-		// A permission granted since is only in a token issued since.
+		// A permission granted meanwhile is only in a token issued meanwhile.
 		token, err = t.cfg.Tokens.Renew(soft, token, "")
 	}
 	switch {
@@ -60,7 +60,7 @@ func (l *leave) complete(soft, hard context.Context, mayCall bool) (until time.T
 	l.token = token
 	t.following.saw(token)
 	if p.Cause == hold.Refused {
-		// The list is the probe, since it has no effect. Served, the hold is over.
+		// The list is the probe, because it has no effect. If Graph answers it, the hold is over.
 		serves := t.lists.serves(soft, hard, l.sequence, token)
 		if open, until := t.gate.Hold.Allows(l.sequence); serves == hold.NotKnown || !open {
 			return later(until, t.gate.Pacer.Paused()), false
@@ -73,8 +73,8 @@ func (l *leave) complete(soft, hard context.Context, mayCall bool) (until time.T
 	return time.Time{}, true
 }
 
-// reserve takes a slot in the quota of calls. If ok is false, there is none before
-// until, or, where that is zero, no call is to be begun any more.
+// reserve takes a slot in the quota of calls. If ok is false, there
+// is none before until; if until is zero, no call may begin any more.
 func (l *leave) reserve(soft context.Context) (until time.Time, ok bool) {
 	slot, err := l.t.gate.Pacer.Reserve(soft)
 	if wait := (*pace.Wait)(nil); errors.As(err, &wait) {
@@ -89,8 +89,8 @@ func (l *leave) allows(now time.Time) bool {
 	return l.looked.IsZero() || now.Sub(l.looked) <= lookLasts
 }
 
-// closed reports, as the last thing before a call, whether it may not be sent
-// after all, and when the request should come again.
+// closed is the last check before a call: it reports whether the call
+// may not be sent after all, and when the request should come again.
 func (l *leave) closed(soft context.Context) (until time.Time, closed bool) {
 	if soft.Err() != nil {
 		return time.Time{}, true
@@ -106,7 +106,7 @@ func (l *leave) end() {
 	l.t.gate.Hold.Done(l.sequence)
 }
 
-// noToken says when a request may come again that could get no token.
+// noToken says when a request that got no token may come again.
 func noToken(g *gate.Gate, sequence uint64, err error) time.Time {
 	s := hold.Signal{Kind: hold.NoToken, Detail: err.Error()}
 	if e := (*graph.Error)(nil); errors.As(err, &e) {

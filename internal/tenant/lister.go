@@ -14,9 +14,9 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// A tenant without a licence, or a wrong address, is refused everything, and each
-// refusal looks like one of a device that is gone. Whether it is, the list of the
-// tenant's devices tells, which Graph refuses likewise.
+// For a tenant without a licence, or with a wrong address, Graph refuses
+// everything, and each refusal looks as if the device were gone. The list
+// of the tenant's devices tells the difference: Graph then refuses it as well.
 
 // lister asks for the list of a tenant's devices, once for all that wait for it.
 type lister struct {
@@ -32,11 +32,11 @@ type listing struct {
 	serves hold.Serves // read after done
 }
 
-// serves reports whether Graph serves the tenant, and asks for the list where that is
-// not known. sequence is that of the message that wants to know.
+// serves reports whether Graph serves the tenant, and asks for the list
+// if that is not known. sequence is that of the message that needs to know.
 func (s *lister) serves(soft, hard context.Context, sequence uint64, token graph.Token) hold.Serves {
 	s.mu.Lock()
-	// Asked under the lock: what a list tells is known before the next begins.
+	// Asked under the lock, so that the result of one list is known before the next begins.
 	serves := s.t.gate.Hold.Serves(sequence, time.Now())
 	mine := s.under
 	if serves != hold.NotKnown || mine != nil {
@@ -64,7 +64,7 @@ func (s *lister) serves(soft, hard context.Context, sequence uint64, token graph
 	return mine.serves
 }
 
-// ask asks for the list, and tells the hold what it tells.
+// ask asks for the list and tells the hold its result.
 func (s *lister) ask(soft, hard context.Context, sequence uint64, token graph.Token) hold.Serves {
 	cfg, g := &s.t.cfg, s.t.gate
 	sent := time.Now()
@@ -88,7 +88,7 @@ func (s *lister) ask(soft, hard context.Context, sequence uint64, token graph.To
 	switch kindOf(e) {
 	case 0, graph.Refused, graph.Forbidden, graph.Throttled, graph.TokenRefused, graph.TokenUnavailable:
 	case graph.Unauthorized:
-		// The list may be all that is asked for, so nobody else would notice.
+		// The list may be the only call to Graph, so nothing else would notice.
 		if _, err := cfg.Tokens.Renew(hard, token, e.Claims); err != nil {
 			noToken(g, sequence, err)
 		}
@@ -104,7 +104,7 @@ func (s *lister) ask(soft, hard context.Context, sequence uint64, token graph.To
 	case hold.Unreadable:
 		cfg.Log.Warn("Graph refused a request, and the application may not list devices, so the worker cannot tell whether Graph refuses every request; "+
 			"it takes the refusal for the fault of that request: grant "+graph.ReadPermissions()[0], zap.String("error", told.Detail))
-	case hold.Served, hold.Unserved: // the hold tells
+	case hold.Served, hold.Unserved: // the hold logs it
 	}
 	return told.Serves
 }

@@ -31,7 +31,7 @@ func (p *report) begin(delivery int) {
 
 func (p *report) end() { p.trace.End() }
 
-// attempt tells of a call; e is nil where it succeeded.
+// attempt reports a call; e is nil if it succeeded.
 func (p *report) attempt(began time.Time, attempt int, call graph.Call, answer graph.Answer, e *graph.Error) {
 	if p.trace != nil {
 		p.trace.Attempt(traced(began, attempt, call, answer, e))
@@ -39,14 +39,14 @@ func (p *report) attempt(began time.Time, attempt int, call graph.Call, answer g
 	p.cfg.Metrics.Attempt(verdict.ResultOf(kindOf(e)))
 }
 
-// look tells of a look; e is nil where it was answered.
+// look reports a look; e is nil if it was answered.
 func (p *report) look(began time.Time, attempt int, call graph.Call, answer graph.Answer, e *graph.Error) {
 	if p.trace != nil {
 		p.trace.Verify(traced(began, attempt, call, answer, e))
 	}
 }
 
-// traced is what a trace says of a call.
+// traced is what a trace says about a call.
 func traced(began time.Time, attempt int, call graph.Call, answer graph.Answer, e *graph.Error) trace.Call {
 	c := trace.Call{
 		Began: began, Attempt: attempt, ClientRequestID: call.ClientRequestID,
@@ -58,19 +58,19 @@ func traced(began time.Time, attempt int, call graph.Call, answer graph.Answer, 
 	return c
 }
 
-// dead tells of a request whose dead letter is stored.
+// dead reports a request whose dead letter is stored.
 func (p *report) dead(r record.Record, published time.Time) {
 	p.cfg.Metrics.DeadLetter(verdict.Reason(r.Reason))
 	p.done(metrics.OutcomeDead, "dead letter", r, published)
 }
 
-// done tells of a request that has come to its end.
+// done reports a request that has ended.
 func (p *report) done(outcome metrics.Outcome, what string, r record.Record, published time.Time) {
 	p.cfg.Metrics.Request(outcome, time.Since(published))
 	p.say(what, r)
 }
 
-// say tells of the request as its record now stands.
+// say reports the request as its record now stands.
 func (p *report) say(what string, r record.Record) {
 	p.cfg.Metrics.Verdict(metrics.Verdict{
 		ID: p.own.ID, Device: p.own.ManagedDeviceID, Outcome: what, State: string(r.State),

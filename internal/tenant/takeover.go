@@ -14,13 +14,13 @@ import (
 	"passcode-worker/internal/record"
 )
 
-// takeOverWait bounds the reading of what was before. What cannot be read in
-// time is found out again by the next calls.
+// takeOverWait bounds the reading of the previous state.
+// The next calls discover again what cannot be read in time.
 const takeOverWait = 3 * time.Second
 
-// TakeOver learns what the replica before this one was told and has sent, before
-// the first request is worked on. term ends when this replica is no longer the one
-// that works.
+// TakeOver reads what the previous replica was told and
+// has sent, before this replica works on its first request.
+// term ends when this replica is no longer the active one.
 func (t *Tenant) TakeOver(term context.Context) {
 	defer func() {
 		t.Keeper.Begin(term)
@@ -35,7 +35,7 @@ func (t *Tenant) TakeOver(term context.Context) {
 			t.cfg.Log.Warn("the state of the previous worker could not be read; pauses, holds and the window of calls start afresh", zap.Error(err))
 			return
 		}
-		// A fuse that forgets is none.
+		// A fuse must not forget.
 		t.cfg.Log.Error("the state of the previous worker could not be read, and the fuse needs it; trying again", zap.Error(err))
 		select {
 		case <-term.Done():
@@ -44,8 +44,8 @@ func (t *Tenant) TakeOver(term context.Context) {
 	}
 }
 
-// Leave hands on the pause that was announced to a call that was in flight when
-// this replica's term ended.
+// Leave hands on a pause that Graph announced to a call
+// that was still in flight when this replica's term ended.
 func (t *Tenant) Leave(ctx context.Context) {
 	t.Keeper.Leave(ctx, t.Clock.Remote(t.gate.Pacer.Paused()))
 }
@@ -65,8 +65,8 @@ func snapshot(g *gate.Gate, c *clock.Clock, host string) handover.Snapshot {
 	return s
 }
 
-// recall reads what was before. What the fuse counts cannot be found out again by
-// calls: that takes as long as it takes.
+// recall reads the previous state. Calls cannot discover again
+// what the fuse counts, so that reading has no time limit.
 func (t *Tenant) recall(ctx context.Context) error {
 	if !t.gate.Fuse.On() {
 		var cancel context.CancelFunc
@@ -86,8 +86,8 @@ func (t *Tenant) recall(ctx context.Context) error {
 	return t.rebuild(ctx, now)
 }
 
-// restore takes over what another replica has handed on, and when an operator
-// released the fuse last. It reports whether a hold goes on.
+// restore takes over what another replica has handed on, and when an
+// operator last released the fuse. It reports whether a hold continues.
 func restore(s handover.Snapshot, g *gate.Gate, c *clock.Clock, released, now time.Time) (held bool) {
 	g.Pacer.Restore(s.Granted, c.Local(s.PausedUntil))
 	g.Hold.Reset() // of an earlier term
@@ -96,8 +96,8 @@ func restore(s handover.Snapshot, g *gate.Gate, c *clock.Clock, released, now ti
 	return s.Hold != nil && g.Hold.Restore(hold.Cause(s.Hold.Cause), s.Hold.Detail, c.Local(s.Hold.Since), now)
 }
 
-// rebuild finds out from the records which calls were made, for the pacer's window
-// and the fuse's.
+// rebuild reads from the records which calls were
+// made, for the windows of the pacer and the fuse.
 func (t *Tenant) rebuild(ctx context.Context, now time.Time) error {
 	g := t.gate
 	since := now.Add(-max(g.Pacer.Window(), g.Fuse.Horizon()))
@@ -121,10 +121,10 @@ func (t *Tenant) rebuild(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// calls gathers from the changes of records which calls count against the quota,
-// and since when.
+// calls gathers from the changes of the records
+// which calls count against the quota, and since when.
 type calls struct {
-	since time.Time // calls that began before are of no account
+	since time.Time // calls that began earlier do not count
 	known map[string]*sentCall
 }
 
@@ -135,8 +135,8 @@ type sentCall struct {
 
 func newCalls(since time.Time) *calls { return &calls{since, map[string]*sentCall{}} }
 
-// saw takes a change of a record. The first change after the one that announced a
-// call is its answer; further ones are about something else.
+// saw takes a change of a record. The first change after the announcement
+// of a call is its answer; further changes are about something else.
 func (c *calls) saw(r record.Record, stored time.Time) {
 	if r.ClientRequestID == "" || r.AttemptedAt.Before(c.since) {
 		return
@@ -151,7 +151,7 @@ func (c *calls) saw(r record.Record, stored time.Time) {
 	}
 }
 
-// but are the calls without those that this process itself waits for.
+// but returns the calls without those that this process itself waits for.
 func (c *calls) but(underWay map[string]struct{}) []pace.Call {
 	var all []pace.Call
 	for id, call := range c.known {

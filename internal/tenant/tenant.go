@@ -30,8 +30,8 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// Config is what a tenant works with: what an operator has chosen, and the other
-// sides that it speaks to.
+// Config is what a tenant works with: the operator's
+// settings, and the services that it talks to.
 type Config struct {
 	Name   string
 	Host   string // this worker's name in the records
@@ -52,11 +52,11 @@ type Config struct {
 	Letters *deadletter.Publisher
 	// Stores are the buckets as they were found last.
 	Stores func() Stores
-	// Exists reports whether a message is still on its stream.
+	// Exists reports whether a message is still in its stream.
 	Exists func(ctx context.Context, stream string, sequence uint64, published time.Time) (bool, error)
 	// Announcer publishes the first alarms of accepted requests; nil: nobody is followed.
 	Announcer *follow.Announcer
-	// FollowAuto follows nobody with a token that can be read and lacks the right.
+	// FollowAuto follows nothing while the token can be decoded and lacks the right.
 	FollowAuto bool
 
 	Metrics *metrics.Tenant
@@ -70,7 +70,7 @@ type Config struct {
 type Stores struct {
 	Records  *record.Store   // nil until it was found
 	Handover *handover.Store // nil while it is not found; the work goes on without it
-	Devices  *devices.Store  // nil where devices do not cool down, or it is not found: then nothing is called
+	Devices  *devices.Store  // nil if devices do not cool down, or if it was not found: then no calls are made
 }
 
 // Tenant is what the requests of one tenant share.
@@ -88,8 +88,8 @@ type Tenant struct {
 	claims    claims
 	backlog   *backlog.Backlog
 	following *following
-	// elsewhere is set while another replica works on the tenant, as far as the server
-	// told last, and queued is how many requests wait; below 0: it has not told.
+	// elsewhere is set while another replica works on the tenant, according to the server's
+	// last word. queued is how many requests wait; below 0: the server has not said.
 	elsewhere atomic.Bool
 	queued    atomic.Int64
 }
@@ -112,8 +112,8 @@ func New(cfg Config) *Tenant {
 	return t
 }
 
-// Handle works on one message. soft ends when no further call is to be
-// begun, hard when the process must end.
+// Handle works on one message. soft ends when no further call may
+// begin, hard when the process must end.
 func (t *Tenant) Handle(soft, hard context.Context, m consume.Message) (becomes consume.Disposition) {
 	t.cfg.Metrics.InFlight(1)
 	defer t.cfg.Metrics.InFlight(-1)
@@ -134,12 +134,12 @@ func (t *Tenant) Handle(soft, hard context.Context, m consume.Message) (becomes 
 	return d.run(soft, hard, invalid)
 }
 
-// otherBusy is how long a message stays away whose request is at work under
-// another message: about a second. Copies that were published together come
-// together; they are spread, or all but one would have to be sent away each time.
+// otherBusy is how long a message stays away while another message of its request
+// is being worked on: about a second. Copies that were published together arrive together;
+// otherBusy spreads them, or all but one would have to be sent away each time.
 func otherBusy() time.Duration { return time.Second/2 + rand.N(time.Second) }
 
-// SetActive is told whether this replica is the one that works.
+// SetActive is told whether this replica is the active one.
 func (t *Tenant) SetActive(active bool) {
 	if active {
 		t.elsewhere.Store(false)
@@ -147,14 +147,14 @@ func (t *Tenant) SetActive(active bool) {
 	t.gate.SetActive(active)
 }
 
-// SeeQueue is told what the server says of the queue.
+// SeeQueue is told what the server says about the queue.
 func (t *Tenant) SeeQueue(d consume.Depth) {
 	t.queued.Store(int64(d.Messages))
 	t.gate.SetPaused(d.Paused, d.PausedUntil)
 	t.elsewhere.Store(d.Pinned && !t.gate.Active())
 }
 
-// pollFuse is how often it is asked whether a blown fuse lets requests go again.
+// pollFuse is how often to ask whether a blown fuse lets requests pass again.
 const pollFuse = 2 * time.Second
 
 // Credit tells how many further requests it makes sense to take now; see
@@ -166,9 +166,9 @@ func (t *Tenant) Credit() (n int, at time.Time, changed <-chan struct{}) {
 	return t.gate.Pacer.Available()
 }
 
-// Refresh has to be called from time to time. It asks whether an operator has released
-// the fuse and whether what was handed on is still there, and hands on what has
-// changed by itself.
+// Refresh must be called from time to time. It asks whether
+// an operator has released the fuse and whether the handed-on
+// state is still there, and hands on what has changed.
 func (t *Tenant) Refresh(ctx context.Context) {
 	patience := backlog.Overdue
 	if !t.gate.Active() {
@@ -187,8 +187,8 @@ func (t *Tenant) Refresh(ctx context.Context) {
 	t.gate.Release(t.Clock.Local(released))
 }
 
-// Drain estimates how long it takes to empty the queue, which shrinks by so many
-// messages per second; below 0 means that no end is in sight.
+// Drain estimates how long it takes to empty the queue, which shrinks by the given
+// number of messages per second; a result below 0 means that there is no estimate.
 func (t *Tenant) Drain(messages int, perSecond float64) time.Duration {
 	pacer := t.gate.Pacer
 	free, _, _ := pacer.Available()
@@ -213,12 +213,12 @@ func (t *Tenant) State(bound error) metrics.TenantState {
 	return s
 }
 
-// claims are what this process has under way, so that it is no competitor to itself.
+// claims is what this process has under way, so that it does not compete with itself.
 type claims struct {
 	mu sync.Mutex
-	// keys are those of the records that are worked on.
+	// keys are the keys of the records in progress.
 	keys map[string]struct{}
-	// calls are those that are not answered yet, by client-request-id.
+	// calls are the calls that are not answered yet, by client-request-id.
 	calls map[string]struct{}
 }
 
@@ -253,7 +253,7 @@ func (c *claims) call(clientRequestID string) (done func()) {
 	}
 }
 
-// withCalls does something while no call begins or ends.
+// withCalls runs a function while no call begins or ends.
 func (c *claims) withCalls(do func(calls map[string]struct{})) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
