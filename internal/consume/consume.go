@@ -30,8 +30,8 @@ type Message struct {
 	Published time.Time
 }
 
-// Disposition is what becomes of a message. The zero Disposition gives it back
-// at once.
+// Disposition says what to do with a message.
+// The zero Disposition gives it back at once.
 type Disposition struct {
 	ack   bool
 	delay time.Duration
@@ -409,7 +409,7 @@ func (q *Queue) nak(msg *nats.Msg, delay time.Duration) {
 	if delay > 0 {
 		say = fmt.Sprintf(`%s {"delay": %d}`, sayNak, delay)
 	}
-	// A lost nak is no harm: the message comes back after the ack wait.
+	// A lost nak does no harm: the message comes back after the ack wait.
 	if err := q.js.Conn().Publish(msg.Reply, []byte(say)); err != nil {
 		q.log.Debug("a message could not be given back; it will be delivered again after the ack wait", zap.Error(err))
 	}

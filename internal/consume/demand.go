@@ -7,16 +7,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A queue with nothing in it rests: no pull of it waits at the server, no pin is
-// renewed, and its goroutine waits for a wake-up. And only one of several replicas
-// pulls: the one whose share of the tenants it is in.
+// An empty queue rests: no pull of it waits at the server, no pin
+// is renewed, and its goroutine waits for a wake-up. Only one of
+// several replicas pulls: the one whose share includes the tenant.
 
-// orphanAfter is how long messages may wait, and no replica be pinned, until a replica
-// takes them that need not: the one whose they are does not work.
+// orphanAfter is how long messages may wait with no replica pinned before
+// another replica takes them, because the one they belong to does not work.
 const orphanAfter = 10 * time.Second
 
-// interest decides whether a queue is pulled. It is pure; the functions are told the
-// present instant. The zero interest is that of a queue of which nothing is known.
+// interest decides whether a queue is pulled. It is pure; its functions get the
+// present instant. The zero interest is that of a queue about which nothing is known.
 type interest struct {
 	disowned bool // the messages are another replica's to take
 	// stirred is the last sign that there is, or was, something to do.
@@ -58,7 +58,7 @@ func (i *interest) own(owned bool) {
 	}
 }
 
-// wish is what is to be done with a queue.
+// wish is what to do with a queue.
 type wish int
 
 const (

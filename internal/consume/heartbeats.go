@@ -55,8 +55,8 @@ func (b *heartbeats) beat() {
 	}
 	for m, seen := range b.inWork {
 		if seen {
-			// A lost heartbeat is no harm: the record keeps a second worker from
-			// repeating the call.
+			// A lost heartbeat does no harm: the record
+			// keeps a second worker from repeating the call.
 			_ = b.nc.Publish(m.Reply, []byte(sayInProgress))
 		}
 		b.inWork[m] = true

@@ -203,6 +203,6 @@ func handOver(ctx context.Context, js jetstream.JetStream, info *jetstream.Consu
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	subject := topology.API(js.Options(), "CONSUMER.UNPIN."+info.Stream+"."+info.Name)
-	// The answer is not looked at: what could be done about a refusal?
+	// The answer is ignored: nothing could be done about a refusal.
 	_, _ = js.Conn().RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"group":%q}`, group))
 }

@@ -26,12 +26,12 @@ func Publish(ctx context.Context, js jetstream.JetStream, subject, stream string
 }
 
 const (
-	// firstTry and secondTry bound what a request waits for its alarm.
+	// firstTry and secondTry bound how long a request waits for its alarm.
 	firstTry, secondTry = 400 * time.Millisecond, 600 * time.Millisecond
-	// troubleFor is how long no request waits after one has waited in vain.
+	// troubleFor is how long no further request waits after one has waited in vain.
 	troubleFor = 30 * time.Second
-	// lateTry bounds the publishing that nobody waits for, and lateMost how many of
-	// these there are at a time.
+	// lateTry bounds a publish that no request waits
+	// for, and lateMost how many of these run at a time.
 	lateTry  = 10 * time.Second
 	lateMost = 1000
 )
@@ -42,11 +42,11 @@ type Announcer struct {
 	js              jetstream.JetStream
 	stream, subject string
 	plan            outcome.Plan
-	// lost is told of each request that is not followed.
+	// lost is called for each request that is not followed.
 	lost func(tenant string, err error)
 
 	mu      sync.Mutex
-	trouble time.Time // until when nobody waits
+	trouble time.Time // until when no request waits
 	late    int
 	all     sync.WaitGroup
 }
@@ -57,7 +57,7 @@ func NewAnnouncer(js jetstream.JetStream, stream, subject string, plan outcome.P
 }
 
 // Announce publishes the first alarm of an accepted request. ctx ends with the process.
-// What cannot be stored in time goes on to be published while nobody waits.
+// If the alarm cannot be stored in time, publishing continues while no request waits for it.
 func (n *Announcer) Announce(ctx context.Context, a outcome.Alarm) {
 	a = n.plan.First(a)
 	if !n.inTrouble() {
@@ -85,7 +85,7 @@ func (n *Announcer) publish(ctx context.Context, a outcome.Alarm, wait time.Dura
 	return Publish(ctx, n.js, n.subject, n.stream, a)
 }
 
-// publishLate publishes an alarm while nobody waits for it.
+// publishLate publishes an alarm that no request waits for.
 func (n *Announcer) publishLate(ctx context.Context, a outcome.Alarm) {
 	n.mu.Lock()
 	full := n.late >= lateMost

@@ -1,6 +1,6 @@
-// Package follow looks at the devices of accepted requests until each has come to an
-// end, and writes down what became of it. It shares nothing with the requests: no
-// slot, no consumer, no quota. Where it cannot work, resets go on.
+// Package follow looks at the devices of accepted requests
+// until each has a final outcome, and writes the outcomes down. It shares nothing with the requests: no
+// slot, no consumer, no quota. If it cannot work, resets go on.
 //
 // Its clock are alarms, messages of a few shared queues, one for each wait. Nothing
 // about a request is kept in memory. What it decides is in package outcome.
@@ -30,13 +30,13 @@ type Config struct {
 	Setup  bool
 	Layout topology.Layout
 	Policy outcome.Policy
-	// Auto makes no look with a token that can be read and lacks the right.
+	// Auto makes no look while the token can be decoded and lacks the right.
 	Auto bool
 
 	// Records and State are the buckets as they were found last; nil: not found.
 	Records func() *record.Store
 	State   func() *handover.Store
-	// Tenant is a tenant that this process serves; nil: it does not.
+	// Tenant returns a tenant that this process serves; nil if it does not serve it.
 	Tenant func(name string) *Tenant
 
 	// Observe is told what happens; all of it is called from many goroutines.
@@ -48,13 +48,13 @@ type Config struct {
 
 // Observer is told what happens. Each function is set.
 type Observer struct {
-	// Look is told what a look came to.
+	// Look is told the result of a look.
 	Look func(result outcome.Result)
-	// Outcome is told of a final outcome, how long after the acceptance it was found.
+	// Outcome is told of a final outcome, and how long after the acceptance it was found.
 	Outcome func(d outcome.Document)
-	// Lost is told of a request that is not followed, or no more.
+	// Lost is told of a request that is not, or no longer, followed.
 	Lost func(tenant string)
-	// Stray is told of an alarm that is none, or of a tenant that is not served.
+	// Stray is told of a message that is not an alarm, or of an alarm whose tenant is not served.
 	Stray func()
 	// Depth is told from time to time how much is open.
 	Depth func(d Depth)
@@ -63,9 +63,9 @@ type Observer struct {
 // Depth is how much is open.
 type Depth struct {
 	Open int
-	// Oldest is the age of the oldest of those requests that are next in their queues.
+	// Oldest is the age of the oldest request among those that are next in their queues.
 	Oldest time.Duration
-	// Lag is by how much the look that is latest is late.
+	// Lag is how late the most overdue look is.
 	Lag time.Duration
 }
 
@@ -78,10 +78,10 @@ type Tenant struct {
 	// reports whether that was found out yet: before, nothing is due.
 	Ahead func() time.Duration
 	Known func() bool
-	// Paused is until when Graph has asked this replica's resets to wait; zero: it has not.
+	// Paused is until when Graph has asked this replica's resets to wait; zero if it has not.
 	Paused func() time.Time
-	// Probed reports whether somebody probes a hold of the tenant: requests wait, and no
-	// operator has paused them.
+	// Probed reports whether there are requests that probe a hold
+	// of the tenant: some wait, and no operator has paused them.
 	Probed func() bool
 	// Reads paces the looks; see [NewReads].
 	Reads *pace.Pacer
@@ -107,10 +107,10 @@ func (t *Tenant) now() time.Time { return time.Now().Add(t.Ahead()) }
 
 // Times of the work with NATS.
 const (
-	// writeWait bounds one write. Nothing that a look has seen waits for it: the alarm
-	// comes again.
+	// writeWait bounds one write. A write that fails loses
+	// nothing that a look has seen: the alarm comes again.
 	writeWait = 10 * time.Second
-	// againWait is how long an alarm stays away that could not be dealt with.
+	// againWait is how long an alarm that could not be handled stays away.
 	againWait = 15 * time.Second
 	// bindWait is the wait between two tries to bind to the stream.
 	bindWait = 5 * time.Second
@@ -142,7 +142,7 @@ func (f *Follower) Run(ctx, hard context.Context) {
 	}
 }
 
-// cannot says once why nobody is followed.
+// cannot logs once why accepted requests are not followed.
 func (f *Follower) cannot(err error) {
 	f.cfg.Warn(fmt.Sprintf("accepted requests are not followed at present, so it stays unknown what their devices did; resets "+
 		"go on; worker setup creates what is missing, and worker outcome follow --since closes the gap: %v", err))

@@ -10,8 +10,8 @@ type lane struct {
 	hangs bool // the last look had no answer
 }
 
-// lanes is how many looks of a tenant may be under way, and lanesThatHang where the last
-// one had no answer.
+// lanes is how many looks of a tenant may be under way,
+// and lanesThatHang how many if the last one had no answer.
 const (
 	lanes         = 32
 	lanesThatHang = 4

@@ -17,20 +17,20 @@ import (
 	"passcode-worker/internal/record"
 )
 
-// turns is how often a look is decided on, where another replica has written the
-// document meanwhile.
+// turns is how often a look is decided again because
+// another replica has written the document meanwhile.
 const turns = 3
 
-// ring deals with an alarm that is due: look, document, next alarm, acknowledgement.
-// What fails leaves the alarm in its queue, and whoever gets it next looks again.
+// ring handles an alarm that is due: look, document, next alarm, acknowledgement. If
+// a step fails, the alarm stays in its queue, and the worker that gets it next looks again.
 func (f *Follower) ring(ctx, hard context.Context, m jetstream.Msg, a outcome.Alarm, store *outcome.Store) {
 	t := f.cfg.Tenant(a.Tenant)
 	if t == nil {
-		back(m, againWait) // it is about to be begun anew
+		back(m, againWait) // the tenant is about to be restarted
 		return
 	}
 	defer func() {
-		// It must not take the resets with it, and comes again with the ack wait.
+		// A panic must not stop the resets; the alarm comes again after the ack wait.
 		if p := recover(); p != nil {
 			f.cfg.Log.Error("the look at a device panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()), zap.String("key", a.Key()))
 		}
@@ -93,10 +93,10 @@ func (f *Follower) gather(ctx context.Context, t *Tenant, a outcome.Alarm, store
 	return c.Settled(), revision, err
 }
 
-// carryOut does what a look means: the document, then the next alarm, then the
-// acknowledgement. A step that fails is done again by whoever gets the alarm next. The
-// context is the hard one: what was seen is written down although the process is told to
-// stop.
+// carryOut does what follows from a look: the document, then the next
+// alarm, then the acknowledgement. If a step fails, the worker that
+// gets the alarm next repeats it. The context is the hard one, so that
+// the result is written down even when the process has been told to stop.
 func (f *Follower) carryOut(ctx context.Context, m jetstream.Msg, store *outcome.Store, c outcome.Case, revision uint64, l outcome.Look) error {
 	ctx, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()
@@ -137,7 +137,7 @@ func (f *Follower) next(ctx context.Context, m jetstream.Msg, a outcome.Alarm) e
 	return m.Ack()
 }
 
-// lookIfOpen looks at the device, unless nobody may now.
+// lookIfOpen looks at the device, unless no look is allowed now.
 func (f *Follower) lookIfOpen(ctx context.Context, t *Tenant, device string) outcome.Look {
 	failed := outcome.Look{Failed: true}
 	places, open := f.mayLook(ctx, t)
@@ -169,8 +169,8 @@ func (f *Follower) failed(r outcome.Result) outcome.Look {
 	return outcome.Look{Failed: true}
 }
 
-// look looks at the device. result is what a look that failed came to; empty: it was
-// not made.
+// look looks at the device. result is the result
+// of a failed look; empty if no look was made.
 func (f *Follower) look(ctx context.Context, t *Tenant, device string, token graph.Token, slot *pace.Slot) (l outcome.Look, result outcome.Result) {
 	sent := time.Now()
 	dev, err := t.Graph.Device(ctx, device, t.Call(token, lookTime))
@@ -197,7 +197,7 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 		result = outcome.ResultNotPermitted
 	case graph.Unauthorized:
 		result = outcome.ResultNotPermitted
-		// Resets replace a token as often as they must; looks need not hurry.
+		// Resets replace a token as often as necessary; looks are not urgent.
 		if t.mayRenew(time.Now()) {
 			if _, err := t.Tokens.Renew(ctx, token, e.Claims); err != nil && ctx.Err() == nil {
 				f.cfg.Log.Debug("a rejected token could not be replaced", zap.String("tenant", t.Name), zap.Error(err))
@@ -217,8 +217,8 @@ func (t *Tenant) Call(token graph.Token, timeout time.Duration) graph.Call {
 	}
 }
 
-// Account tells the pacer of the looks what a look came to, and the other replicas what
-// Graph has asked for. store may be nil, and e is nil where the look was answered.
+// Account tells the pacer the result of a look, and the other replicas what
+// Graph has asked for. store may be nil, and e is nil if the look was answered.
 func (t *Tenant) Account(ctx context.Context, store *handover.Store, slot *pace.Slot, sent time.Time, e *graph.Error) {
 	var until time.Time
 	switch {
@@ -237,13 +237,13 @@ func (t *Tenant) Account(ctx context.Context, store *handover.Store, slot *pace.
 	}
 	ctx, cancel := context.WithTimeout(ctx, othersWait)
 	defer cancel()
-	// Best effort: a replica that is not told is told by its own next look.
+	// Best effort: a replica that misses this learns it from its own next look.
 	_ = store.SetReads(ctx, t.Name, until.Add(t.Ahead()))
 }
 
-// serves reports whether Graph serves the tenant, and asks for the list of its devices
-// where that is not known: a tenant that is refused everything looks like one whose
-// device is gone.
+// serves reports whether Graph serves the tenant, and asks
+// for the list of its devices if that is not known: if Graph
+// refuses everything, it looks as if the device were gone.
 func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) bool {
 	if t.isServed(time.Now()) {
 		return true
@@ -266,8 +266,8 @@ func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) boo
 	return e == nil
 }
 
-// putDocument writes the document, and tells of one that is final: the write that makes
-// it so happens once.
+// putDocument writes the document, and reports a final
+// one: the write that makes it final happens only once.
 func (f *Follower) putDocument(ctx context.Context, store *outcome.Store, d outcome.Document, revision uint64) error {
 	if err := store.Put(ctx, d, revision); err != nil {
 		return err

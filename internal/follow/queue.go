@@ -95,12 +95,12 @@ func (f *Follower) take(ctx, hard context.Context, step int, store *outcome.Stor
 	}
 }
 
-// read reads an alarm and says how long it is until it is due. What is no alarm, or
-// one of a tenant that is not served, is acknowledged.
+// read reads an alarm and says how long it is until it is due. It acknowledges
+// a message that is not an alarm, or whose tenant is not served.
 func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok bool) {
 	meta, err := m.Metadata()
 	if err != nil {
-		return a, 0, false // it is no message of the stream's: nobody waits for an answer
+		return a, 0, false // it is not a message of the stream, so it needs no answer
 	}
 	tokens := strings.TrimPrefix(m.Subject(), f.cfg.Names.FollowSubject+".")
 	a, err = outcome.ParseAlarm(tokens, m.Data(), meta.Timestamp)
@@ -125,11 +125,11 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 	return a, f.cfg.Policy.Due(a, meta.Timestamp).Sub(t.now()), true
 }
 
-// back sends an alarm back for a while. Where that is lost, it comes again after the
-// ack wait.
+// back sends an alarm back for a while. If that
+// is lost, the alarm comes again after the ack wait.
 func back(m jetstream.Msg, wait time.Duration) { _ = m.NakWithDelay(max(0, wait)) }
 
-// watch tells how much is open, until ctx ends or the stream or the bucket is gone.
+// watch reports how much is open, until ctx ends or the stream or the bucket is gone.
 func (f *Follower) watch(ctx context.Context) {
 	ticker := time.NewTicker(depthEach)
 	defer ticker.Stop()

@@ -11,22 +11,22 @@ import (
 	"passcode-worker/internal/hold"
 )
 
-// standing is what is known of a tenant besides its requests. Nobody waits for NATS while
-// it is locked.
+// standing is what is known about a tenant besides its
+// requests. No call to NATS is made while it is locked.
 type standing struct {
 	mu       sync.Mutex
 	servedAt time.Time // when Graph last answered for the tenant, by this machine's clock
 	renewed  time.Time // when a look last asked for another token
-	asked    time.Time // when the others' word was asked for last
+	asked    time.Time // when the state of the others was last read
 	worker   handover.Snapshot
 }
 
 const (
-	// readEach is how old the others' word may be, and othersWait how long a look waits
-	// for it; then it goes by what was known before.
+	// readEach is how old the state of the others may be, and othersWait
+	// how long a look waits for it before it uses what was known earlier.
 	readEach   = time.Second
 	othersWait = time.Second
-	// servedFor is how long it counts that Graph has served the tenant.
+	// servedFor is how long an answer proves that Graph serves the tenant.
 	servedFor = 10 * time.Minute
 	// renewEach is how often looks ask for another token.
 	renewEach = time.Minute
@@ -56,10 +56,10 @@ func (t *Tenant) mayRenew(now time.Time) bool {
 	return true
 }
 
-// mayLook reports whether a device of the tenant may be looked at now, and how many at a
-// time. A hold stops looks as long as somebody probes it, which takes a request; where
-// none waits, one look at a time goes, or a hold that nobody ends would stop them for
-// ever.
+// mayLook reports whether looks at devices of the tenant are
+// allowed now, and how many at a time. A hold stops looks as long
+// as waiting requests probe it. If none waits, one look at
+// a time is allowed; otherwise the hold would stop looks for ever.
 func (f *Follower) mayLook(ctx context.Context, t *Tenant) (places int, open bool) {
 	w := f.others(ctx, t)
 	now := time.Now()
@@ -78,8 +78,8 @@ func stops(c hold.Cause) bool {
 	return c == hold.Credentials || c == hold.Permission || c == hold.Refused || c == hold.GraphUnavailable
 }
 
-// others is what the replica that works on the tenant has handed on, and what any of
-// them was told about looks.
+// others is what the active replica of the tenant has
+// handed on, and what any replica was told about looks.
 func (f *Follower) others(ctx context.Context, t *Tenant) handover.Snapshot {
 	s, store := &t.standing, f.cfg.State()
 	s.mu.Lock()

@@ -12,22 +12,22 @@ import (
 const (
 	// writeWait bounds one write, and one look at what is written.
 	writeWait = 5 * time.Second
-	// Again is the wait before what has failed is tried again.
+	// Again is the wait before a failed step is tried again.
 	Again = time.Second
-	// leaveWait bounds what is left to do once all calls have ended.
+	// leaveWait bounds the rest of the work once all calls have ended.
 	leaveWait = 500 * time.Millisecond
-	// servedNews is by how much later it must be that Graph served the tenant for
-	// that to be written down again. It moves on with every acceptance.
+	// servedNews is how much later Graph must have served the tenant
+	// before that instant is written again: it moves with every acceptance.
 	servedNews = time.Minute
 )
 
-// Keeper writes down what the replica that works on a tenant knows, each time it
-// changes, as long as the replica's term lasts.
+// Keeper writes down what the active replica of a tenant knows,
+// each time it changes, as long as the replica's term lasts.
 type Keeper struct {
 	tenant string
 	// store is the bucket; nil while it is not found: then nothing is handed on.
 	store func() *Store
-	// now is what the next replica has to know.
+	// now returns what the next replica must know.
 	now func() Snapshot
 	log *zap.Logger
 
@@ -36,10 +36,10 @@ type Keeper struct {
 	term atomic.Pointer[<-chan struct{}]
 
 	mu sync.Mutex
-	// written is what is written down; nil: that is not known, or not this
-	// replica's, so that it has to be written again.
+	// written is the stored state; nil if it is not known
+	// or not this replica's, so that it must be written again.
 	written *Snapshot
-	// revision is that of what this replica has written in this term; 0: nothing.
+	// revision is the revision of this replica's last write in this term; 0: none.
 	revision uint64
 }
 
@@ -49,8 +49,8 @@ func NewKeeper(tenant string, store func() *Store, now func() Snapshot, log *zap
 	return &Keeper{tenant: tenant, store: store, now: now, log: log, changed: make(chan struct{}, 1), written: &Snapshot{}}
 }
 
-// Recall reads what the replica before this one has handed on, and when an operator
-// released the fuse last. The snapshot is nil where there is no bucket.
+// Recall reads what the previous replica has handed on, and when an operator
+// last released the fuse. The snapshot is nil if there is no bucket.
 func (k *Keeper) Recall(ctx context.Context) (*Snapshot, time.Time, error) {
 	store := k.store()
 	if store == nil {
@@ -70,15 +70,15 @@ func (k *Keeper) Recall(ctx context.Context) (*Snapshot, time.Time, error) {
 	return &s, released, nil
 }
 
-// Begin lets this replica hand on until term ends. What was before must have been
-// read, as far as it can be.
+// Begin lets this replica hand on until term ends. The previous
+// state must have been read before, as far as possible.
 func (k *Keeper) Begin(term context.Context) {
 	if over := term.Done(); term.Err() == nil {
 		k.term.Store(&over)
 	}
 }
 
-// InTerm reports whether it is this replica's to hand on.
+// InTerm reports whether this replica may hand on now.
 func (k *Keeper) InTerm() bool {
 	term := k.term.Load()
 	if term == nil {
@@ -100,7 +100,7 @@ func (k *Keeper) Changed() {
 	}
 }
 
-// Lost tells the keeper that what was written is lost.
+// Lost tells the keeper that the stored state is lost.
 func (k *Keeper) Lost() {
 	k.mu.Lock()
 	k.written = &Snapshot{}
@@ -127,8 +127,8 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// write hands on, if there is something new, and reports whether nothing is left
-// to do.
+// write hands on what is new, and
+// reports whether nothing is left to do.
 func (k *Keeper) write(ctx context.Context) (done bool) {
 	store := k.store()
 	if store == nil {
@@ -139,7 +139,7 @@ func (k *Keeper) write(ctx context.Context) (done bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := k.now()
-	// Asked after that was put together: with the term, the hold is forgotten.
+	// Asked after the state was put together, because the hold is forgotten with the term.
 	switch {
 	case !k.InTerm():
 		return k.late(ctx, store, s.PausedUntil)
@@ -148,7 +148,7 @@ func (k *Keeper) write(ctx context.Context) (done bool) {
 	}
 	revision, err := store.SetSnapshot(ctx, k.tenant, s)
 	if err != nil {
-		k.written = nil // it may be stored all the same, and then no longer be true
+		k.written = nil // it may be stored nevertheless, and be out of date by then
 		k.log.Debug("the state for the next worker could not be written; trying again", zap.Error(err))
 		return false
 	}
@@ -156,8 +156,8 @@ func (k *Keeper) write(ctx context.Context) (done bool) {
 	return true
 }
 
-// late hands on a pause that was announced after the term to a call that was in flight
-// then, and reports whether nothing is left to do. Call with mu held.
+// late hands on a pause that Graph announced after the term to a call
+// in flight, and reports whether nothing is left to do. Call with mu held.
 func (k *Keeper) late(ctx context.Context, store *Store, pausedUntil time.Time) (done bool) {
 	if pausedUntil.IsZero() || k.written != nil && !pausedUntil.After(k.written.PausedUntil) {
 		return true
@@ -209,8 +209,8 @@ func (k *Keeper) compare(ctx context.Context, store *Store, late func(Snapshot))
 	}
 }
 
-// Leave hands on a pause that was announced to a call that was in flight when this
-// replica's term ended; a zero instant: there is none.
+// Leave hands on a pause that Graph announced to a call that was still in flight
+// when this replica's term ended; a zero instant means that there is none.
 func (k *Keeper) Leave(ctx context.Context, pausedUntil time.Time) {
 	store := k.store()
 	if store == nil || pausedUntil.IsZero() {
@@ -223,8 +223,8 @@ func (k *Keeper) Leave(ctx context.Context, pausedUntil time.Time) {
 	}
 }
 
-// same reports whether there is nothing new. What is said of a hold changes with
-// each probe, and so does its instant with the clocks; neither is news.
+// same reports whether there is nothing new. The detail of a hold changes
+// with each probe, and its instant with the clocks; neither is news.
 func same(a, b Snapshot) bool {
 	if (a.Hold == nil) != (b.Hold == nil) || a.Hold != nil && a.Hold.Cause != b.Hold.Cause {
 		return false

@@ -1,7 +1,7 @@
 // Package handover keeps what the replicas that work on a tenant hand on to each
 // other, and to themselves after a restart: an announced pause, a hold, the rate
 // that was learned, a blown fuse. It lies in a key-value bucket of its own, so
-// that the bucket of records holds nothing but records. [Store] reads and writes it;
+// that the bucket of records holds only records. [Store] reads and writes it;
 // [Keeper] decides when that is done.
 package handover
 
@@ -19,8 +19,8 @@ import (
 	"passcode-worker/internal/bucket"
 )
 
-// Snapshot is what the replica that works on a tenant hands on. The zero Snapshot
-// is a tenant of which nothing is known. All instants are by the clock of the
+// Snapshot is what the active replica of a tenant hands on. The
+// zero Snapshot is that of a tenant about which nothing is known. All instants are by the clock of the
 // NATS server.
 type Snapshot struct {
 	// PausedUntil is the end of the last pause that Graph asked for; absent
@@ -31,12 +31,12 @@ type Snapshot struct {
 	Granted int `json:"granted,omitzero"`
 	// Hold is absent while nothing is held.
 	Hold *Hold `json:"hold,omitzero"`
-	// FuseBlownAt is when the fuse blew last; absent if it never did. Only an
+	// FuseBlownAt is when the fuse last blew; absent if it never did. Only an
 	// operator's release after that instant lets the tenant go on.
 	FuseBlownAt time.Time `json:"fuseBlownAt,omitzero"`
 	// ServedAt is when Graph was last known to serve the tenant: it accepted
-	// something, or listed its devices. Absent where that is not known. A replica of
-	// an earlier version takes a state with it for a stranger's.
+	// something, or listed its devices. Absent where that is not known. A replica of an earlier version treats
+	// a state that has this field as foreign.
 	ServedAt time.Time `json:"servedAt,omitzero"`
 	// Worker is the host name of the replica that wrote this.
 	Worker string `json:"worker"`
@@ -67,12 +67,12 @@ func operatorKey(tenant string) string { return tenant + ".operator" }
 // Snapshot reads what was handed on for a tenant, and the last revision of its key;
 // 0 where nothing was ever written.
 //
-// A value that no worker can have written counts for nothing, nor does it when the
-// key is said to be deleted: the newest state in the history is what holds. Where
-// others have filled the history, nobody can tell whether the fuse had blown. Then
-// it counts as blown when the last of them was stored, so that no flood of them
-// releases it. Only who may remove messages of the bucket's stream can leave
-// nothing behind, not even that.
+// A value that no worker can have written counts for nothing, and neither
+// does a deletion of the key: the newest state in the history holds.
+// If others have filled the history, it is unknown whether the fuse
+// had blown. Then it counts as blown at the time of the last of these
+// values, so that a flood of them cannot release it. Only somebody who
+// may remove messages from the bucket's stream can remove that as well.
 func (s *Store) Snapshot(ctx context.Context, tenant string) (Snapshot, uint64, error) {
 	newest, last, err := s.bucket.Newest(ctx, workerKey(tenant), isSnapshot)
 	if err != nil {
@@ -110,8 +110,8 @@ func decodeSnapshot(v bucket.Revision) (Snapshot, bool) {
 			return Snapshot{}, false
 		}
 	}
-	// It blew before it was written. One that blew in times to come could not be
-	// released.
+	// The fuse blew before this was written. A fuse
+	// that blew in the future could not be released.
 	if w.FuseBlownAt.After(v.Time) {
 		w.FuseBlownAt = v.Time
 	}

@@ -14,32 +14,32 @@ const (
 	// by itself, and its end is to
 	// be noticed soon.
 	outageProbeMax = 5 * time.Second
-	// Those that have not failed come within jitter after the next probe is due, any
-	// of them first. Behind them come the last failedMost that have, the one that
-	// failed first before the others, a turn apart.
+	// Requests that have not failed come within jitter after the next
+	// probe is due, in any order. After them come the last failedMost
+	// that have failed, the earliest failure first, a turn apart.
 	jitter     = 200 * time.Millisecond
 	turn       = 50 * time.Millisecond
 	failedMost = 20
-	// A request that comes while another one is the probe stays away for as long
-	// as that one has been under way, within these bounds: most probes that are
-	// answered at all are answered soon, and then the rest shall not be away.
+	// A request that comes while another one is the probe stays away for
+	// as long as that probe has been under way, within these bounds: most
+	// probes are answered soon, and then the other requests should be back.
 	whileProbingMin = 100 * time.Millisecond
 	whileProbingMax = 2 * time.Second
 )
 
-// breaker is what holds the tenant, and whose turn it is to try whether it still has
-// to. While cause is empty nothing is held.
+// breaker knows what holds the tenant, and which
+// request probes next whether it still has to. While cause is empty nothing is held.
 type breaker struct {
 	cause  Cause
 	detail string
 	since  time.Time
 	step   time.Duration
-	// probeAt is when the next probe may go; probing is the message that is
-	// the probe now, 0 for none, and probingSince when it was let through.
+	// probeAt is when the next probe may start; probing is the message that
+	// is the probe now (0: none), and probingSince is when it was let through.
 	probeAt      time.Time
 	probing      uint64
 	probingSince time.Time
-	// failed are the messages that failed last under this hold, the newest last.
+	// failed are the messages that failed most recently under this hold, the newest last.
 	failed []uint64
 }
 
@@ -98,10 +98,10 @@ func (b *breaker) fails(sequence uint64) {
 	b.failed = append(b.failed, sequence)
 }
 
-// back is when a message should come again. Where some wait that are none of
-// those that failed last, the next probe is one of them; else it is the one whose
-// failure is longest ago. So a request that is in order is soon tried among a few
-// that fail for ever.
+// back is when a message should come again. If there are waiting
+// messages that have not failed recently, the next probe is
+// one of them; otherwise it is the one that failed longest ago.
+// So a good request is soon tried among a few that always fail.
 func (b *breaker) back(sequence uint64) time.Time {
 	if i := slices.Index(b.failed, sequence); i >= 0 {
 		return b.probeAt.Add(jitter + time.Duration(i+1)*turn)

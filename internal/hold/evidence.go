@@ -6,13 +6,13 @@ const (
 	// outageRow is how many different requests in a row must find Graph
 	// unreachable or failing before that counts as an outage.
 	outageRow = 5
-	// refusalRow is how many different requests in a row must be refused before
-	// that may be everybody's fault, although Graph accepted something, or listed
-	// the tenant's devices, not long ago.
+	// refusalRow is how many different requests in a row must be
+	// refused before the fault may concern every request, although Graph
+	// recently accepted something or listed the tenant's devices.
 	refusalRow = 20
-	// proofFor is how long an accepted request proves that the credentials and
-	// the permission are good, and that Graph serves the tenant; and how long the
-	// answer to the list of devices holds.
+	// proofFor is how long an accepted request proves that the credentials
+	// and the permission are good and that Graph serves the tenant;
+	// and how long the answer to the list of devices stays valid.
 	proofFor = 10 * time.Minute
 )
 
@@ -30,7 +30,7 @@ type evidence struct {
 	// its devices. Zero: not known, or it has refused to since. unreadableAt is
 	// when it last said that the application may not list them.
 	servedAt, unreadableAt time.Time
-	// unheard counts the lists in a row that have told nothing.
+	// unheard counts the lists in a row that gave no answer.
 	unheard int
 	// acceptedAt and acceptedBy tell when Graph last accepted something under
 	// the newest token that it has accepted, and which token that is.
@@ -54,7 +54,7 @@ func (e *evidence) accepted(s Signal, now time.Time) {
 	clear(e.outage)
 	clear(e.denied)
 	e.served(now)
-	if s.Kind == Accepted && s.Token >= e.acceptedBy { // a late success takes nothing from a newer token
+	if s.Kind == Accepted && s.Token >= e.acceptedBy { // a late success must not replace a newer token
 		e.acceptedAt, e.acceptedBy = now, s.Token
 	}
 }
@@ -65,8 +65,8 @@ func (e *evidence) served(now time.Time) {
 	e.servedAt, e.unheard = now, 0
 }
 
-// failing notes that a message found Graph failing: how often in a row, and whether
-// that makes an outage.
+// failing notes that a message found Graph failing, and
+// tells how often in a row, and whether that makes an outage.
 func (e *evidence) failing(sequence uint64) (row int, outage bool) {
 	row = e.outage[sequence] + 1
 	if row > 1 || len(e.outage) < outageRow {
@@ -90,7 +90,7 @@ func (e *evidence) ownFault(sequence uint64, token int, now time.Time) bool {
 	return token == 0 || token == e.acceptedBy
 }
 
-// listed notes what the list of devices tells.
+// listed notes the result of the list of devices.
 func (e *evidence) listed(s Serves, now time.Time) {
 	switch s {
 	case Served:

@@ -13,8 +13,8 @@ import (
 type Cause string
 
 // The causes, a closed list. Paused is the only one that an operator chose, and
-// the only one that leaves the worker ready. Paused and Fuse are no business of
-// a [Hold]: no probe ends them.
+// the only one that leaves the worker ready. A [Hold] does not handle Paused
+// and Fuse: no probe ends them.
 const (
 	Credentials      Cause = "credentials"
 	Permission       Cause = "permission"
@@ -41,7 +41,7 @@ func New() *Hold { return &Hold{known: newEvidence()} }
 
 // Pass lets a request through.
 type Pass struct {
-	// Probe: the tenant is held, and this request tries whether it still has to be.
+	// Probe means that the tenant is held, and that this request tests whether it still has to be.
 	Probe bool
 	// Cause is what holds the tenant, if it is a probe.
 	Cause Cause
@@ -64,8 +64,8 @@ func (h *Hold) Allows(sequence uint64) (ok bool, until time.Time) {
 	return b.cause == "" || b.probing == sequence, b.probeAt
 }
 
-// Done says that a message that was let through is through. Where it was a probe
-// that decided nothing, the next may go at once.
+// Done says that a message that was let through has finished. If it
+// was a probe that decided nothing, the next probe may start at once.
 func (h *Hold) Done(sequence uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -74,7 +74,7 @@ func (h *Hold) Done(sequence uint64) {
 	}
 }
 
-// Kind is what a call, a look or a request for a token came to.
+// Kind is the result of a call, a look or a request for a token.
 type Kind int
 
 const (
@@ -82,7 +82,7 @@ const (
 	Accepted Kind = iota + 1
 	// Found means that a look at a device has shown that Graph had taken a request.
 	Found
-	// Answered is a real answer, which says nothing of the token.
+	// Answered is a real answer, which says nothing about the token.
 	Answered
 	// Failing means that Graph failed, or could not be reached.
 	Failing
@@ -93,8 +93,8 @@ const (
 	// LookForbidden is Forbidden, said of a look. That Graph answers a look is no sign
 	// that calls get through.
 	LookForbidden
-	// Turned means that a call was turned down with another 4xx than 401, 403 and 429.
-	// Signal.Serves tells whether that is the request's own affair.
+	// Turned means that Graph refused a call with a 4xx other than 401,
+	// 403 and 429. Signal.Serves tells whether the fault is the request's own.
 	Turned
 	// LookTurned is Turned, said of a look.
 	LookTurned

@@ -24,14 +24,14 @@ type Replica struct {
 	shown   []string // whom changed was called for last
 }
 
-// New makes this process a replica that tells the others on a subject that it lives.
+// New makes this process a replica that tells the others on a subject that it is running.
 // changed is called each time the shares may have changed; it must not call the Replica.
 func New(nc *nats.Conn, subject string, changed func()) *Replica {
 	return &Replica{nc: nc, subject: subject, changed: changed, moved: make(chan struct{}, 1), members: newMembers(rand.Text(), time.Now())}
 }
 
-// Serve says which tenants this process serves, and on which subject it tells so from now
-// on. Those that serve the same share them.
+// Serve sets which tenants this process serves, and on which subject
+// it says so from now on. Replicas that serve the same tenants share them.
 func (r *Replica) Serve(subject string, tenants []string) {
 	r.mu.Lock()
 	r.subject = subject
@@ -51,9 +51,9 @@ func (r *Replica) Owns(tenant string) bool {
 	return r.members.owns(tenant, time.Now())
 }
 
-// Run tells the others that this replica lives, and hears them, until ctx ends; then it
-// tells that it leaves. Where neither may be said or heard, the replica takes itself to
-// be alone, and all tenants to be its own.
+// Run tells the others that this replica is running, and listens to them,
+// until ctx ends; then it tells them that it leaves. If it may not publish
+// or subscribe, the replica treats itself as alone and all tenants as its own.
 func (r *Replica) Run(ctx context.Context) error {
 	ticker := time.NewTicker(Every)
 	defer ticker.Stop()
@@ -66,7 +66,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	return nil
 }
 
-// beat tells and hears on the present subject, until that is another one, or ctx ends.
+// beat publishes and listens on the present subject until the subject changes or ctx ends.
 func (r *Replica) beat(ctx context.Context, ticks <-chan time.Time) error {
 	r.mu.Lock()
 	subject := r.subject
@@ -103,7 +103,7 @@ func (r *Replica) heard(b beat) {
 	r.reckon()
 }
 
-// reckon calls changed if the replicas that live are no longer the same.
+// reckon calls changed if the set of running replicas has changed.
 func (r *Replica) reckon() {
 	r.mu.Lock()
 	live := append(r.members.live(time.Now()), r.members.self.Tenants)
@@ -115,7 +115,7 @@ func (r *Replica) reckon() {
 	}
 }
 
-// say publishes a beat. One that is lost is no harm: the next one follows.
+// say publishes a beat. A lost beat does no harm: the next one follows.
 func (r *Replica) say(leaves bool) {
 	r.mu.Lock()
 	b, subject := r.members.self, r.subject

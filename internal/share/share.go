@@ -1,7 +1,7 @@
-// Package share divides the tenants among the replicas, without anybody who decides it
-// for all: each replica tells the others that it lives, and reckons for itself whose a
-// tenant is. Views that differ for a moment do no harm: that only one replica works on a
-// tenant is seen to by the server's pin.
+// Package share divides the tenants among the replicas without a coordinator:
+// each replica tells the others that it is running, and works out for itself
+// which replica each tenant belongs to. Views that differ for a moment do
+// no harm: the server's pin makes sure that only one replica works on a tenant.
 package share
 
 import (
@@ -16,19 +16,19 @@ import (
 
 // Times of the replicas' beats.
 const (
-	// Every is how often a replica tells that it lives.
+	// Every is how often a replica tells the others that it is running.
 	Every = time.Second
-	// gone is after how long without a beat it counts as gone.
+	// gone is how long a replica may send no beat before it counts as gone.
 	gone = 4 * time.Second
 )
 
-// most bounds the replicas that are remembered: whoever may publish can invent some.
-// Further ones are not counted.
+// most bounds how many replicas are remembered, because anyone
+// who may publish can invent some. Further ones are ignored.
 const most = 64
 
-// Owner is the one of some replicas that is to work on a tenant: the same one by
-// everybody's reckoning. Where a replica comes or goes, only its own share changes hands.
-// It is empty if there are no replicas.
+// Owner is the replica that should work on a tenant; every replica
+// gets the same result. If a replica comes or goes, only its
+// own share changes hands. Owner is empty if there are no replicas.
 func Owner(tenant string, replicas []string) string {
 	var owner string
 	var highest uint64
@@ -44,15 +44,15 @@ func Owner(tenant string, replicas []string) string {
 // beat is what a replica tells the others.
 type beat struct {
 	Replica string `json:"replica"`
-	// Tenants is a digest of the tenants that it serves. Replicas that do not serve the
-	// same ones do not share them: a tenant could be somebody's who does not serve it.
+	// Tenants is a digest of the tenants that it serves. Only replicas that serve the same
+	// tenants share them: otherwise a tenant could belong to a replica that does not serve it.
 	Tenants string `json:"tenants"`
-	// Since is when it began, in nanoseconds since 1970 by its own clock.
+	// Since is when it started, in nanoseconds since 1970 by its own clock.
 	Since  int64 `json:"since"`
 	Leaves bool  `json:"leaves,omitempty"`
 }
 
-// parse reads a beat; false: it is none.
+// parse reads a beat; false means that it is not one.
 func parse(data []byte) (b beat, ok bool) {
 	const longest = 128
 	if len(data) > 4*longest || json.Unmarshal(data, &b) != nil {
@@ -70,8 +70,8 @@ func digest(tenants []string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// members are the replicas that live, as one of them knows it. It is pure; the functions
-// are told the present instant.
+// members is the set of running replicas as one of them
+// sees it. It is pure; its functions get the present instant.
 type members struct {
 	self   beat
 	single bool // there is one tenant only
@@ -92,8 +92,8 @@ func (m *members) serve(tenants []string) {
 	m.self.Tenants, m.single = digest(tenants), len(tenants) == 1
 }
 
-// owns reports whether a tenant is this replica's. An only tenant cannot be shared: it
-// stays with the replica that has been there for longest, whoever comes.
+// owns reports whether a tenant belongs to this replica. A single tenant
+// cannot be shared: it stays with the replica that has been running longest.
 func (m *members) owns(tenant string, now time.Time) bool {
 	live := m.live(now)
 	if !m.single {
@@ -107,8 +107,8 @@ func (m *members) owns(tenant string, now time.Time) bool {
 	return true
 }
 
-// heard takes a beat, and reports whether it is the first of a replica: it does not
-// know of us yet.
+// heard takes a beat, and reports whether it is the first
+// of a replica, which then does not know about us yet.
 func (m *members) heard(b beat, now time.Time) (first bool) {
 	if b.Replica == m.self.Replica {
 		return false
@@ -129,7 +129,7 @@ func (m *members) heard(b beat, now time.Time) (first bool) {
 	return first
 }
 
-// live are the replicas that share the tenants, this one among them, in order.
+// live returns the replicas that share the tenants, including this one, in order.
 func (m *members) live(now time.Time) []string {
 	live := []string{m.self.Replica}
 	for id, o := range m.others {

@@ -23,8 +23,8 @@ type buckets struct {
 	mu      sync.Mutex
 	found   tenant.Stores
 	missing error // nil while the records are there
-	// lost: what replicas hand on was found to be missing, and has to be written anew
-	// once its bucket is back.
+	// lost means that the state that replicas hand on is missing,
+	// and must be written again once its bucket is back.
 	lost bool
 }
 
@@ -57,8 +57,8 @@ func (b *buckets) open(ctx context.Context) error {
 	return err
 }
 
-// find looks the buckets up before the first queue is bound, so that those with nothing
-// in them need not be. What is missing, the queues tell.
+// find looks the buckets up before the first queue is bound, so that
+// empty queues need not be bound. The queues report what is missing.
 func (b *buckets) find(ctx context.Context) {
 	if b.stores().Records != nil || !b.fleet.js.Conn().IsConnected() {
 		return
@@ -124,8 +124,8 @@ func (b *buckets) err() error {
 	return b.missing
 }
 
-// watch notices that the records have gone, and makes their bucket anew where
-// that is allowed: nothing can be worked on without it.
+// watch notices that the bucket of records is gone, and creates
+// it again if that is allowed: no request can be worked on without it.
 func (b *buckets) watch(ctx context.Context) {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()

@@ -1,5 +1,5 @@
-// Package worker is the service: it takes requests from the queue, keeps their
-// records, calls Graph, and decides what becomes of each.
+// Package worker is the service: it takes requests from the queue,
+// keeps their records, calls Graph, and decides how each one goes on.
 package worker
 
 import (
@@ -18,9 +18,9 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// Config is everything that [Run] needs; it has a field for each thing that an
-// operator can choose. Zero durations and counts are not
-// replaced by defaults: the command line has these.
+// Config is everything that [Run] needs; it has a field for
+// each setting of the operator. Zero durations and counts
+// are not replaced by defaults: the command line sets those.
 type Config struct {
 	NATS natsconn.Config
 	// Names are the names on NATS; their Tenant is not looked at.
@@ -29,8 +29,8 @@ type Config struct {
 	Setup  bool
 	Layout topology.Layout
 
-	// Tenants are served from the start; at least one. Each new list that comes
-	// from Changes takes the place of the one before; nil: none comes.
+	// Tenants are served from the start; at least one. Each new list from Changes replaces the previous
+	// one; nil means that there are no changes.
 	Tenants []Tenant
 	Changes <-chan []Tenant
 
@@ -86,7 +86,7 @@ const (
 )
 
 // Tenant is whose devices are reset, and as whom. It is comparable: a tenant
-// whose value changes is stopped and started anew.
+// whose value changes is restarted.
 type Tenant struct {
 	// Name is the last token of the tenant's subjects.
 	Name       string

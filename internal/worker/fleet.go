@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	// pollInterval is how often the queues are looked at, and pollEach the least time per
-	// tenant: thousands of them are looked at less often.
+	// pollInterval is how often the worker looks at the queues, and pollEach
+	// the least time per tenant: with thousands of tenants it looks less often.
 	pollInterval = 2 * time.Second
 	pollEach     = 5 * time.Millisecond
-	// unservedInterval is how often tenants are looked for that nobody serves.
+	// unservedInterval is how often the worker looks for tenants that no worker serves.
 	unservedInterval = time.Minute
 )
 
@@ -35,7 +35,7 @@ type fleet struct {
 	metrics *metrics.Metrics
 	host    string // this worker's name in the records
 	buckets *buckets
-	// announcer publishes the first alarms of accepted requests; nil: nobody is followed.
+	// announcer publishes the first alarms of accepted requests; nil if following is off.
 	announcer *follow.Announcer
 	warnings  *warnings
 	lookout   *lookout
@@ -43,8 +43,8 @@ type fleet struct {
 	// checked is set once the settings of what all tenants share were looked at.
 	checked atomic.Bool
 
-	// sharing is held while queues are told whether they are this replica's: who was
-	// asked last has to be told last.
+	// sharing is held while queues are told whether they belong
+	// to this replica, so that the latest answer is also told last.
 	sharing sync.Mutex
 
 	// left brings run the services that have ended because their tenants are no
@@ -106,8 +106,8 @@ func (f *fleet) run(ctx, hard context.Context) {
 	}
 }
 
-// apply serves these tenants from now on: one that is new is begun, one that is
-// missing is ended, one that has changed is ended and begun anew.
+// apply serves these tenants from now on: it starts new
+// tenants, stops missing ones, and restarts changed ones.
 func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 	listed := map[string]bool{}
 	f.mu.Lock()
@@ -141,7 +141,7 @@ func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 	}
 }
 
-// begin serves a tenant once its service before, if any, has ended.
+// begin serves a tenant once its previous service, if any, has ended.
 func (f *fleet) begin(ctx, hard context.Context, t Tenant, before *service) {
 	s, err := newService(f, t)
 	if err != nil {
@@ -211,19 +211,19 @@ func (f *fleet) all() []*service {
 	return all
 }
 
-// owns reports whether a tenant is this replica's to work on. What another one should
-// work on, and does not, shows in the list only: without it, each replica takes what it
-// gets.
+// owns reports whether this replica should work on a tenant.
+// Only the list shows whether another replica neglects its
+// tenants; without the list, each replica takes what it gets.
 func (f *fleet) owns(tenant string) bool { return !f.lookout.listed.Load() || f.replica.Owns(tenant) }
 
-// divide tells each queue anew whether it is this replica's.
+// divide tells each queue again whether it belongs to this replica.
 func (f *fleet) divide() {
 	for _, s := range f.all() {
 		f.share(s)
 	}
 }
 
-// share tells a queue whether it is this replica's.
+// share tells a queue whether it belongs to this replica.
 func (f *fleet) share(s *service) {
 	f.sharing.Lock()
 	defer f.sharing.Unlock()
@@ -266,14 +266,14 @@ func (f *fleet) poll() time.Duration {
 	return max(pollInterval, time.Duration(len(f.served))*pollEach)
 }
 
-// unknownAction tells of an action that may be a reset, by its name.
+// unknownAction reports, by its name, an action that may be a reset.
 func (f *fleet) unknownAction(name string) {
 	f.metrics.UnknownActionName()
 	f.warnings.once(fmt.Sprintf("a device lists an action %q that has the type of a reset but an unknown name; the outcomes "+
 		"of calls to such devices stay in doubt; if it is a reset, add the name to WORKER_ACTION_NAMES", name))
 }
 
-// watchUnserved names the tenants whose requests nobody takes.
+// watchUnserved names the tenants whose requests no worker takes.
 func (f *fleet) watchUnserved(ctx context.Context) {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()

@@ -10,7 +10,7 @@ import (
 	"passcode-worker/internal/record"
 )
 
-// newFollower makes what looks at devices for all tenants; nil: nobody does.
+// newFollower makes the follower for all tenants; nil if following is off.
 func newFollower(f *fleet) *follow.Follower {
 	cfg := f.cfg
 	if cfg.Follow == FollowOff {
@@ -51,7 +51,7 @@ func newFollower(f *fleet) *follow.Follower {
 	})
 }
 
-// newAnnouncer makes what publishes the first alarms; nil: nobody is followed.
+// newAnnouncer makes the publisher of first alarms; nil if following is off.
 func newAnnouncer(f *fleet) *follow.Announcer {
 	cfg := f.cfg
 	if cfg.Follow == FollowOff {

@@ -21,24 +21,24 @@ const (
 	// before the first tenant is served.
 	listWait  = 15 * time.Second
 	startWait = 2 * time.Second
-	// mostMissed is how many looks in a row may find what no wake-up has told of, until no
-	// queue rests any more: wake-ups do not come to this process. A single one may be lost
-	// with a connection, or come a moment after the look.
+	// mostMissed is how many looks in a row may find requests without a wake-up
+	// before no queue rests any more: then wake-ups do not reach this process. A
+	// single wake-up may be lost with a connection, or come a moment after the look.
 	mostMissed = 3
 	// seeAtOnce is for how many tenants the server is asked at a time.
 	seeAtOnce = 8
 )
 
-// lookout hears of new requests, and looks at all queues in one list now and then. By
-// these two, a queue in which nothing is needs nothing of its own at the server, and
-// costs nothing.
+// lookout listens for new requests, and reads the state of all
+// queues in one list now and then. With these two, an empty
+// queue needs nothing of its own at the server, and costs nothing.
 type lookout struct {
 	fleet *fleet
-	// heard tells that the server's wake-ups reach this process, and listed that all
-	// queues were seen at the last look.
+	// heard means that the server's wake-ups reach this
+	// process, and listed that the last look saw all queues.
 	heard, listed atomic.Bool
-	// missed counts the looks, since the last wake-up, that found a message of which none
-	// had told.
+	// missed counts the looks since the last wake-up
+	// that found a message without a wake-up.
 	missed atomic.Int32
 
 	burst time.Time // when many queues were seen at work last; zero: they were not
@@ -62,14 +62,14 @@ type sight struct {
 	ahead, within time.Duration
 }
 
-// rests reports whether a queue with nothing in it may rest: what comes wakes it, and if
-// the wake-up is lost, a look does.
+// rests reports whether an empty queue may rest: a new
+// request wakes it, and if that wake-up is lost, a look does.
 func (l *lookout) rests() bool {
 	return l.heard.Load() && l.listed.Load() && l.missed.Load() < mostMissed
 }
 
-// run looks until ctx ends, and at once where the connection is there again: wake-ups
-// may have been lost meanwhile.
+// run looks until ctx ends, and at once after a reconnect,
+// because wake-ups may have been lost meanwhile.
 func (l *lookout) run(ctx context.Context) {
 	nc := l.fleet.js.Conn()
 	connected := nc.StatusChanged(nats.CONNECTED)
@@ -90,7 +90,7 @@ func (l *lookout) run(ctx context.Context) {
 	}
 }
 
-// look reads the list of the stream's consumers, and has the wake-ups listened for.
+// look reads the list of the stream's consumers, and keeps the subscription to wake-ups up to date.
 func (l *lookout) look(ctx context.Context, within time.Duration) {
 	f := l.fleet
 	if !f.js.Conn().IsConnected() {
@@ -127,8 +127,8 @@ func (l *lookout) look(ctx context.Context, within time.Duration) {
 	}
 }
 
-// listen listens for wake-ups on a subject in place of the one before; empty: on none.
-// It reports whether the server lets it.
+// listen listens for wake-ups on a subject instead of the previous
+// one; empty: on none. It reports whether the server allows it.
 func (l *lookout) listen(subject string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -159,7 +159,7 @@ func (l *lookout) listen(subject string) bool {
 	return nc.FlushTimeout(startWait) == nil && !l.refused(nc)
 }
 
-// refused reports whether the server has refused to let listen. Only the last that it
+// refused reports whether the server has refused the subscription. Only the last that it
 // refused can be asked for, so that is kept as long as the connection lasts. Call with mu
 // held.
 func (l *lookout) refused(nc *nats.Conn) bool {
@@ -169,8 +169,8 @@ func (l *lookout) refused(nc *nats.Conn) bool {
 	return l.denied
 }
 
-// tell tells a tenant what the last look has seen of its queue, and returns that; nil:
-// nothing. missed: a message waits there of which no wake-up has told.
+// tell tells a tenant what the last look has seen of its queue, and returns
+// that; nil: nothing. missed means that a message waits there without a wake-up.
 func (l *lookout) tell(s *service) (info *jetstream.ConsumerInfo, missed bool) {
 	l.mu.Lock()
 	seen := l.sight
@@ -179,16 +179,16 @@ func (l *lookout) tell(s *service) (info *jetstream.ConsumerInfo, missed bool) {
 		s.tenant.Clock.Set(seen.ahead, seen.within)
 	}
 	info = seen.list[s.names().Consumer()]
-	// A queue that was seen is bound without a further question. So it is not shown before
-	// the records are there, which nothing can be worked on without.
+	// A queue that was seen is bound without asking again. So the queue is not told
+	// before the bucket of records exists, without which no request can be worked on.
 	if seen.list != nil && l.fleet.buckets.stores().Records != nil {
 		missed = s.queue.Saw(info, seen.asked)
 	}
 	return info, missed
 }
 
-// see tells the queues what was seen of them, and shows it. Where the list may not be
-// read, each is looked at by itself.
+// see tells the queues what the look has seen of them, and shows
+// it. If the list may not be read, each queue is looked at separately.
 func (l *lookout) see(ctx context.Context) {
 	var group errgroup.Group
 	group.SetLimit(seeAtOnce)
@@ -214,7 +214,7 @@ func (l *lookout) see(ctx context.Context) {
 	if missed && l.missed.Add(1) == mostMissed {
 		l.fleet.warnings.once("the request stream sends wake-ups and the worker may subscribe to them, but they do not arrive; the worker polls "+
 			"empty queues instead, which costs more. If the stream belongs to another account, import its wake subject", zap.String("subject", l.fleet.wakeSubject()))
-		l.fleet.divide() // which has each queue decide anew
+		l.fleet.divide() // each queue then decides again
 	}
 	_ = group.Wait() // none fails
 	l.giveBack()
@@ -228,8 +228,8 @@ const (
 	afterBurst = time.Minute
 )
 
-// giveBack returns the memory of a burst to the system, at each look for a while after
-// it: the runtime would keep most of it for minutes.
+// giveBack returns the memory of a burst to the system, at each look for
+// a while afterwards: the runtime would otherwise keep most of it for minutes.
 func (l *lookout) giveBack() {
 	awake := 0
 	for _, s := range l.fleet.all() {

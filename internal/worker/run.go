@@ -19,8 +19,8 @@ import (
 
 // Times of the end.
 const (
-	// drainReserve is left of the drain time for acks and the end itself, or a
-	// quarter where the drain time is short.
+	// drainReserve is the part of the drain time that is left for
+	// acks and for the end itself; a quarter if the drain time is short.
 	drainReserve = 3 * time.Second
 	flushTimeout = 500 * time.Millisecond
 )
@@ -37,8 +37,8 @@ const (
 var errHardStop = errors.New("the time limit for finishing is over")
 
 // Run is the service. It works until ctx ends, then takes no further request,
-// lets the calls in flight finish within the drain time, and returns nil. It
-// fails only where it cannot begin.
+// lets the calls in flight finish within the drain time,
+// and returns nil. It fails only if it cannot start.
 func Run(ctx context.Context, cfg Config) error {
 	for _, t := range cfg.Tenants {
 		if err := t.check(cfg); err != nil {
@@ -72,7 +72,7 @@ func Run(ctx context.Context, cfg Config) error {
 	err = f.serve(ctx, ln, metrics.Handler(m, func() metrics.State {
 		return metrics.State{NATS: health.state(nc), Tenants: f.states()}
 	}))
-	// What was given back last is still on its way.
+	// The last messages that were given back are still on their way.
 	if flushErr := nc.FlushTimeout(flushTimeout); flushErr != nil {
 		log.Warn("NATS could not be told which messages were given back; it delivers them again after the ack wait", zap.Error(flushErr))
 	}
@@ -90,8 +90,8 @@ func (t Tenant) check(cfg Config) error {
 	return err
 }
 
-// client makes the tenant's own client of Graph: a tenant whose connections are
-// retired, or filled with calls that hang, takes none from another.
+// client makes the tenant's own client of Graph, so that a tenant whose connections
+// are retired or filled with hanging calls takes none from another.
 func (t Tenant) client(cfg Config, observe func(method string, status int, took time.Duration), unknownAction func(name string)) (*graph.Client, error) {
 	return graph.New(graph.Config{
 		Endpoint:  cfg.Endpoint,

@@ -127,19 +127,19 @@ func (s *service) binding() error {
 	return s.fleet.buckets.err()
 }
 
-// see shows how much waits, and says once what is weaker than promised.
+// see shows how much waits, and logs once what is weaker than promised.
 func (s *service) see(ctx context.Context, info *jetstream.ConsumerInfo) {
 	s.warnOfWeaknesses(ctx, info.Config)
 	s.tenant.Refresh(ctx)
 	depth := consume.DepthOf(info)
-	// What rests is pinned by nobody, and still another replica's.
+	// A resting queue has no pinned replica, but may still belong to another one.
 	depth.Pinned = depth.Pinned || info.Delivered.Consumer > 0 && !s.fleet.owns(s.spec.Name)
 	s.tenant.SeeQueue(depth)
 	if depth.Messages == 0 {
 		s.oldest = time.Time{}
 	} else if at, err := topology.Oldest(ctx, s.fleet.js, s.names()); err == nil {
 		s.oldest = s.tenant.Clock.Local(at)
-	} else if ctx.Err() == nil { // what was known of it still holds
+	} else if ctx.Err() == nil { // what was known about it still holds
 		s.log.Debug("the oldest request could not be read", zap.Error(err))
 	}
 	s.metrics.SetQueue(metrics.Queue{
@@ -158,8 +158,8 @@ func (s *service) names() topology.Names {
 	return n
 }
 
-// warnOfWeaknesses says once what is weaker than promised: of the first tenant all, of
-// the others what is their own.
+// warnOfWeaknesses logs once what is weaker than promised: everything
+// for the first tenant, and for the others what concerns only them.
 func (s *service) warnOfWeaknesses(ctx context.Context, consumer jetstream.ConsumerConfig) {
 	if s.checked {
 		return
