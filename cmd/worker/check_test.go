@@ -192,7 +192,7 @@ func TestCheckWeakness(t *testing.T) {
 	}
 	p := runCheck(t, w.env(), exitDone)
 	for what, details := range map[string][]string{
-		"stream PASSCODE_RESETS":                             {"discards old messages", "drops requests after 1h0m0s", "knows message ids for 1m0s"},
+		"stream PASSCODE_RESETS":                             {"discards old messages", "drops requests after 1h0m0s", "remembers message ids for 1m0s"},
 		"stream PASSCODE_RESETS_DEAD":                        {"so it stores no dead letter on passcode.reset.dead.default", "does not allow direct reads"},
 		"consumer worker-default":                            {"at most 5 times", "back-off list", "paused", "no pinned priority group"},
 		"bucket passcode-resets":                             {"keeps 2 states of a request", "does not publish its changes", "keeps records for 1h0m0s", "in memory"},

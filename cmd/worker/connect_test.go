@@ -284,7 +284,7 @@ func TestContext(t *testing.T) {
 		"a path":                     {with(env, "NATS_CONTEXT", "../jo"), exitUsage, `NATS_CONTEXT: "../jo" is not the name of a context`},
 		"broken":                     {with(env, "NATS_CONTEXT", "broken"), exitUsage, "is not a context as the nats tool saves it"},
 		"proxy":                      {with(env, "NATS_CONTEXT", "proxy"), exitUsage, "socks_proxy"},
-		"vault":                      {with(env, "NATS_CONTEXT", "vault"), exitUsage, "refers to password by an address"},
+		"vault":                      {with(env, "NATS_CONTEXT", "vault"), exitUsage, "gives password as a reference"},
 	} {
 		if c.says == usualAddress && listens(usualAddress) {
 			continue // somebody's own server is there
@@ -400,14 +400,14 @@ func TestUnknownDomain(t *testing.T) {
 	for variable, value := range map[string]string{"NATS_JS_DOMAIN": "hob", "NATS_JS_API_PREFIX": "$JS.hob.API"} {
 		env := w.env("NATS_URL", leaf, variable, value)
 		for _, args := range [][]string{{"setup"}, {"status"}, {"status", "T1"}, {"dead", "list"}, {"pause"}} {
-			if r := runFor(t, env, args...); r.code != exitFailed || !strings.Contains(r.err, "answers") || !strings.Contains(r.err, "see "+variable) {
+			if r := runFor(t, env, args...); r.code != exitFailed || !strings.Contains(r.err, "answers") || !strings.Contains(r.err, "check "+variable) {
 				t.Errorf("%s, %q: status %d\n%s%s", variable, args, r.code, r.out, r.err)
 			}
 		}
-		runCheck(t, env, exitFailed).is(t, "stream PASSCODE_RESETS", "failed", "see "+variable)
+		runCheck(t, env, exitFailed).is(t, "stream PASSCODE_RESETS", "failed", "check "+variable)
 		for _, setup := range []string{"true", "false"} {
 			p := launch(t, with(env, "WORKER_SETUP", setup), "run")
-			await(t, "the log to name the variable", func() bool { return strings.Contains(p.err.String(), "see "+variable) })
+			await(t, "the log to name the variable", func() bool { return strings.Contains(p.err.String(), "check "+variable) })
 			p.stop()
 		}
 	}
@@ -513,14 +513,14 @@ func TestFIPS(t *testing.T) {
 	env := with(newGraph(t, graphsim.Config{}).env("AZURE_CLIENT_SECRET", "", "GODEBUG", "fips140=only"),
 		"AZURE_CLIENT_CERTIFICATE_PATH", write(t, "short.pem", short.cert+short.key))
 	for _, command := range []string{"run", "check"} {
-		if r := runFor(t, env, command); r.code != exitUsage || !strings.Contains(r.err, "its RSA key has 1024 bits, and FIPS 140 demands 2048") {
+		if r := runFor(t, env, command); r.code != exitUsage || !strings.Contains(r.err, "its RSA key has 1024 bits, and FIPS 140 requires 2048") {
 			t.Errorf("%s with a short key: status %d\n%s", command, r.code, r.err)
 		}
 	}
 	for _, url := range []string{"ws://127.0.0.1:1", "wss://127.0.0.1:1"} {
 		for _, args := range append(everyTool, []string{"run"}, []string{"check"}) {
 			r := runFor(t, map[string]string{"NATS_URL": url, "GODEBUG": "fips140=only"}, args...)
-			if r.code != exitUsage || !strings.Contains(r.err, "NATS_URL: ws and wss are not possible under GODEBUG=fips140=only") {
+			if r.code != exitUsage || !strings.Contains(r.err, "NATS_URL: ws and wss do not work with GODEBUG=fips140=only") {
 				t.Errorf("%s, %q: status %d\n%s", url, args, r.code, r.err)
 			}
 		}
@@ -699,7 +699,7 @@ func TestLimitedAccounts(t *testing.T) {
 		runCheck(t, e, exitFailed).is(t, "consumer worker-b", "ok", "0 waiting")
 		e = few("max_file: 10GB, max_consumers: 1", -1)
 		found = runCheck(t, e, exitFailed)
-		found.is(t, "stream PASSCODE_RESETS", "warning", "account that allows 1 consumers of a stream, and 2 are needed")
+		found.is(t, "stream PASSCODE_RESETS", "warning", "account that allows 1 consumers for each stream, but 2 are needed")
 		if r := runFor(t, e, "setup", "--update"); !strings.Contains(r.err, "worker: stream PASSCODE_RESETS: it has room for fewer consumers") &&
 			!strings.Contains(r.err, "the account's max_consumers is lower") {
 			t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
@@ -709,7 +709,7 @@ func TestLimitedAccounts(t *testing.T) {
 		found = runCheck(t, w.env("NATS_USER", "w", "NATS_PASSWORD", "w"), exitDone)
 		found.is(t, "bucket passcode-resets-outcomes", "warning", "worker run will create it")
 		found.is(t, "stream PASSCODE_RESETS_FOLLOW", "warning", "worker run cannot create it: the account allows no further stream")
-		found.is(t, "consumers follow-0 to follow-9", "warning", "fewer than 10 consumers of a stream, which following needs: resets go on")
+		found.is(t, "consumers follow-0 to follow-9", "warning", "fewer than the 10 consumers of a stream that following needs: resets go on")
 	})
 	t.Run("tier of one by itself", func(t *testing.T) {
 		t.Parallel()

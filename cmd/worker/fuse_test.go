@@ -87,7 +87,7 @@ func TestResumeWithoutState(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, w.env(), exitDone, "tenant default is paused until resumed\n", "", "pause")
-	expect(t, w.env(), exitFailed, "", "worker: tenant default is not paused any more\n"+
+	expect(t, w.env(), exitFailed, "", "worker: tenant default is no longer paused\n"+
 		"worker: release the fuse: bucket passcode-resets-state does not exist, .*: run worker setup, then worker resume\n", "resume")
 	r := expect(t, w.env(), exitDone, ".*\npaused      no\n.*", "worker: not known: .*", "status")
 	if strings.Contains(r.out, "\nhold        no\n") {

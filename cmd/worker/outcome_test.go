@@ -116,7 +116,9 @@ func TestSendFollow(t *testing.T) {
 	}
 
 	p := w.publishesAndAccepts("A", nothing)
-	await(t, "the first news", func() bool { return strings.Contains(p.out.String(), "for the first time 15s after that") })
+	await(t, "the first news", func() bool {
+		return strings.Contains(p.out.String(), "the worker first looks at the device 15s after that")
+	})
 	documentOf(t, w.js, "A", is(outcome.Pending, outcome.Wake))
 	await(t, "the second", func() bool {
 		return strings.Contains(p.out.String(), "A  pending since 20") && strings.Contains(p.out.String(), "switched on")

@@ -43,8 +43,8 @@ func TestWorkloadIdentityBesideTenants(t *testing.T) {
 // TestInjectedCredential says where a second credential comes from, once however
 // many tenants would use it, and not of one that the file itself names.
 func TestInjectedCredential(t *testing.T) {
-	const source = `the platform has: Kubernetes workload identity injects it into pods with the label azure.workload.identity/use: "true". ` +
-		"Take AZURE_CLIENT_SECRET_FILE away to use that identity, or take the label away to use AZURE_CLIENT_SECRET_FILE"
+	const source = `the platform did: Kubernetes workload identity injects it into pods with the label azure.workload.identity/use: "true". ` +
+		"To use that identity, remove AZURE_CLIENT_SECRET_FILE; otherwise remove the label to use AZURE_CLIENT_SECRET_FILE"
 	secret, token := write(t, "secret", "s3cret"), write(t, "token", "a.b.c")
 	both := []string{"AZURE_CLIENT_SECRET", "", "AZURE_CLIENT_SECRET_FILE", secret, "AZURE_FEDERATED_TOKEN_FILE", token}
 	tenants := write(t, "tenants.yaml", "- {name: a, tenantId: a.example}\n- {name: b, tenantId: b.example}\n- {name: c, tenantId: c.example, clientSecret: own}\n")

@@ -136,7 +136,7 @@ func TestSetupWithoutNATS(t *testing.T) {
 		if r.code != exitFailed || r.out != "" || !strings.HasPrefix(failure, "worker: connect to "+hosts+": NATS_URL: ") || strings.Contains(r.err, "hunter2") {
 			t.Errorf("%s: status %d, standard error:\n%s", list, r.code, r.err)
 		}
-		if warning != "worker: the environment variable WORKER_BUKET is not known and has no effect; see worker run --help" || strings.Count(failure, "\n") != 1 {
+		if warning != "worker: the environment variable WORKER_BUKET is unknown and has no effect; see worker run --help" || strings.Count(failure, "\n") != 1 {
 			t.Errorf("standard error:\n%s", r.err)
 		}
 		if took := time.Since(began); took > 8*time.Second {

@@ -129,7 +129,7 @@ func TestCredentials(t *testing.T) {
 			if start["credential"] != c.kind || start["graph"] != w.sim.URL() || start["rate"] != "0" {
 				t.Errorf("the start is told as %v", start)
 			}
-			if p.line("the environment variable WORKER_NO_SUCH is not known and has no effect; see worker run --help") == nil {
+			if p.line("the environment variable WORKER_NO_SUCH is unknown and has no effect; see worker run --help") == nil {
 				t.Error("the unknown variable is not told")
 			}
 			more := []string{"hunter2", "hunter3"}

@@ -161,7 +161,7 @@ func TestAnotherBucket(t *testing.T) {
 	env := w.env("WORKER_BUCKET", "another")
 	w.publish(body("A", graphsim.GoodDevice(1)), nil)
 	p := launch(t, env, "run")
-	await(t, "the worker to refuse the consumer", func() bool { return strings.Contains(p.err.String(), "give WORKER_BUCKET=passcode-resets") })
+	await(t, "the worker to refuse the consumer", func() bool { return strings.Contains(p.err.String(), "set WORKER_BUCKET=passcode-resets") })
 	p.stop()
 	if n := w.sim.Status(); n.Posts != 0 {
 		t.Errorf("Graph was called %d times", n.Posts)

@@ -116,7 +116,7 @@ func TestSendList(t *testing.T) {
 	bad := body("A", graphsim.GoodDevice(1)) + "\n\n" + `{"managedDeviceId":"x"}` + "\n" + body("A", graphsim.GoodDevice(2)) + "\nnonsense\n"
 	r := pipe(t, env, bad, "send", "--file", "-")
 	want := "worker: nothing was published: \n  - line 3: managedDeviceId: not a GUID of 8-4-4-4-12 hex digits\n" +
-		"  - line 4: it has the id of line 1: same id = same request\n  - line 5: body: not valid JSON, at byte offset 1\nTry: worker send --help\n"
+		"  - line 4: it has the same id as line 1, so it is the same request\n  - line 5: body: not valid JSON, at byte offset 1\nTry: worker send --help\n"
 	if r.code != exitUsage || r.out != "" || r.err != want || w.stream(names.Stream).State.LastSeq != 0 {
 		t.Errorf("a bad list: status %d\n%s%s", r.code, r.out, r.err)
 	}
@@ -140,7 +140,7 @@ func TestSendList(t *testing.T) {
 	}
 	slices.Sort(ids)
 	if r.code != exitFailed || len(slices.Compact(ids)) != n+2 || ends["accepted"] != n+1 || ends["dead"] != 1 ||
-		!strings.Contains(r.err, "1 of 302 requests have no id") || !strings.HasSuffix(r.err, "worker: 301 accepted, 1 dead, 0 have not ended\n") {
+		!strings.Contains(r.err, "1 of 302 requests have no id") || !strings.HasSuffix(r.err, "worker: 301 accepted, 1 dead, 0 still open\n") {
 		t.Errorf("status %d, %d ids, ends %v\n%s", r.code, len(ids), ends, r.err)
 	}
 	if r := pipe(t, env, "\ufeff"+body("BOM", graphsim.GoodDevice(999))+"\r\n", "send", "--file", "-"); r.code != exitDone || r.out != "BOM\n" {
@@ -436,14 +436,14 @@ func TestSendWaitRights(t *testing.T) {
 	p := launch(t, w.env(), "run")
 	p.awaitReady()
 	as := func(name string) map[string]string { return w.env("NATS_USER", name, "NATS_PASSWORD", "p") }
-	const blind = "worker: the command sees only changes from now on, and nothing of a request that was accepted before: record default.A: a right is missing: this account may not publish to " +
+	const blind = "worker: the command sees only changes from now on, and nothing of requests that were accepted before: record default.A: a right is missing: this account may not publish to " +
 		`\$JS\.API\.STREAM\.INFO\.KV_passcode-resets\n`
 	expect(t, as("publisher"), exitDone, "A\nA  attempt 1: .*\nA  accepted: .*\n", "("+blind+")?", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait")
 	// That it was accepted before is not to be seen without reading.
-	expect(t, as("publisher"), exitFailed, "A\n", blind+"worker: nothing was heard of the end of A, which may have been before; .*\n", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "3s")
+	expect(t, as("publisher"), exitFailed, "A\n", blind+"worker: the command did not see the end of A, which may have come earlier; .*\n", "send", "--id", "A", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "3s")
 	expect(t, as("sender"), exitFailed, "", "worker: listen on passcode.reset.status.default.B: a right is missing: this account may not subscribe to passcode.reset.status.default.B\n",
 		"send", "--id", "B", "--device", graphsim.GoodDevice(2), "--wait")
-	expect(t, as("deaf"), exitFailed, "", "worker: it may be stored all the same: send it again with --id C\nworker: publish to .*: a right is missing: this account may not subscribe to _INBOX.>\n",
+	expect(t, as("deaf"), exitFailed, "", "worker: it may be stored nevertheless: send it again with --id C\nworker: publish to .*: a right is missing: this account may not subscribe to _INBOX.>\n",
 		"send", "--id", "C", "--device", graphsim.GoodDevice(3))
 	if r := w.record("B"); r.State != record.None {
 		t.Error("it was sent though it could not be followed")

@@ -210,7 +210,7 @@ func (g *Gate) Causes() []metrics.Hold {
 	}
 	if at := g.Fuse.Blown(); active && !at.IsZero() {
 		causes = append(causes, metrics.Hold{Cause: hold.Fuse, Since: at, Detail: fmt.Sprintf(
-			"WORKER_FUSE allows %s, and one more device would have exceeded it. worker resume releases the fuse", g.Fuse.Limit())})
+			"WORKER_FUSE allows %s, and one more device would exceed it, so the fuse has blown. worker resume releases it", g.Fuse.Limit())})
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
