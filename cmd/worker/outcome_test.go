@@ -146,30 +146,30 @@ func TestSendFollow(t *testing.T) {
 		d.AcceptedAt = d.AcceptedAt.Add(-time.Hour)
 	})
 	p = w.publishesAndAccepts("C", nothing, "--timeout", "4s")
-	ends(p, exitFailed, "C\nC  accepted: .*\nC  pending since .*15s after that\n", "worker: C is accepted, and pending on its device: it goes on and is followed on; worker status C shows it\n")
+	ends(p, exitFailed, "C\nC  accepted: .*\nC  pending since .*15s after that\n", "worker: C is accepted, and pending on its device; the worker goes on following it, and worker status C shows its state\n")
 
 	began := time.Now()
 	p = w.publishesAndAccepts("D", func(r *record.Record) { r.Followed = false })
-	ends(p, exitFailed, "D\nD  accepted: .*\n", "worker: D is accepted and not followed, so that it stays unknown .*\n")
+	ends(p, exitFailed, "D\nD  accepted: .*\n", "worker: D is accepted but not followed, so its result on the device stays unknown: .*\n")
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("to say that nothing is followed took %s", took)
 	}
 	// An operator had it looked at.
 	documentOf(t, w.js, "D", is(outcome.Done, outcome.Unlocked))
-	expect(t, w.env(), exitDone, "D\nD  accepted before, .*\nD  done since .*\n", "", "send", "--id", "D", "--device", graphsim.GoodDevice(1), "--follow")
+	expect(t, w.env(), exitDone, "D\nD  was accepted before, .*\nD  done since .*\n", "", "send", "--id", "D", "--device", graphsim.GoodDevice(1), "--follow")
 
 	// A list, of which one is not followed, one failed, and one is done.
 	list := body("A", graphsim.GoodDevice(1)) + "\n" + body("B", graphsim.GoodDevice(1)) + "\n" + body("D", graphsim.GoodDevice(1)) + "\n"
 	accepted(t, w.js, "E", func(r *record.Record) { r.Followed = false })
 	r = pipe(t, w.env(), list+body("E", graphsim.GoodDevice(1)), "send", "--file", "-", "--follow")
-	if r.code != exitFailed || !strings.Contains(r.err, "worker: E is accepted and not followed") || !strings.HasSuffix(r.err, "worker: 2 done, 2 not, 0 are still followed\n") {
+	if r.code != exitFailed || !strings.Contains(r.err, "worker: E is accepted but not followed") || !strings.HasSuffix(r.err, "worker: 2 done, 2 not done, 0 still followed\n") {
 		t.Errorf("a list: status %d\n%s%s", r.code, r.out, r.err)
 	}
 
 	p = w.publishesAndAccepts("F", nothing)
 	await(t, "the first news", func() bool { return strings.Contains(p.out.String(), "F  pending") })
 	p.signal(os.Interrupt)
-	ends(p, exitFailed, ".*", "worker: F is accepted, and pending on its device: it goes on .*\n")
+	ends(p, exitFailed, ".*", "worker: F is accepted, and pending on its device; the worker goes on .*\n")
 
 	before := w.stream(names.Stream).State.LastSeq
 	if err := w.js.DeleteKeyValue(w.ctx, names.OutcomeBucket()); err != nil {

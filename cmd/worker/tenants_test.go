@@ -166,7 +166,7 @@ func TestAnotherBucket(t *testing.T) {
 	if n := w.sim.Status(); n.Posts != 0 {
 		t.Errorf("Graph was called %d times", n.Posts)
 	}
-	runCheck(t, env, exitFailed).is(t, "consumer worker-default", "failed", "has its records in the bucket passcode-resets, not in another")
+	runCheck(t, env, exitFailed).is(t, "consumer worker-default", "failed", "keeps its records in the bucket passcode-resets, not in another")
 	// An operator can move on purpose.
 	if r := runFor(t, env, "setup", "--update"); r.code != exitDone {
 		t.Fatal(r.err)
