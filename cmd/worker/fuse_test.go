@@ -67,7 +67,7 @@ func TestFuseAndCooldown(t *testing.T) {
 	expect(t, env, exitDone, "tenant default is resumed, and its fuse is released\n", "", "resume")
 	w.awaitState("N1", record.Accepted)
 
-	r = expect(t, env, exitFailed, ".*AGAIN  dead: cooldown: another request has reset the device .* ago, less than 1h0m0s\n", "",
+	r = expect(t, env, exitFailed, ".*AGAIN  dead: cooldown: another request reset the device .* ago, less than 1h0m0s\n", "",
 		"send", "--id", "AGAIN", "--device", graphsim.GoodDevice(7), "--wait")
 	expect(t, env, exitDone, ".* cooldown .*AGAIN .*", "", "dead", "list", "--reason", "cooldown")
 	expect(t, env, exitDone, "F0\nF0  was accepted before, as message \\d+: this one is a duplicate\n", "", "send", "--id", "F0", "--device", graphsim.GoodDevice(0), "--wait")
