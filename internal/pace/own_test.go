@@ -14,7 +14,7 @@ func TestFewOwnRefusals(t *testing.T) {
 	t.Parallel()
 	const calls, own = 700, 14
 	for seed := uint64(80); seed <= 375; seed++ {
-		if seed == 120 {
+		if seed == 120 || testing.Short() && seed == 82 {
 			seed = 375
 		}
 		for _, h := range []header{none, seconds} {

@@ -86,6 +86,9 @@ func TestThousandCalls(t *testing.T) {
 					// It asks for a tenth of a second, and then grants one call.
 					share = 13
 				}
+				if testing.Short() {
+					seeds = min(seeds, 6)
+				}
 				name := fmt.Sprintf("%s, %s, %s", tc.rate, k, tc.header)
 				if countRefused {
 					name += ", counting"
