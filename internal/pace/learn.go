@@ -61,11 +61,11 @@ type refusals struct {
 // at the first burst of all, hardly any have been let in, and three of 32 tell nothing.
 func (r *refusals) telling() bool {
 	many := max(r.granted/40, r.underWay/8)
-	if r.refused > r.letIn && (!r.sure || r.refused >= max(2, many) || r.again && r.refused > 2) {
+	if r.refused > r.letIn && (!r.sure || r.refused >= max(3, many) || r.again && r.refused > 3) {
 		return true
 	}
 	all := r.odd + r.refused
-	return all >= max(3, many) && 2*all > r.oddLetIn+r.letIn
+	return all >= max(4, many) && 2*all > r.oddLetIn+r.letIn
 }
 
 func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }

@@ -24,15 +24,17 @@ func learnt(t *testing.T, r Rate, n int) *Pacer {
 	return p
 }
 
-// refuse has two calls refused: one alone may be its own affair.
+// refuse has three calls refused: one or two may be their own affair.
 func refuse(t *testing.T, p *Pacer) {
 	t.Helper()
-	one, two, sent := take(t, p), take(t, p), time.Now()
+	one, others, sent := take(t, p), []*Slot{take(t, p), take(t, p)}, time.Now()
 	if until, added, capped := one.Throttled(sent, 0); time.Until(until) != added || added < time.Second || capped {
 		t.Errorf("paused until %s, %s added, capped %t", until, added, capped)
 	}
-	if _, added, capped := two.Throttled(sent, 0); added != 0 || capped {
-		t.Errorf("%s added for the second, capped %t", added, capped)
+	for _, s := range others {
+		if _, added, capped := s.Throttled(sent, 0); added != 0 || capped {
+			t.Errorf("%s added for another, capped %t", added, capped)
+		}
 	}
 }
 
@@ -134,8 +136,11 @@ func TestOwnAffair(t *testing.T) {
 		wantLimit(t, p, 10, 0)
 		// When hardly any others are let in, it was the quota.
 		take(t, p).Throttled(time.Now(), 0)
+		wantLimit(t, p, 10, 0)
+		sleepUntil(p.Paused())
+		take(t, p).Throttled(time.Now(), 0)
 		wantLimit(t, p, 35./20, 35)
-		c.want(t, 3*time.Second)
+		c.want(t, 4*time.Second)
 	})
 }
 
@@ -217,7 +222,7 @@ func TestLearnsAfterThePause(t *testing.T) {
 	})
 }
 
-// A caller alone learns from two refusals in a row.
+// A caller alone learns from three refusals in a row.
 func TestLearnsAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -225,10 +230,12 @@ func TestLearnsAlone(t *testing.T) {
 		for range 50 {
 			take(t, p).Accepted()
 		}
-		take(t, p).Throttled(time.Now(), 0)
-		wantLimit(t, p, 10, 0)
-		// So long that the window is empty.
-		time.Sleep(20*time.Second + time.Millisecond) // fake time
+		for range 2 {
+			take(t, p).Throttled(time.Now(), 0)
+			wantLimit(t, p, 10, 0)
+			// So long that the window is empty.
+			time.Sleep(20*time.Second + time.Millisecond) // fake time
+		}
 		take(t, p).Throttled(time.Now(), 0)
 		wantLimit(t, p, 50./20, 50)
 	})
