@@ -22,11 +22,12 @@ import (
 
 // Options are those of the command line.
 type Options struct {
-	Rows    []string // what to measure: all, quick, or names of rows
+	Rows    []string // what to measure: all, quick, or names of rows; all leaves out those that take long
 	Repeats int      // runs of each row; 0: as many as the row needs
 	N       int      // requests of each turn of the row drain
 	Waiting int      // requests that wait in the row memory
-	Tenants int      // of the rows tenants and replicas; a quarter of them in cluster-tenants
+	Tenants int      // of the rows tenants and replicas; a quarter of them in those of a cluster, and two and a half times as many in streams
+	Streams int      // over which the rows streams and cluster-streams spread their tenants
 	Profile string   // folder for profiles of the row drain; empty: none
 	Output  string   // table or json
 }
@@ -50,6 +51,8 @@ type row struct {
 	// waits: the row waits most of its time, and costs little. All of them, and their
 	// runs, go on side by side; the others run alone.
 	waits bool
+	// named rows take minutes for a figure without a goal: "all" leaves them out.
+	named bool
 	runs  int // 0: one
 	in    place
 	run   func(context.Context, *world) ([]sample, error)
@@ -61,6 +64,8 @@ func (c Options) all() []row {
 	three.cluster = true
 	neighbours := place{sim: graphsim.Config{NoCallLog: true, QuotaUnknown: true}, tenants: neighbourCount}
 	fleet, fleetOfThree := place{tenants: c.Tenants}, place{tenants: c.Tenants / 4, cluster: true}
+	spread, spreadOnThree := place{tenants: 5 * c.Tenants / 2, spread: c.Streams}, fleetOfThree
+	spreadOnThree.spread = c.Streams
 	return []row{
 		{name: "drain", quick: true, in: silent, run: drain},
 		{name: "cluster", in: three, run: drain},
@@ -73,6 +78,9 @@ func (c Options) all() []row {
 		{name: "crowded", in: neighbours, run: badNeighbour(neighbourCrowded)},
 		{name: "tenants", quick: true, in: fleet, run: tenants},
 		{name: "cluster-tenants", in: fleetOfThree, run: tenants},
+		{name: "streams", named: true, in: spread, run: tenants},
+		{name: "cluster-streams", named: true, in: spreadOnThree, run: tenants},
+		{name: "consumers", in: silent, run: consumers},
 		{name: "replicas", in: fleet, run: replicas},
 		{name: "memory", in: silent, run: memory},
 		{name: "alarms", run: alarms},
@@ -233,7 +241,7 @@ func (c Options) chosen() ([]chosenRow, error) {
 			times = c.Repeats
 		}
 		switch {
-		case wanted["all"] || wanted[r.name]:
+		case wanted["all"] && !r.named || wanted[r.name]:
 			rows = append(rows, chosenRow{r, times, false})
 		case wanted["quick"] && r.quick:
 			rows = append(rows, chosenRow{r, times, true})
@@ -248,8 +256,14 @@ func (c Options) chosen() ([]chosenRow, error) {
 	if c.Repeats < 0 || c.N < 1 || c.Waiting < 1 || c.Tenants < 4*sampled {
 		return nil, fmt.Errorf("--n and --waiting are at least 1, --tenants %d, and --repeats is not negative", 4*sampled)
 	}
+	if c.Streams < 1 || c.Streams > mostStreams {
+		return nil, fmt.Errorf("--streams is 1 to %d", mostStreams)
+	}
 	return rows, nil
 }
+
+// mostStreams is how many streams even the fewest tenants can be spread over.
+const mostStreams = sampled
 
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))

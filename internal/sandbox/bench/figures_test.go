@@ -204,14 +204,18 @@ func TestReached(t *testing.T) {
 
 func TestChosen(t *testing.T) {
 	t.Parallel()
-	one := Options{N: 1, Waiting: 1, Tenants: 2000}
-	quick := 0
+	one := Options{N: 1, Waiting: 1, Tenants: 2000, Streams: 3}
+	quick, named := 0, 0
 	for _, r := range (Options{}).all() {
 		if r.quick {
 			quick++
 		}
+		if r.named {
+			named++
+		}
 	}
-	for names, want := range map[string]int{"all": len((Options{}).all()), "quick": quick, "drain": 1, "drain,quick": quick, "memory,quick": quick + 1} {
+	whole := len((Options{}).all())
+	for names, want := range map[string]int{"all": whole - named, "all,streams": whole - named + 1, "quick": quick, "drain": 1, "drain,quick": quick, "memory,quick": quick + 1} {
 		o := one
 		o.Rows = strings.Split(names, ",")
 		rows, err := o.chosen()
@@ -237,9 +241,17 @@ func TestChosen(t *testing.T) {
 	if _, err := o.chosen(); err == nil || !strings.Contains(err.Error(), "drain, cluster") {
 		t.Errorf("%v", err)
 	}
-	o = Options{Rows: []string{"all"}, Repeats: -1, N: 1, Waiting: 1, Tenants: 2000}
+	o = one
+	o.Rows, o.Repeats = []string{"all"}, -1
 	if _, err := o.chosen(); err == nil {
 		t.Error("a negative number of runs is taken")
+	}
+	for _, streams := range []int{0, mostStreams + 1} {
+		o = one
+		o.Rows, o.Streams = []string{"streams"}, streams
+		if _, err := o.chosen(); err == nil || !strings.Contains(err.Error(), "--streams") {
+			t.Errorf("%d streams: %v", streams, err)
+		}
 	}
 }
 

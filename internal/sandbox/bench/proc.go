@@ -75,6 +75,19 @@ func memoryOf(pid int, what string) (float64, error) {
 	return 0, errors.New("/proc tells no " + what)
 }
 
+// memoryOfAll is what several processes hold together, in MiB; what they share counts
+// for each.
+func memoryOfAll(all []*process, what string) (sum float64, err error) {
+	for _, p := range all {
+		mib, err := memoryOf(p.Pid(), what)
+		if err != nil {
+			return 0, err
+		}
+		sum += mib
+	}
+	return sum, nil
+}
+
 // forgetPeak lets peakResident begin anew. Source: proc_pid_clear_refs(5). Where that is
 // not permitted, the peak is that since the start.
 func forgetPeak(pid int) { _ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0) }

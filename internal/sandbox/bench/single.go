@@ -64,13 +64,13 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 	published := map[string]time.Time{}
 	order := rand.Perm(max(1, w.tenants))
 	for i := range trickleCount + 1 {
-		subject := w.names.Filter()
+		names := w.names
 		if w.tenants > 0 {
-			subject = w.tenant(order[i%w.tenants]).Filter()
+			names = w.tenant(order[i%w.tenants])
 		}
 		n := trickled + i
 		published[graphsim.GoodDevice(n)] = time.Now()
-		if _, err := w.js.Publish(ctx, subject, request(n), jetstream.WithExpectStream(w.names.Stream)); err != nil {
+		if _, err := w.js.Publish(ctx, names.Filter(), request(n), jetstream.WithExpectStream(names.Stream)); err != nil {
 			return 0, 0, err
 		}
 		pause := trickleEvery
@@ -82,7 +82,7 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 			return 0, 0, err
 		}
 	}
-	if err := w.emptied(ctx, w.names.Stream); err != nil {
+	if err := w.emptied(ctx, w.requests()...); err != nil {
 		return 0, 0, err
 	}
 	calls, err := w.graph.Posts(began)

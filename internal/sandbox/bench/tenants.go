@@ -17,6 +17,8 @@ const sampled = 20
 // tenants measures what a worker process costs that serves many tenants, whose consumers
 // are there: the time from its start until it takes a request of each; what worker and
 // server need with nothing to do, when each tenant has had work; and how fast it is then.
+// Where the tenants are spread over several streams, it measures one worker for each stream,
+// all together.
 func tenants(ctx context.Context, w *world) ([]sample, error) {
 	// One tenant of 20 has a request, so that the time tells of the start, and not of the
 	// work on all of them.
@@ -29,18 +31,18 @@ func tenants(ctx context.Context, w *world) ([]sample, error) {
 		return nil, err
 	}
 	began := time.Now()
-	p, err := w.work(noRate)
+	workers, err := w.workAll()
 	if err != nil {
 		return nil, err
 	}
-	if err := w.posted(ctx, w.tenants/sampled); err != nil {
+	if err := w.posted(ctx, w.sampled()); err != nil {
 		return nil, err
 	}
 	started := time.Since(began)
 	if _, err := w.round(ctx, 1, 1); err != nil {
 		return nil, err
 	}
-	idle, err := w.nothingToDo(ctx, p)
+	idle, err := w.nothingToDo(ctx, workers)
 	if err != nil {
 		return nil, err
 	}
@@ -48,36 +50,50 @@ func tenants(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	forgetPeak(p.Pid())
+	for _, p := range workers {
+		forgetPeak(p.Pid())
+	}
 	took, err := w.round(ctx, 2, 2)
 	if err != nil {
 		return nil, err
 	}
-	busy, err := memoryOf(p.Pid(), peakResident)
+	busy, err := memoryOfAll(workers, peakResident)
 	if err != nil {
 		return nil, err
+	}
+	worker := "worker"
+	if len(workers) > 1 {
+		worker = "all workers"
 	}
 	out := []sample{
 		{what: "tenants", value: float64(w.tenants)},
 		{what: "start until a request of each would be taken", unit: "s", value: started.Seconds(), goal: atMost(5)},
-		{what: "nothing to do: worker, resident", unit: "MiB", value: idle.resident, goal: atMost(200)},
+		{what: "nothing to do: " + worker + ", resident", unit: "MiB", value: idle.resident, goal: atMost(200)},
 		{what: "nothing to do: each server, resident", unit: "MiB", value: idle.server},
-		{what: "nothing to do: worker, of one processor", unit: "%", value: idle.worker},
-		{what: "nothing to do: worker and servers, of one processor", unit: "%", value: idle.both, goal: atMost(6)},
+		{what: "nothing to do: " + worker + ", of one processor", unit: "%", value: idle.worker},
+		{what: "nothing to do: " + worker + " and servers, of one processor", unit: "%", value: idle.both, goal: atMost(6)},
 		{what: "nothing to do: one scrape, the longest of three", unit: "s", value: idle.scrape, goal: atMost(0.5)},
 		{what: "nothing to do: one scrape", unit: "MiB", value: idle.scraped},
 		{what: "one request alone: p50, publish to POST", unit: "ms", value: p50},
 		{what: "one request alone: p99, publish to POST", unit: "ms", value: p99, goal: atMost(15)},
 		{what: "two requests each at once: all done", unit: "s", value: took.Seconds(), goal: atMost(10)},
-		{what: "two requests each at once: worker, resident at most", unit: "MiB", value: busy, goal: atMost(400)},
+		{what: "two requests each at once: " + worker + ", resident at most", unit: "MiB", value: busy, goal: atMost(400)},
 	}
-	if w.cluster {
+	if w.cluster || w.spread > 0 {
 		for i := range out {
-			out[i].goal = nil // nobody says how many tenants a cluster has to carry
+			out[i].goal = nil // nobody says how many tenants a cluster has to carry, or several streams
 		}
 	}
-	return out, p.end()
+	for _, p := range workers {
+		if err := p.end(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
+
+// sampled is how many tenants have a request when the workers are started.
+func (w *world) sampled() int { return (w.tenants + sampled - 1) / sampled }
 
 // round has each tenant work off n requests; number tells rounds apart.
 func (w *world) round(ctx context.Context, number, n int) (took time.Duration, err error) {
@@ -89,12 +105,12 @@ func (w *world) round(ctx context.Context, number, n int) (took time.Duration, e
 	}
 	// What is not stored yet would look like what is done.
 	if err = w.stored(ctx); err == nil {
-		err = w.emptied(ctx, w.names.Stream)
+		err = w.emptied(ctx, w.requests()...)
 	}
 	return time.Since(began), err
 }
 
-// idleCost is what a worker costs that has nothing to do.
+// idleCost is what workers cost that have nothing to do.
 type idleCost struct{ resident, server, worker, both, scrape, scraped float64 }
 
 // How long nothing happens before it is measured what that costs: what the worker holds on
@@ -104,9 +120,9 @@ const (
 	quietFor    = 20 * time.Second
 )
 
-func (w *world) nothingToDo(ctx context.Context, p *process) (c idleCost, err error) {
+func (w *world) nothingToDo(ctx context.Context, workers []*process) (c idleCost, err error) {
 	// The devices have been looked at.
-	if err := w.emptied(ctx, w.names.FollowStream); err != nil {
+	if err := w.emptied(ctx, w.alarms()...); err != nil {
 		return c, err
 	}
 	length := quietFor
@@ -116,31 +132,35 @@ func (w *world) nothingToDo(ctx context.Context, p *process) (c idleCost, err er
 	if err := sandbox.Pause(ctx, quietBefore); err != nil {
 		return c, err
 	}
-	var servers []int
-	for _, s := range w.nats {
-		servers = append(servers, s.Pid())
+	var own, both []int
+	for _, p := range workers {
+		own = append(own, p.Pid())
 	}
-	before, errBefore := processorTime(p.Pid())
-	bothBefore, errBoth := processorTime(append(servers, p.Pid())...)
+	for _, s := range w.nats {
+		both = append(both, s.Pid())
+	}
+	both = append(both, own...)
+	before, errBefore := processorTime(own...)
+	bothBefore, errBoth := processorTime(both...)
 	if err := errors.Join(errBefore, errBoth, sandbox.Pause(ctx, length)); err != nil {
 		return c, err
 	}
-	after, errAfter := processorTime(p.Pid())
-	bothAfter, errBoth := processorTime(append(servers, p.Pid())...)
+	after, errAfter := processorTime(own...)
+	bothAfter, errBoth := processorTime(both...)
 	c.worker, c.both = 100*(after-before)/length.Seconds(), 100*(bothAfter-bothBefore)/length.Seconds()
 	var errWorker, errServer error
-	c.resident, errWorker = memoryOf(p.Pid(), resident)
-	c.server, errServer = memoryOf(servers[0], resident)
+	c.resident, errWorker = memoryOfAll(workers, resident)
+	c.server, errServer = memoryOf(w.nats[0].Pid(), resident)
 	if err := errors.Join(errAfter, errBoth, errWorker, errServer); err != nil {
 		return c, err
 	}
-	for range 3 {
+	for i := range 3 * len(workers) {
 		began := time.Now()
-		text, err := get(ctx, p.http+"/metrics")
+		text, err := get(ctx, workers[i%len(workers)].http+"/metrics")
 		if err != nil {
 			return c, err
 		}
-		c.scrape, c.scraped = max(c.scrape, time.Since(began).Seconds()), float64(len(text))/(1<<20)
+		c.scrape, c.scraped = max(c.scrape, time.Since(began).Seconds()), max(c.scraped, float64(len(text))/(1<<20))
 	}
 	return c, nil
 }

@@ -26,6 +26,9 @@ type place struct {
 	// tenants are those beside the default one, each with a directory of its own; 0: the
 	// default one is alone. Else the workers serve these, and not the default one.
 	tenants int
+	// spread is how many request streams the tenants are spread over, each with a worker
+	// of its own; 0: they are not spread.
+	spread int
 	// cluster: three NATS servers that wait for their disks, in place of one that does not.
 	cluster bool
 }
@@ -135,38 +138,70 @@ func (w *world) startNATS() error {
 func tenantName(i int) string { return fmt.Sprintf("t%04d", i) }
 func directory(i int) string  { return fmt.Sprintf("7e4a17b0-0000-4000-8000-%012x", 0xb000+i) }
 
-// listTenants writes the list of tenants that workers serve.
+// listTenants writes the lists of tenants that workers serve, one for each stream.
 func (w *world) listTenants() error {
-	list := []byte{}
+	lists := make([][]byte, w.parts())
 	for i := range w.tenants {
-		list = fmt.Appendf(list, "- name: %s\n  tenantId: %s\n", tenantName(i), directory(i))
+		k := w.partOf(i)
+		lists[k] = fmt.Appendf(lists[k], "- name: %s\n  tenantId: %s\n", tenantName(i), directory(i))
 	}
-	file := filepath.Join(w.dir, "tenants.yaml")
-	w.env["WORKER_TENANTS_FILE"], w.env["AZURE_TENANT_ID"] = file, ""
-	return os.WriteFile(file, list, 0o600)
+	for k, list := range lists {
+		if err := os.WriteFile(w.tenantsFile(k), list, 0o600); err != nil {
+			return err
+		}
+	}
+	w.env["WORKER_TENANTS_FILE"], w.env["AZURE_TENANT_ID"] = w.tenantsFile(0), ""
+	return nil
+}
+
+func (w *world) tenantsFile(part int) string {
+	return filepath.Join(w.dir, fmt.Sprintf("tenants%d.yaml", part))
+}
+
+// parts is how many request streams there are.
+func (w *world) parts() int { return max(1, w.spread) }
+
+// partOf is the stream of the i-th tenant: each has neighbours in number.
+func (w *world) partOf(i int) int { return i * w.parts() / max(1, w.tenants) }
+
+// part is the names of one of several parts of the tenants. Each has a request stream and
+// a stream of alarms of its own; dead letters and buckets are those of all.
+func (w *world) part(k int) topology.Names {
+	n := w.names
+	if k > 0 {
+		n.Stream, n.Subject = fmt.Sprintf("%s_%d", n.Stream, k+1), fmt.Sprintf("%s.%d", n.Subject, k+1)
+		n.FollowStream, n.FollowSubject = fmt.Sprintf("%s_%d", n.FollowStream, k+1), fmt.Sprintf("%s.%d", n.FollowSubject, k+1)
+	}
+	return n
+}
+
+// requests and alarms are the streams of all parts.
+func (w *world) requests() (streams []string) {
+	for k := range w.parts() {
+		streams = append(streams, w.part(k).Stream)
+	}
+	return streams
+}
+
+func (w *world) alarms() (streams []string) {
+	for k := range w.parts() {
+		streams = append(streams, w.part(k).FollowStream)
+	}
+	return streams
 }
 
 // setUp makes the streams and the consumers. A cluster that has just formed refuses at first.
 func (w *world) setUp(ctx context.Context) error {
 	tries := 0
-	err := w.await(ctx, "the streams", func() (time.Duration, error) {
-		_, err := topology.Setup(ctx, w.js, w.names, topology.Layout{})
-		if tries++; err == nil || tries > 20 {
-			return 0, err
-		}
-		return settled, nil
-	})
-	if err != nil || w.tenants == 0 {
-		return err
-	}
-	s, err := w.js.Stream(ctx, w.names.Stream)
-	if err != nil {
-		return err
-	}
-	// A stream that says nothing takes the server's default of 1,000 consumers.
-	if cfg := s.CachedInfo().Config; cfg.MaxConsumers <= w.tenants {
-		cfg.MaxConsumers = w.tenants + 1
-		if _, err := w.js.UpdateStream(ctx, cfg); err != nil {
+	for k := range w.parts() {
+		err := w.await(ctx, "the streams", func() (time.Duration, error) {
+			_, err := topology.Setup(ctx, w.js, w.part(k), topology.Layout{Tenants: w.tenants})
+			if tries++; err == nil || tries > 20 {
+				return 0, err
+			}
+			return settled, nil
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -178,7 +213,7 @@ func (w *world) setUp(ctx context.Context) error {
 
 // tenant is the names of the i-th tenant.
 func (w *world) tenant(i int) topology.Names {
-	n := w.names
+	n := w.part(w.partOf(i))
 	n.Tenant = tenantName(i)
 	return n
 }
@@ -204,6 +239,22 @@ func (w *world) start(env map[string]string, args ...string) (*process, error) {
 // work starts the worker, with its defaults but for the rate.
 func (w *world) work(rate string) (*process, error) {
 	return w.start(map[string]string{"WORKER_RATE": rate}, w.worker, "run")
+}
+
+// workAll starts a worker without a limit for each stream, with its own list of tenants.
+func (w *world) workAll() (all []*process, err error) {
+	for k := range w.parts() {
+		n := w.part(k)
+		p, err := w.start(map[string]string{
+			"WORKER_RATE": noRate, "WORKER_TENANTS_FILE": w.tenantsFile(k), "WORKER_STREAM": n.Stream, "WORKER_SUBJECT": n.Subject,
+			"WORKER_FOLLOW_STREAM": n.FollowStream, "WORKER_FOLLOW_SUBJECT": n.FollowSubject,
+		}, w.worker, "run")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // noRate is the rate of a worker without a limit.
