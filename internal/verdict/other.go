@@ -18,6 +18,7 @@ func (p Policy) Orphaned(r record.Record) record.Record {
 // because its own was removed. o says where the other message comes from, and which
 // device it is for.
 func (p Policy) Adopted(r, o record.Record) record.Record {
+	r.Ended = endedOn(o.Stream, r)
 	r.Stream, r.Sequence, r.ReceivedAt = o.Stream, o.Sequence, o.ReceivedAt
 	r.ManagedDeviceID, r.Burying = o.ManagedDeviceID, false
 	if r.State == record.Attempting {
@@ -34,12 +35,22 @@ func TakenUp(r, before record.Record) record.Record {
 		return r
 	}
 	before.End() // an earlier version did not note it
-	r.Ended, r.Redrives = before.Ended, before.Redrives+1
+	r.Ended, r.Redrives = endedOn(r.Stream, before), before.Redrives+1
 	if r.UnknownSince = before.UnknownFrom(); !r.UnknownSince.IsZero() {
 		r.AttemptedAt, r.ClientRequestID, r.AbsentSince = before.AttemptedAt, before.ClientRequestID, before.AbsentSince
 		r.Status, r.GraphRequestID, r.Detail = before.Status, before.GraphRequestID, before.Detail
 	}
 	return r
+}
+
+// endedOn is which messages of a record have ended on a stream. Where the tenant has
+// moved to another one, that has numbers of its own, which may be those of messages that
+// ended before.
+func endedOn(stream string, r record.Record) []uint64 {
+	if r.Stream != stream {
+		return nil
+	}
+	return r.Ended
 }
 
 // OfPanic decides what becomes of a request whose handling panicked.

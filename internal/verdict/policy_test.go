@@ -125,3 +125,30 @@ func TestExhausted(t *testing.T) {
 		}
 	}
 }
+
+// TestEndedOnAnotherStream: where a tenant has moved to another stream, a new message there
+// is not taken for one that ended on the old stream under the same number.
+func TestEndedOnAnotherStream(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	on := func(stream string, sequence uint64, after time.Duration) record.Record {
+		return record.Record{ID: "i", Stream: stream, Sequence: sequence, ReceivedAt: at.Add(after)}
+	}
+	before := on("OLD", 7, 0)
+	before.State, before.Ended = record.Dead, []uint64{7}
+	open := before
+	open.State = record.Verifying
+	for _, c := range []struct {
+		stream string
+		ended  bool
+	}{{"OLD", true}, {"NEW", false}} {
+		first, late := on(c.stream, 3, time.Minute), on(c.stream, 7, 2*time.Minute)
+		if c.ended {
+			first, late = on(c.stream, 9, time.Minute), on(c.stream, 7, 0)
+		}
+		for what, r := range map[string]record.Record{"taken up": TakenUp(first, before), "adopted": Policy{}.Adopted(open, first)} {
+			if got := r.HasEnded(late); got != c.ended || r.Stream != c.stream {
+				t.Errorf("%s on %s: message 7 has ended there: %v", what, r.Stream, got)
+			}
+		}
+	}
+}
