@@ -65,6 +65,9 @@ func tenants(ctx context.Context, w *world) ([]sample, error) {
 	if len(workers) > 1 {
 		worker = "all workers"
 	}
+	if err := w.judge(w.sampled() + 3*w.tenants + trickleCount + 1); err != nil {
+		return nil, err
+	}
 	out := []sample{
 		{what: "tenants", value: float64(w.tenants)},
 		{what: "start until a request of each would be taken", unit: "s", value: started.Seconds(), goal: atMost(5)},
