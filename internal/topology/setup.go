@@ -102,14 +102,17 @@ type step struct {
 }
 
 // untilAnswered makes one thing where it is missing, and tries again where nobody
-// answers, until ctx ends. A cluster that elects its leaders loses what it is asked
-// meanwhile, and what was made although the answer was lost is found by the next try.
+// answers, until the deadline of ctx. A cluster that elects its leaders loses what it is
+// asked meanwhile, and what was made although the answer was lost is found by the next
+// try. Without a deadline there is one try: a missing right is silence, too, and a caller
+// that has all the time has to say so before it comes back.
 func untilAnswered(ctx context.Context, ensure func(context.Context) (action string, err error)) (string, error) {
+	_, limited := ctx.Deadline()
 	for {
 		try, cancel := context.WithTimeout(ctx, apiWait)
 		action, err := ensure(try)
 		cancel()
-		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		if !limited || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			return action, err
 		}
 	}

@@ -404,18 +404,24 @@ func TestUntilAnswered(t *testing.T) {
 	t.Parallel()
 	refused := errors.New("refused")
 	for name, c := range map[string]struct {
-		unheard int // tries that nobody answers
+		limit   time.Duration // 0: none
+		unheard int           // tries that nobody answers
 		err     error
 		want    error
 		took    time.Duration
 	}{
-		"at once":            {0, nil, nil, 0},
-		"at the third try":   {2, nil, nil, 2 * apiWait},
-		"refused":            {1, refused, refused, apiWait},
-		"until no time left": {100, nil, context.DeadlineExceeded, 12 * time.Second},
+		"at once":            {12 * time.Second, 0, nil, nil, 0},
+		"at the third try":   {12 * time.Second, 2, nil, nil, 2 * apiWait},
+		"refused":            {12 * time.Second, 1, refused, refused, apiWait},
+		"until no time left": {12 * time.Second, 100, nil, context.DeadlineExceeded, 12 * time.Second},
+		// A follower whose account lacks a right would never say so.
+		"once without a limit": {0, 100, nil, context.DeadlineExceeded, apiWait},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+			ctx, cancel := context.WithCancel(t.Context())
+			if c.limit > 0 {
+				ctx, cancel = context.WithTimeout(t.Context(), c.limit)
+			}
 			defer cancel()
 			began, tries := time.Now(), 0
 			action, err := untilAnswered(ctx, func(ctx context.Context) (string, error) {
