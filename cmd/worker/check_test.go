@@ -203,7 +203,7 @@ func TestCheckWeakness(t *testing.T) {
 			p.is(t, what, "warning", detail)
 		}
 	}
-	p.is(t, "Graph", "warning", "it takes each refusal for the fault of that request")
+	p.is(t, "Graph", "warning", "a refusal is taken for the request's own")
 	p = runCheck(t, w.env("WORKER_ON_UNKNOWN", "retry"), exitDone)
 	p.is(t, "permission DeviceManagementManagedDevices.Read.All", "warning", "may be reset twice")
 

@@ -118,7 +118,7 @@ func (c *checker) reach(ctx context.Context, client *graph.Client, token graph.T
 		c.ok(what, reached+", and devices can be read")
 	case e.Kind == graph.Forbidden && token.MayRead() == "":
 		c.say(Warning, what, reached+", but the application may not read devices. So the worker cannot recognize a refusal that affects every request, such as that of a tenant "+
-			"without Intune: it takes each refusal for the fault of that request", "grant "+graph.ReadPermissions()[0]+", with admin consent")
+			"without Intune: a refusal is taken for the request's own", "grant "+graph.ReadPermissions()[0]+", with admin consent")
 	case e.Kind == graph.Unauthorized, e.Kind == graph.Refused, e.Kind == graph.Forbidden:
 		says, do := fmt.Sprintf("%s refuses to list devices, so it would refuse every reset, too: %v", c.cfg.Endpoint, e),
 			"check that GRAPH_CLOUD is right and that the tenant has an Intune licence"

@@ -103,7 +103,7 @@ func (s *lister) ask(soft, hard context.Context, sequence uint64, token graph.To
 		cfg.Log.Info("Graph refused a request, and the list of devices did not show whether it refuses every request; trying again", zap.String("error", told.Detail))
 	case hold.Unreadable:
 		cfg.Log.Warn("Graph refused a request, and the application may not list devices, so the worker cannot tell whether Graph refuses every request; "+
-			"it takes the refusal for the fault of that request: grant "+graph.ReadPermissions()[0], zap.String("error", told.Detail))
+			"a refusal is taken for the request's own: grant "+graph.ReadPermissions()[0], zap.String("error", told.Detail))
 	case hold.Served, hold.Unserved: // the hold logs it
 	}
 	return told.Serves
