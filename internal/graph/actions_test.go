@@ -117,6 +117,15 @@ func TestAction(t *testing.T) {
 	}
 }
 
+// TestOddityIsTrue: an action whose name cannot be read may well have the type of a reset.
+func TestOddityIsTrue(t *testing.T) {
+	t.Parallel()
+	const entry = `{"@odata.type":"#microsoft.graph.resetPasscodeActionResult","actionName":{}}`
+	if got := oddity(action([]byte(entry), nil)); got != "an action has no name that tells what it is" {
+		t.Error(got)
+	}
+}
+
 // TestActions reads whole answers: by hand, and through a call.
 func TestActions(t *testing.T) {
 	t.Parallel()

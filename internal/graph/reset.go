@@ -139,7 +139,7 @@ func oddity(a Action) string {
 	case a.What == ActionUnclear && a.Name != "":
 		return "an action has the type of a reset, but not its name"
 	case a.What == ActionUnclear:
-		return "an action has neither a known name nor a known type"
+		return "an action has no name that tells what it is"
 	case a.Started.IsZero():
 		return "a reset has no start time"
 	}

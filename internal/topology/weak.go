@@ -21,7 +21,7 @@ func (w Weakness) String() string { return w.What + " " + w.Text + "; " + w.Do }
 // What to do about a weakness.
 const (
 	doUpdate = "run worker setup --update"
-	doAnew   = "the server cannot change that: remove the stream while it is empty, and run worker setup"
+	doAnew   = "the server cannot change that: remove it while it is empty, and run worker setup"
 	// doConsumeStep is for the consumers of alarms, which any of them may be made from.
 	doConsumeStep = "the server cannot change that: remove the consumer and run worker setup; the alarms stay"
 	doRetention   = "run worker setup --update, without a shorter --retention"
