@@ -7,9 +7,6 @@ import (
 	"passcode-worker/internal/topology"
 )
 
-// crowds are how many consumers are on the stream beside the one that has work.
-var crowds = []int{0, 500, 1000, 2000}
-
 // consumers measures what the other consumers of a stream cost a tenant, though they have
 // nothing to do: for each ack on a work queue the server looks at all of them. A bare loop,
 // whose only messages to NATS are pulls and acks, shows that alone; the worker, what it
@@ -19,7 +16,8 @@ func consumers(ctx context.Context, w *world) (out []sample, err error) {
 	ours := &turns{name: workerName, start: func() (*process, error) { return w.work(noRate) }}
 	n := max(1, w.N/2)
 	there := 0
-	for _, crowd := range crowds {
+	// How many consumers are on the stream beside the one that has work.
+	for _, crowd := range []int{0, 500, 1000, 2000} {
 		err := each(crowd-there, func(i int) error {
 			names := w.names
 			names.Tenant = tenantName(there + i)
