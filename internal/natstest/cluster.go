@@ -3,6 +3,7 @@ package natstest
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"os"
 	"path/filepath"
@@ -52,6 +53,15 @@ func StartClusterWith(dir string, opts server.Options) (*Cluster, error) {
 
 func nodeDir(dir string, i int) string { return filepath.Join(dir, fmt.Sprintf("node%d", i+1)) }
 
+// clusterName is that of the cluster whose streams dir keeps. Another has another
+// name: a port that was free may meanwhile be one of its own, and servers of one name
+// join.
+func clusterName(dir string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(dir)) // which never fails
+	return fmt.Sprintf("test-%x", h.Sum64())
+}
+
 func startCluster(dir string, opts server.Options, patience time.Duration) (*Cluster, error) {
 	ports, err := freePorts()
 	if err != nil {
@@ -67,7 +77,7 @@ func startCluster(dir string, opts server.Options, patience time.Duration) (*Clu
 		s.opts.ServerName, s.opts.StoreDir = fmt.Sprintf("node%d", i+1), nodeDir(dir, i)
 		s.opts.Host, s.opts.Port = "127.0.0.1", server.RANDOM_PORT
 		s.opts.JetStream, s.opts.NoSigs, s.opts.NoLog = true, true, true
-		s.opts.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}
+		s.opts.Cluster = server.ClusterOpts{Name: clusterName(dir), Host: "127.0.0.1", Port: ports[i]}
 		s.opts.Routes = server.RoutesFromStr(routes[1:])
 		if err := s.launch(); err != nil {
 			c.Stop()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ func (n node) options() *server.Options {
 		o.HTTPHost, o.HTTPPort = "127.0.0.1", n.HTTPPort
 	}
 	if n.ClusterPort != 0 {
-		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: n.ClusterPort}
+		o.Cluster = server.ClusterOpts{Name: clusterName(filepath.Dir(n.Dir)), Host: "127.0.0.1", Port: n.ClusterPort}
 		o.Routes = server.RoutesFromStr(n.Routes)
 	}
 	return o

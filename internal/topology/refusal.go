@@ -18,6 +18,14 @@ const (
 	errNoMemory   jetstream.ErrorCode = 10028
 )
 
+// What a cluster answers in which too few servers can take a replica, or none leads. A
+// server that has just started can take none until the others have heard its first
+// statistics. Source: nats-server, server/errors.json and jetstream_cluster.go (selectable).
+const (
+	errNoPeers  jetstream.ErrorCode = 10005
+	errNoLeader jetstream.ErrorCode = 10008
+)
+
 // errNoConsumers is how a server refuses one consumer more than a stream or an account
 // allows, and a stream that asks for more than its account allows. Source: nats-server,
 // server/errors.json (JSMaximumConsumersLimitErr).
@@ -43,7 +51,7 @@ func cures() map[jetstream.ErrorCode]string {
 		10120: "no tier of the account allows that many replicas with this storage: run worker setup with --replicas N and --storage KIND that one of its tiers allows",
 		// A cluster that has just started says the same as one that is too small: one
 		// replica would be one for ever, so that nothing falls to it by itself.
-		10005: "if the cluster has fewer JetStream servers than replicas, or too little storage on them: run worker setup --replicas N with fewer, or SIZE N with less",
+		errNoPeers: "if the cluster has fewer JetStream servers than replicas, or too little storage on them: run worker setup --replicas N with fewer, or SIZE N with less",
 		// Numbers.
 		10027: "the account allows no further stream (a bucket is a stream, too): raise its limit (max_streams; worker setup creates 7), or remove streams that are not needed",
 		10026: "no further consumer is allowed, but each tenant needs one, and following needs ten: run worker setup --update to raise max_consumers of the request stream; " +
@@ -55,9 +63,9 @@ func cures() map[jetstream.ErrorCode]string {
 		10099: "another consumer takes all requests: remove it, because only one consumer can take a request",
 		10058: "a stream of that name was created in the meantime with other settings: run worker setup again",
 		// JetStream itself.
-		10039: "JetStream is off for the account: enable it there",
-		10076: "JetStream is off on the server: enable it, or set NATS_JS_DOMAIN to the right JetStream domain",
-		10008: "the cluster has no leader at the moment: try again",
+		10039:       "JetStream is off for the account: enable it there",
+		10076:       "JetStream is off on the server: enable it, or set NATS_JS_DOMAIN to the right JetStream domain",
+		errNoLeader: "the cluster has no leader at the moment: try again",
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -104,16 +105,25 @@ type step struct {
 // untilAnswered makes one thing where it is missing, and tries again where nobody
 // answers, until the deadline of ctx. A cluster that elects its leaders loses what it is
 // asked meanwhile, and what was made although the answer was lost is found by the next
-// try. Without a deadline there is one try: a missing right is silence, too, and a caller
+// try. It tries again for [apiWait], too, where the cluster cannot place anything yet.
+// Without a deadline there is one try: a missing right is silence, too, and a caller
 // that has all the time has to say so before it comes back.
 func untilAnswered(ctx context.Context, ensure func(context.Context) (action string, err error)) (string, error) {
 	_, limited := ctx.Deadline()
-	for {
+	for began := time.Now(); ; {
 		try, cancel := context.WithTimeout(ctx, apiWait)
 		action, err := ensure(try)
 		cancel()
-		if !limited || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		gathers := (hasCode(err, errNoPeers) || hasCode(err, errNoLeader)) && time.Since(began) < apiWait
+		if !limited || ctx.Err() != nil || !gathers && !errors.Is(err, context.DeadlineExceeded) {
 			return action, err
+		}
+		if gathers {
+			select {
+			case <-time.After(placeWait):
+			case <-ctx.Done():
+				return action, err
+			}
 		}
 	}
 }

@@ -403,19 +403,26 @@ func TestSetupWithLostAnswer(t *testing.T) {
 func TestUntilAnswered(t *testing.T) {
 	t.Parallel()
 	refused := errors.New("refused")
+	noPeers := &jetstream.APIError{ErrorCode: errNoPeers}
 	for name, c := range map[string]struct {
 		limit   time.Duration // 0: none
 		unheard int           // tries that nobody answers
+		early   int           // tries after that, in which the cluster cannot place anything
 		err     error
 		want    error
 		took    time.Duration
 	}{
-		"at once":            {12 * time.Second, 0, nil, nil, 0},
-		"at the third try":   {12 * time.Second, 2, nil, nil, 2 * apiWait},
-		"refused":            {12 * time.Second, 1, refused, refused, apiWait},
-		"until no time left": {12 * time.Second, 100, nil, context.DeadlineExceeded, 12 * time.Second},
+		"at once":            {12 * time.Second, 0, 0, nil, nil, 0},
+		"at the third try":   {12 * time.Second, 2, 0, nil, nil, 2 * apiWait},
+		"refused":            {12 * time.Second, 1, 0, refused, refused, apiWait},
+		"until no time left": {12 * time.Second, 100, 0, nil, context.DeadlineExceeded, 12 * time.Second},
 		// A follower whose account lacks a right would never say so.
-		"once without a limit": {0, 100, nil, context.DeadlineExceeded, apiWait},
+		"once without a limit": {0, 100, 0, nil, context.DeadlineExceeded, apiWait},
+		// A server that has just started cannot take a replica yet.
+		"a cluster that gathers":          {12 * time.Second, 0, 3, nil, nil, 3 * placeWait},
+		"a cluster that is too small":     {12 * time.Second, 0, 100, nil, noPeers, apiWait},
+		"too small, less time":            {time.Second + placeWait/2, 0, 100, nil, noPeers, time.Second + placeWait/2},
+		"too small, once without a limit": {0, 0, 100, nil, noPeers, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -428,6 +435,9 @@ func TestUntilAnswered(t *testing.T) {
 				if tries++; tries <= c.unheard {
 					<-ctx.Done()
 					return "", fmt.Errorf("no answer: %w", ctx.Err())
+				}
+				if tries <= c.unheard+c.early {
+					return "", fmt.Errorf("nats: %w", noPeers)
 				}
 				return "created", c.err
 			})

@@ -15,6 +15,10 @@ import (
 // apiWait bounds one call to the server.
 const apiWait = 5 * time.Second
 
+// placeWait is the time between two tries to place something in a cluster whose servers
+// have just started.
+const placeWait = 250 * time.Millisecond
+
 // Names are the names on NATS of one tenant's queue.
 type Names struct {
 	Tenant      string
