@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -248,6 +249,7 @@ func TestStore(t *testing.T) {
 		"hopeless":                         testHopeless,
 		"value of another form":            testUndecodable,
 		"PubAcks over a record":            testGarbled,
+		"changes since":                    testSince,
 		"reply lost under a PubAck":        testReplyLostGarbled,
 		"answers over a record":            testAnswers,
 		"reading where there is no answer": testGetAway,
@@ -910,5 +912,71 @@ func TestLeaderStops(t *testing.T) {
 	}
 	if err := c.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// testSince reads a tenant's changes since each of them, since long before, and since
+// after the last. Where there is none, no consumer is made for that.
+func testSince(t *testing.T, p place) {
+	r := newRig(t, p, nil)
+	r.store.bucket.ReplyTimeout = testTime
+	stream, err := newJetStream(t, r.direct).Stream(r.ctx, r.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored []time.Time
+	for i, key := range []string{"default.a", "other.a", "default.b", "default.a", "other.b"} {
+		switch {
+		case strings.HasPrefix(key, "other."):
+			if _, err := r.admin.Put(r.ctx, key, nil); err != nil {
+				t.Fatal(err)
+			}
+		case i == 3:
+			r.put(key, sample("2"), 1)
+		default:
+			r.put(key, sample("1"), 0)
+		}
+		m, err := stream.GetMsg(r.ctx, uint64(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored = append(stored, m.Time)
+	}
+	subscription, err := r.direct.SubscribeSync("$JS.API.CONSUMER.CREATE." + r.stream + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.direct.FlushTimeout(testTime); err != nil {
+		t.Fatal(err)
+	}
+	ours := []time.Time{stored[0], stored[2], stored[3]}
+	for _, c := range []struct {
+		since time.Time
+		want  []time.Time
+	}{
+		{time.Unix(1, 0), ours}, {stored[0], ours}, {stored[1], ours[1:]}, {stored[3], ours[2:]},
+		{stored[3].Add(1), nil}, {stored[4], nil}, {stored[4].Add(time.Hour), nil},
+	} {
+		var got []time.Time
+		for got = nil; ; got = nil { // a consumer on a replica that lags behind shows fewer
+			if err := r.store.Since(r.ctx, "default", c.since, func(_ Record, stored time.Time) { got = append(got, stored) }); err != nil {
+				t.Fatal(err)
+			}
+			if len(got) >= len(c.want) || r.ctx.Err() != nil {
+				break
+			}
+		}
+		if !slices.EqualFunc(got, c.want, time.Time.Equal) {
+			t.Errorf("since %s: %v, want %v", c.since, got, c.want)
+		}
+		if err := r.direct.FlushTimeout(testTime); err != nil { // what was asked for before has come
+			t.Fatal(err)
+		}
+		if n, _, err := subscription.Pending(); err != nil || n == 0 != (c.want == nil) {
+			t.Errorf("since %s: %d consumers, %v", c.since, n, err)
+		}
+		for n, _, _ := subscription.Pending(); n > 0; n, _, _ = subscription.Pending() {
+			_, _ = subscription.NextMsg(testTime)
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"runtime"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,14 +22,6 @@ const (
 	// acks and for the end itself; a quarter if the drain time is short.
 	drainReserve = 3 * time.Second
 	flushTimeout = 500 * time.Millisecond
-)
-
-// heapReserve is memory that is never written to, so that it takes none of the machine's.
-// The garbage collector counts it, and so runs less often in a process whose own heap has
-// few megabytes. heapEach is about what a tenant adds to that: with many, none is needed.
-const (
-	heapReserve = 8 << 20
-	heapEach    = 40 << 10
 )
 
 // errHardStop ends the work that is still under way when the drain time is over.
@@ -66,8 +57,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	reserve := make([]byte, max(0, heapReserve-len(cfg.Tenants)*heapEach))
-	defer runtime.KeepAlive(reserve)
+	defer tuneHeap(len(cfg.Tenants))()
 	f := newFleet(cfg, js, m)
 	err = f.serve(ctx, ln, metrics.Handler(m, func() metrics.State {
 		return metrics.State{NATS: health.state(nc), Tenants: f.states()}

@@ -165,6 +165,36 @@ func TestSum(t *testing.T) {
 	}
 }
 
+// TestRatios: as many steps are taken as it needs to tell on which side of the goal the
+// ratio is, and each worker has been on each side as often.
+func TestRatios(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		one, other float64 // what every second step comes to
+		clearAt    int     // 0: never
+		mean       float64
+	}{
+		"equal, without noise":    {1, 1, fewestSteps, 1},
+		"equal, with some noise":  {1 / 1.05, 1.05, fewestSteps, 1},
+		"equal, with much noise":  {1 / 1.15, 1.15, 32, 1}, // 2 × ln 1.15 / √n is less than -ln 0.95
+		"worse by a tenth":        {0.9, 0.9, fewestSteps, 0.9},
+		"worse, with much noise":  {0.9 / 1.15, 0.9 * 1.15, 28, 0.9},
+		"just as good as it must": {keeps / 1.05, keeps * 1.05, 0, keeps},
+	} {
+		var r ratios
+		clearAt := 0
+		for step := range neighbourSteps {
+			if clearAt == 0 && r.clear(step) {
+				clearAt = step
+			}
+			r.add(1000, 1000*[]float64{c.one, c.other}[step%2])
+		}
+		if mean, _ := r.mean(); clearAt != c.clearAt || math.Abs(mean-c.mean) > 1e-9 {
+			t.Errorf("%s: clear after %d steps, %g", name, clearAt, mean)
+		}
+	}
+}
+
 // TestReached: the median is held against the goal, whichever side it is of, or every run
 // where the goal asks for it. What is not a number is left out.
 func TestReached(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,15 +32,21 @@ var (
 	neighbourCrowded   = neighbour{crowd, func(*sandbox.Graph, string) error { return nil }}
 )
 
-// neighbourTurns is how many times the tenants of each worker work without the
-// bad one, and as many with it.
-const neighbourTurns = 4
+const (
+	// neighbourSteps is how many steps there are at most, in each of which both workers
+	// have a turn, and fewestSteps how many at least. A quick bench makes a third of the most.
+	neighbourSteps = 48
+	fewestSteps    = 12
+	// keeps is which part of their rate the good tenants must keep.
+	keeps = 0.95
+)
 
-// badNeighbour measures what 99 tenants get done alone, and beside one more. Of
-// two workers, each with a NATS and a Graph of its own, one begins without it and
-// the other with it, and at half-time they change. They take turns of a second.
-// So neither what differs between the two nor what else the machine has to do
-// favours a side.
+// badNeighbour measures what 99 tenants get done alone, and beside one more. Of two
+// workers, each with a NATS and a Graph of its own, one works with the bad tenant and
+// the other without it; in the next step they change. So neither what differs between the
+// two nor what else the machine has to do favours a side. Single turns differ by a
+// tenth and more, so there are as many as it takes to say on which side of the goal the
+// ratio is.
 func badNeighbour(bad neighbour) func(context.Context, *world) ([]sample, error) {
 	return func(ctx context.Context, w *world) ([]sample, error) {
 		other, err := w.twin(ctx)
@@ -53,31 +58,64 @@ func badNeighbour(bad neighbour) func(context.Context, *world) ([]sample, error)
 			if err := n.begin(ctx); err != nil {
 				return nil, err
 			}
-		}
-		// The first turn of all pays for connections, tokens and caches.
-		var alone, beside [2][]float64
-		for i := range 2*neighbourTurns + 1 {
-			for j, n := range both {
-				with := i > 0 && (i > neighbourTurns) == (j == 0)
-				rate, err := n.turn(ctx, with)
-				switch {
-				case err != nil:
-					return nil, err
-				case with:
-					beside[j] = append(beside[j], rate)
-				case i > 0:
-					alone[j] = append(alone[j], rate)
-				}
+			// The first turn of all pays for connections, tokens and caches.
+			if _, err := n.turn(ctx, false); err != nil {
+				return nil, err
 			}
 		}
-		// Medians, so that a turn in which the machine did something else does not count.
-		ratio := median(beside[0]) / median(alone[0]) * median(beside[1]) / median(alone[1])
+		most := neighbourSteps
+		if w.brief {
+			most /= 3
+		}
+		var r ratios
+		for step := 0; step < most && !r.clear(step); step++ {
+			var rates [2]float64 // of the worker without the bad tenant, and of the one with it
+			for i := range rates {
+				with := (step + i) % 2 // so that of four turns the first and the last are without it
+				if rates[with], err = both[i].turn(ctx, with == 1); err != nil {
+					return nil, err
+				}
+			}
+			r.add(rates[0], rates[1])
+		}
+		ratio, deviation := r.mean()
 		return []sample{
-			{what: "99 tenants alone", unit: "per s", value: median(slices.Concat(alone[:]...))},
-			{what: "the same 99 beside it", unit: "per s", value: median(slices.Concat(beside[:]...))},
-			{what: "beside it to alone", value: math.Sqrt(ratio), goal: atLeast(0.95)},
+			{what: "99 tenants alone", unit: "per s", value: median(r.alone)},
+			{what: "the same 99 beside it", unit: "per s", value: median(r.beside)},
+			{what: "beside it to alone", value: ratio, goal: atLeast(keeps)},
+			{what: "beside it to alone: standard deviation of that", unit: "%", value: 100 * deviation},
 		}, nil
 	}
+}
+
+// ratios are the rates of steps, alone and beside a bad tenant.
+type ratios struct{ alone, beside, logs []float64 }
+
+func (r *ratios) add(alone, beside float64) {
+	r.alone, r.beside, r.logs = append(r.alone, alone), append(r.beside, beside), append(r.logs, math.Log(beside/alone))
+}
+
+// mean is the geometric mean of the ratios, and its standard deviation, as a part of it.
+func (r *ratios) mean() (ratio, deviation float64) {
+	n := float64(len(r.logs))
+	sum, squares := 0.0, 0.0
+	for _, v := range r.logs {
+		sum += v
+	}
+	for _, v := range r.logs {
+		squares += (v - sum/n) * (v - sum/n)
+	}
+	return math.Exp(sum / n), math.Sqrt(squares / (n - 1) / n)
+}
+
+// clear reports whether so many steps are enough: each worker has been on each side as
+// often, and the mean is two standard deviations from the goal.
+func (r *ratios) clear(steps int) bool {
+	if steps < fewestSteps || steps%2 == 1 {
+		return false
+	}
+	ratio, deviation := r.mean()
+	return math.Abs(math.Log(ratio/keeps)) > 2*deviation
 }
 
 // neighbours are the tenants of one worker: the good ones, and the last, bad one, which
@@ -142,9 +180,13 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 	rate = good * perTenant / time.Since(began).Seconds()
 	n.turns++
 	if with {
-		err = n.pause(ctx, true)
+		if err := n.pause(ctx, true); err != nil {
+			return 0, err
+		}
 	}
-	return rate, err
+	// Else the worker would look at this turn's devices during the next ones, and the later
+	// turns would be slower than the first, whoever is beside.
+	return rate, n.w.empty(ctx, n.w.names.FollowStream)
 }
 
 // emptiedBut waits until no request is on the stream but on one subject.

@@ -19,6 +19,10 @@ import (
 const (
 	trickleCount = 400
 	trickleEvery = 10 * time.Millisecond
+	// aloneEvery is that time where each request is of another tenant: each makes a connection
+	// to Graph, which takes the processes together longer than trickleEvery, and no
+	// request is to wait for another. It ends before the first devices are looked at.
+	aloneEvery = 30 * time.Millisecond
 )
 
 // latency measures the time from the publishing of a request on an idle system
@@ -74,6 +78,9 @@ func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
 			return 0, 0, err
 		}
 		pause := trickleEvery
+		if w.tenants > 0 {
+			pause = aloneEvery
+		}
 		if i == 0 {
 			delete(published, graphsim.GoodDevice(n))
 			pause = settled

@@ -50,6 +50,10 @@ func tenants(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Devices that are looked at are not a part of what comes.
+	if err := w.emptied(ctx, w.alarms()...); err != nil {
+		return nil, err
+	}
 	for _, p := range workers {
 		forgetPeak(p.Pid())
 	}

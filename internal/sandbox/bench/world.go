@@ -322,18 +322,26 @@ func (w *world) streams() []string {
 // fill empties the streams, and puts n requests on them.
 func (w *world) fill(ctx context.Context, n int) error {
 	for _, name := range w.streams() {
-		s, err := w.js.Stream(ctx, name)
-		if err == nil {
-			err = s.Purge(ctx)
-		}
-		if err != nil {
-			return fmt.Errorf("empty %s: %w", name, err)
+		if err := w.empty(ctx, name); err != nil {
+			return err
 		}
 	}
 	if err := errors.Join(w.unpin(ctx), w.graph.Forget()); err != nil {
 		return err
 	}
 	return w.load(ctx, w.names.Filter(), 0, n)
+}
+
+// empty takes all that a stream holds off it.
+func (w *world) empty(ctx context.Context, name string) error {
+	s, err := w.js.Stream(ctx, name)
+	if err == nil {
+		err = s.Purge(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("empty %s: %w", name, err)
+	}
+	return nil
 }
 
 // unpin lets the next process work at once, whatever the one before it has held.
