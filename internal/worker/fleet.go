@@ -85,6 +85,7 @@ func (f *fleet) run(ctx, hard context.Context) {
 	others.Go(func() { f.lookout.run(ctx) })
 	others.Go(func() { f.buckets.watch(ctx) })
 	others.Go(func() { f.watchUnserved(ctx) })
+	others.Go(func() { limitGarbage(ctx) })
 	if follower := newFollower(f); follower != nil {
 		others.Go(func() { follower.Run(ctx, hard) })
 	}

@@ -1,24 +1,37 @@
 package worker
 
 import (
+	"context"
 	"runtime/debug"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
-// TestHeap: garbage may be as much as what is in use, up to 16 MiB, and 40 % of more.
-func TestHeap(t *testing.T) {
-	for tenants, want := range map[int]int{1: 100, 100: 100, 409: 100, 500: 81, 800: 51, 1100: 40, 2000: 40, 50_000: 40} {
-		if got := gcPercent(tenants); got != want {
-			t.Errorf("%d tenants: %d %%, want %d", tenants, got, want)
+// TestGCPercent: garbage may be as much as what is in use up to 80 MiB, and a quarter of more
+// than 320 MiB.
+func TestGCPercent(t *testing.T) {
+	for mib, want := range map[uint64]int{0: 100, 4: 100, 80: 100, 81: 90, 120: 60, 200: 40, 300: 25, 4000: 25} {
+		if got := gcPercent(mib << 20); got != want {
+			t.Errorf("%d MiB: %d %%, want %d", mib, got, want)
 		}
 	}
-	for _, c := range []struct{ before, during int }{{100, 40}, {75, 75}, {-1, -1}} {
-		old := debug.SetGCPercent(c.before)
-		undo := tuneHeap(2000)
-		during := debug.SetGCPercent(c.during)
-		undo()
-		if after := debug.SetGCPercent(old); during != c.during || after != c.before {
-			t.Errorf("%d %%: %d with 2,000 tenants, %d afterwards", c.before, during, after)
-		}
+}
+
+// TestLimitGarbage leaves a percentage that an operator has set, and Go's default in the end.
+func TestLimitGarbage(t *testing.T) {
+	for _, c := range []struct{ before, during int }{{100, 100}, {75, 75}, {-1, -1}} {
+		synctest.Test(t, func(t *testing.T) {
+			old := debug.SetGCPercent(c.before)
+			ctx, cancel := context.WithCancel(t.Context())
+			go limitGarbage(ctx)
+			time.Sleep(5 * heapLook) // fake time
+			during := debug.SetGCPercent(c.before)
+			cancel()
+			synctest.Wait()
+			if after := debug.SetGCPercent(old); during != c.during || after != c.before {
+				t.Errorf("%d %%: %d while it runs, %d afterwards", c.before, during, after)
+			}
+		})
 	}
 }

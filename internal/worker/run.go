@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,7 +58,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	defer tuneHeap(len(cfg.Tenants))()
+	reserve := make([]byte, max(0, heapReserve-len(cfg.Tenants)*heapEach))
+	defer runtime.KeepAlive(reserve)
 	f := newFleet(cfg, js, m)
 	err = f.serve(ctx, ln, metrics.Handler(m, func() metrics.State {
 		return metrics.State{NATS: health.state(nc), Tenants: f.states()}
