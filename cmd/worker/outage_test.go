@@ -21,7 +21,7 @@ const longOutage = "PASSCODE_TEST_LONG"
 // and its minutes are compressed: a restart follows on the other as soon as the
 // new worker has tried a request in vain, and 12 of them are enough, or 60 where
 // PASSCODE_TEST_LONG is set. The hold's own times over an hour are those of
-// TestHoldForAnHour.
+// TestForAnHour in internal/hold.
 func TestOutageOverRestarts(t *testing.T) {
 	t.Parallel()
 	restarts, requests := 12, 1000

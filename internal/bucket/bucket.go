@@ -213,13 +213,6 @@ func (b *Bucket) Newest(ctx context.Context, key string, formed func(Revision) b
 	return newest, last, nil
 }
 
-// FirstSince reads from the stream's leader the first change since an instant of the
-// keys that a pattern matches, of whatever form; it may be none. A server before 2.11 gives
-// the first change of all.
-func (b *Bucket) FirstSince(ctx context.Context, pattern string, since time.Time) (Revision, error) {
-	return b.ask(ctx, topology.Which{Since: since, Next: b.Subject + pattern})
-}
-
 // ask reads one message from the stream's leader.
 func (b *Bucket) ask(ctx context.Context, which topology.Which) (Revision, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.ReplyTimeout)

@@ -49,7 +49,7 @@ func (s NextStep) Text() string {
 	case Away:
 		return "The device has not carried out the reset yet. It last checked in {sync}. It will carry out the reset when it checks in again. Do not order a second reset."
 	case ReadPasscode:
-		return "The device has reset its passcode. The Intune admin centre shows the temporary passcode until {date}. Read it out only to the user, after you have verified who is calling."
+		return "The device has reset its passcode. The Intune admin center shows the temporary passcode until {date}. Read it out only to the user, after you have verified who is calling."
 	case Unlocked:
 		return "The device has removed its passcode. It opens without one, and asks for a new one if a policy requires it."
 	case CheckPolicy:
@@ -68,9 +68,9 @@ func (s NextStep) Text() string {
 		return "Someone canceled the reset in Intune. If it is still needed, send a new request under a new ticket number."
 	case GaveUp:
 		return "The device did not carry out the reset while it was being watched. It last checked in {sync}. When the device is back online, it may still reset itself. " +
-			"To prevent that, cancel the reset in the Intune admin centre."
+			"To prevent that, cancel the reset in the Intune admin center."
 	case LookItUp:
-		return "Look up the device in the Intune admin centre, under device actions status{code}."
+		return "Look up the device in the Intune admin center, under device actions status{code}."
 	}
 	return ""
 }

@@ -14,14 +14,9 @@ import (
 	"passcode-worker/internal/record"
 )
 
-const (
-	// takeOverWait bounds one reading of the previous state.
-	takeOverWait = 3 * time.Second
-	// takeOverFor is for how long it is tried again: an answer may be lost, and a server
-	// that wakes thousands of tenants at once is slow. The next calls discover again what
-	// cannot be read in that time.
-	takeOverFor = 10 * time.Second
-)
+// takeOverWait bounds the reading of the previous state.
+// The next calls discover again what cannot be read in time.
+const takeOverWait = 3 * time.Second
 
 // TakeOver reads what the previous replica was told and
 // has sent, before this replica works on its first request.
@@ -31,18 +26,17 @@ func (t *Tenant) TakeOver(term context.Context) {
 		t.Keeper.Begin(term)
 		t.gate.Show()
 	}()
-	for began := time.Now(); term.Err() == nil; {
+	for term.Err() == nil {
 		err := t.recall(term)
 		if err == nil || term.Err() != nil {
 			return
 		}
-		switch {
-		case t.gate.Fuse.On(): // a fuse must not forget
-			t.cfg.Log.Error("the state of the previous worker could not be read, and the fuse needs it; trying again", zap.Error(err))
-		case time.Since(began) >= takeOverFor:
+		if !t.gate.Fuse.On() {
 			t.cfg.Log.Warn("the state of the previous worker could not be read; pauses, holds and the window of calls start afresh", zap.Error(err))
 			return
 		}
+		// A fuse must not forget.
+		t.cfg.Log.Error("the state of the previous worker could not be read, and the fuse needs it; trying again", zap.Error(err))
 		select {
 		case <-term.Done():
 		case <-time.After(handover.Again):

@@ -56,14 +56,13 @@ func StoredNext(ctx context.Context, js jetstream.JetStream, stream, subject str
 	return s, nil
 }
 
-// Which names a message: that of a sequence, the next of a subject from a sequence or an
-// instant on, or the last of a subject. A server before 2.11 takes no notice of the instant.
+// Which names a message: that of a sequence, the next of a subject from a sequence on,
+// or the last of a subject.
 // Source: nats-server, server/jetstream_api.go (JSApiMsgGetRequest).
 type Which struct {
-	Sequence uint64    `json:"seq,omitempty"`
-	Since    time.Time `json:"start_time,omitzero"`
-	Next     string    `json:"next_by_subj,omitempty"`
-	Last     string    `json:"last_by_subj,omitempty"`
+	Sequence uint64 `json:"seq,omitempty"`
+	Next     string `json:"next_by_subj,omitempty"`
+	Last     string `json:"last_by_subj,omitempty"`
 }
 
 // Ask reads a message from the leader of its stream; nil: it is not there.

@@ -254,9 +254,7 @@ func faulty(code, variant int) func(int) string {
 // once only, so that a second call would show.
 var points = []point{
 	{step: "pull", device: graphsim.GoodDevice, at: api("CONSUMER.MSG.NEXT"), ends: map[fault]end{before: once, goneBefore: once}},
-	{step: "reading what was before", device: graphsim.GoodDevice, at: func(_ topology.Names, m said) bool {
-		return bytes.Contains(m.data, []byte(`"start_time":`))
-	}, ends: each(once, once, once, once)},
+	{step: "reading what was before", device: graphsim.GoodDevice, at: api("CONSUMER.CREATE.KV_"), ends: each(once, once, once, once)},
 	{step: "token", device: graphsim.GoodDevice, entra: true, ends: each(once, once, once, once)},
 	{step: "record before the call", device: graphsim.GoodDevice, at: write(`"state":"attempting"`),
 		ends: each(once, once, once, twice)},

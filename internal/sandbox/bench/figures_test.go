@@ -176,9 +176,9 @@ func TestRatios(t *testing.T) {
 	}{
 		"equal, without noise":    {1, 1, fewestSteps, 1},
 		"equal, with some noise":  {1 / 1.05, 1.05, fewestSteps, 1},
-		"equal, with much noise":  {1 / 1.15, 1.15, 32, 1}, // 2 × ln 1.15 / √n is less than -ln 0.95
+		"equal, with much noise":  {1 / 1.12, 1.12, 46, 1}, // 3 × ln 1.12 / √(n-1) is less than -ln 0.95
 		"worse by a tenth":        {0.9, 0.9, fewestSteps, 0.9},
-		"worse, with much noise":  {0.9 / 1.15, 0.9 * 1.15, 28, 0.9},
+		"worse, with much noise":  {0.9 / 1.12, 0.9 * 1.12, 42, 0.9},
 		"just as good as it must": {keeps / 1.05, keeps * 1.05, 0, keeps},
 	} {
 		var r ratios

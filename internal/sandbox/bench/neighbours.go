@@ -34,9 +34,10 @@ var (
 
 const (
 	// neighbourSteps is how many steps there are at most, in each of which both workers
-	// have a turn, and fewestSteps how many at least. A quick bench makes a third of the most.
-	neighbourSteps = 48
-	fewestSteps    = 12
+	// have a turn, and fewestSteps how many at least. A quick bench makes 20.
+	neighbourSteps = 60
+	fewestSteps    = 24
+	quickSteps     = 20
 	// keeps is which part of their rate the good tenants must keep.
 	keeps = 0.95
 )
@@ -65,7 +66,7 @@ func badNeighbour(bad neighbour) func(context.Context, *world) ([]sample, error)
 		}
 		most := neighbourSteps
 		if w.brief {
-			most /= 3
+			most = quickSteps
 		}
 		var r ratios
 		for step := 0; step < most && !r.clear(step); step++ {
@@ -109,13 +110,13 @@ func (r *ratios) mean() (ratio, deviation float64) {
 }
 
 // clear reports whether so many steps are enough: each worker has been on each side as
-// often, and the mean is two standard deviations from the goal.
+// often, and the mean is three standard deviations from the goal: it is asked many times.
 func (r *ratios) clear(steps int) bool {
 	if steps < fewestSteps || steps%2 == 1 {
 		return false
 	}
 	ratio, deviation := r.mean()
-	return math.Abs(math.Log(ratio/keeps)) > 2*deviation
+	return math.Abs(math.Log(ratio/keeps)) > 3*deviation
 }
 
 // neighbours are the tenants of one worker: the good ones, and the last, bad one, which
