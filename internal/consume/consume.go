@@ -62,8 +62,9 @@ type Config struct {
 	Credit func() (n int, at time.Time, changed <-chan struct{})
 	// Begin is called when this replica becomes the one that works on the queue,
 	// and before it handles a message; nil does nothing. soft ends when it is that
-	// no longer.
-	Begin func(soft context.Context)
+	// no longer. continues: the server has delivered nothing to another replica since
+	// the last message that this one has handled.
+	Begin func(soft context.Context, continues bool)
 	// Active is told whether this replica is the one that works on the queue; nil is
 	// not told. While the queue rests, it is the one that would.
 	Active func(bool)
@@ -90,7 +91,9 @@ type Queue struct {
 	log   *zap.Logger
 	times times
 	// created is when the consumer was made that is there, by the last look at it.
-	created    atomic.Int64
+	created atomic.Int64
+	// last is the message that was handled last.
+	last       atomic.Pointer[place]
 	heartbeats *heartbeats
 	slots      chan struct{} // one is taken for each message that is handled
 	inWork     sync.WaitGroup
@@ -99,13 +102,37 @@ type Queue struct {
 	bound      bool // whether Bound was told nil last
 }
 
+// place is where a delivery stands among all that the server has made of a consumer,
+// to whichever replica. The zero place is none.
+type place struct {
+	created  int64 // the consumer
+	delivery uint64
+}
+
+// placeOf is that of a message; m may be nil.
+func placeOf(m *nats.Msg, created int64) place {
+	if m == nil {
+		return place{}
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return place{}
+	}
+	return place{created, meta.Sequence.Consumer}
+}
+
+// follows reports whether nothing was delivered in between.
+func (p place) follows(last place) bool {
+	return last.delivery > 0 && p == place{last.created, last.delivery + 1}
+}
+
 // New makes a queue; [Queue.Run] works on it.
 func New(js jetstream.JetStream, cfg Config) *Queue {
 	if cfg.Credit == nil {
 		cfg.Credit = func() (int, time.Time, <-chan struct{}) { return cfg.Slots, time.Time{}, nil }
 	}
 	if cfg.Begin == nil {
-		cfg.Begin = func(context.Context) {}
+		cfg.Begin = func(context.Context, bool) {}
 	}
 	if cfg.Active == nil {
 		cfg.Active = func(bool) {}
@@ -113,10 +140,12 @@ func New(js jetstream.JetStream, cfg Config) *Queue {
 	if cfg.Rests == nil {
 		cfg.Rests = func() bool { return false }
 	}
-	return &Queue{
+	q := &Queue{
 		cfg: cfg, js: js, log: cfg.Log, times: usual,
 		heartbeats: newHeartbeats(js.Conn()), slots: make(chan struct{}, cfg.Slots), demand: newDemand(),
 	}
+	q.last.Store(&place{})
+	return q
 }
 
 // Wake says that a message was stored for the queue, or may have been.
@@ -304,15 +333,18 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 	}
 	p, err := newPuller(q.js, info, q.times, q.slots, callbacks{
 		credit: q.cfg.Credit,
-		begin: func() (func(*nats.Msg), func()) {
+		begin: func(first *nats.Msg) (func(*nats.Msg), func()) {
 			term, end := context.WithCancel(soft)
 			begun := make(chan struct{})
+			continues := placeOf(first, created).follows(*q.last.Load())
 			q.inWork.Go(func() {
 				defer close(begun)
-				q.cfg.Begin(term)
+				q.cfg.Begin(term, continues)
 			})
 			return func(m *nats.Msg) {
 				q.demand.stir(time.Now())
+				here := placeOf(m, created)
+				q.last.Store(&here)
 				d := delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: q.reconnects(), done: done}
 				q.inWork.Go(func() {
 					<-begun

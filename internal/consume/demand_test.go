@@ -82,7 +82,7 @@ func (r *rig) rester(direct bool, h *handler, terms *atomic.Int32, active *atomi
 		r.js = newJetStream(r.t, r.connect(r.server.URL(), ""))
 	}
 	w := r.run(Config{
-		Handle: h.handle, Active: active.Store, Begin: func(context.Context) { terms.Add(1) },
+		Handle: h.handle, Active: active.Store, Begin: func(context.Context, bool) { terms.Add(1) },
 		Rests: func() bool { return true },
 	})
 	sub, err := r.js.Conn().Subscribe(spec.Wakes(), func(*nats.Msg) { w.q.Wake() })

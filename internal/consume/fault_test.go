@@ -119,7 +119,9 @@ func TestAnswerToEarlierPull(t *testing.T) {
 	got := make(chan string, 9)
 	p, err := newPuller(r.js, consumer.CachedInfo(), quick, make(chan struct{}, 1), callbacks{
 		credit: func() (int, time.Time, <-chan struct{}) { return 1, time.Time{}, nil },
-		begin:  func() (func(*nats.Msg), func()) { return func(m *nats.Msg) { got <- string(m.Data) }, func() {} },
+		begin: func(*nats.Msg) (func(*nats.Msg), func()) {
+			return func(m *nats.Msg) { got <- string(m.Data) }, func() {}
+		},
 		alive:  func() {},
 		wish:   func(time.Time) wish { return pulled },
 		active: func(bool) {},

@@ -84,7 +84,7 @@ func TestForgedHeaders(t *testing.T) {
 	var handled, terms atomic.Int32
 	begun := time.Now()
 	w := r.run(Config{
-		Slots: 8, Begin: func(context.Context) { terms.Add(1) },
+		Slots: 8, Begin: func(context.Context, bool) { terms.Add(1) },
 		Handle: func(_, _ context.Context, m Message) Disposition {
 			handled.Add(1)
 			return Ack()
@@ -117,7 +117,7 @@ func TestUnreadablePin(t *testing.T) {
 			var terms atomic.Int32
 			bodies := make(chan string, 99)
 			r.run(Config{
-				Slots: slots, Begin: func(context.Context) { terms.Add(1) },
+				Slots: slots, Begin: func(context.Context, bool) { terms.Add(1) },
 				Handle: func(_, _ context.Context, m Message) Disposition {
 					bodies <- string(m.Data)
 					return Ack()

@@ -35,7 +35,7 @@ const (
 type tenure struct {
 	group  string        // whose pulls the consumer pins; empty: it pins nobody
 	ttl    time.Duration // without a pull, until another replica is pinned
-	begin  func() (take func(*nats.Msg), end func())
+	begin  func(first *nats.Msg) (take func(*nats.Msg), end func())
 	active func(bool)
 
 	take    func(*nats.Msg) // works on a message; nil while another replica works
@@ -59,7 +59,7 @@ type nameless struct {
 	came time.Time
 }
 
-func newTenure(cfg jetstream.ConsumerConfig, begin func() (func(*nats.Msg), func()), active func(bool)) tenure {
+func newTenure(cfg jetstream.ConsumerConfig, begin func(*nats.Msg) (func(*nats.Msg), func()), active func(bool)) tenure {
 	t := tenure{begin: begin, active: active}
 	if cfg.PriorityPolicy == jetstream.PriorityPolicyPinned && len(cfg.PriorityGroups) > 0 {
 		t.group, t.ttl = cfg.PriorityGroups[0], cfg.PinnedTTL
@@ -67,11 +67,12 @@ func newTenure(cfg jetstream.ConsumerConfig, begin func() (func(*nats.Msg), func
 	return t
 }
 
-// start makes this replica the one that works.
-func (t *tenure) start(pin string, now time.Time) {
+// start makes this replica the one that works, as a message has told; first is nil
+// where something else has.
+func (t *tenure) start(pin string, first *nats.Msg, now time.Time) {
 	t.end()
 	t.pin, t.renewed = pin, now // the server counts from the delivery
-	t.take, t.stop = t.begin()
+	t.take, t.stop = t.begin(first)
 	t.active(true)
 }
 
@@ -183,7 +184,7 @@ func (p *puller) settle(info *jetstream.ConsumerInfo, now time.Time) bool {
 		case delivered == meta.Sequence.Consumer:
 			for _, g := range info.PriorityGroups {
 				if g.Group == p.tenure.group && g.PinnedClientID != "" {
-					p.tenure.start(g.PinnedClientID, now)
+					p.tenure.start(g.PinnedClientID, nil, now)
 					p.pull.pin = g.PinnedClientID
 				}
 			}

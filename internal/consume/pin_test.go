@@ -38,12 +38,13 @@ type replica struct {
 	active atomic.Bool
 	terms  atomic.Int32
 	ended  chan struct{} // one for each term that has ended
+	begun  chan bool     // for each term, whether it continues
 }
 
 // replica runs a queue through the rig's proxy, or past it.
 func (r *rig) replica(direct bool, slots int, credit func() (int, time.Time, <-chan struct{})) *replica {
 	r.t.Helper()
-	x := &replica{h: newHandler(), ended: make(chan struct{}, 99)}
+	x := &replica{h: newHandler(), ended: make(chan struct{}, 99), begun: make(chan bool, 99)}
 	through := r.js
 	if direct {
 		r.js = newJetStream(r.t, r.connect(r.server.URL(), ""))
@@ -51,8 +52,9 @@ func (r *rig) replica(direct bool, slots int, credit func() (int, time.Time, <-c
 	x.running = r.run(Config{
 		Slots: slots, Handle: x.h.handle, Credit: credit,
 		Active: x.active.Store,
-		Begin: func(soft context.Context) {
+		Begin: func(soft context.Context, continues bool) {
 			x.terms.Add(1)
+			x.begun <- continues
 			context.AfterFunc(soft, func() { x.ended <- struct{}{} })
 		},
 	})
@@ -79,6 +81,57 @@ func (r *rig) pinnedID() string {
 		return g.PinnedClientID
 	}
 	return ""
+}
+
+// TestContinues: a term continues if the server has delivered nothing to another replica
+// since the last message of this one, and nothing that was not handled here.
+func TestContinues(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.setupPin()
+	x := r.replica(false, 2, nil)
+	term := func(x *replica, what string, want bool) {
+		t.Helper()
+		r.publish(what)
+		take(r, x.h.calls, what).answer <- Ack()
+		if got := take(r, x.begun, "the term of "+what); got != want {
+			t.Errorf("%s: continues %t", what, got)
+		}
+	}
+	// The next message brings another pin, and so a term.
+	unpin := func() {
+		t.Helper()
+		r.awaitEmpty()
+		r.unpin()
+	}
+	term(x, "the first message", false)
+	r.publish("in the term")
+	take(r, x.h.calls, "in the term").answer <- Ack()
+	unpin()
+	term(x, "nothing between", true)
+	unpin()
+	// Somebody else is given a message: another replica, or one that was here before.
+	other := r.replica(true, 2, nil)
+	r.unpin()
+	x.end()
+	term(other, "of another", false)
+	unpin()
+	term(other, "of another again", true)
+	for name, c := range map[string]struct {
+		last, first place
+		want        bool
+	}{
+		"next":              {place{1, 7}, place{1, 8}, true},
+		"first of all":      {place{}, place{1, 1}, false},
+		"another's between": {place{1, 7}, place{1, 9}, false},
+		"again":             {place{1, 7}, place{1, 7}, false},
+		"made anew":         {place{1, 7}, place{2, 8}, false},
+		"not known":         {place{1, 7}, place{}, false},
+	} {
+		if got := c.first.follows(c.last); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
 }
 
 // TestOneWorks has two replicas: one gets all messages, the other none; when the
@@ -238,7 +291,7 @@ func TestLatePin(t *testing.T) {
 	t.Parallel()
 	begun := []string{}
 	now := time.Now()
-	n := newTenure(topology.Layout{}.Worker(spec), func() (func(*nats.Msg), func()) {
+	n := newTenure(topology.Layout{}.Worker(spec), func(*nats.Msg) (func(*nats.Msg), func()) {
 		return func(*nats.Msg) {}, func() {}
 	}, func(bool) {})
 	deliver := func(pin, asked string, want whose) {
@@ -248,7 +301,7 @@ func TestLatePin(t *testing.T) {
 			t.Errorf("a message with the pin %q to a pull that names %q: %d, want %d", pin, asked, got, want)
 		}
 		if got == begins {
-			n.start(pin, now)
+			n.start(pin, nil, now)
 			begun = append(begun, pin)
 		}
 	}

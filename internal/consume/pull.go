@@ -46,10 +46,10 @@ type callbacks struct {
 	// that is 0, at is when to ask again, zero if only a change tells; changed
 	// is closed at the next change. It is called with mu held: it must not wait.
 	credit func() (n int, at time.Time, changed <-chan struct{})
-	// begin is called when this replica becomes the one that works. What it
-	// returns takes the messages, each in a slot that is taken for it, until end
-	// is called.
-	begin func() (take func(*nats.Msg), end func())
+	// begin is called when this replica becomes the one that works, with the message that
+	// has told so; nil: none has. What it returns takes the messages, each in a slot that
+	// is taken for it, until end is called.
+	begin func(first *nats.Msg) (take func(*nats.Msg), end func())
 	// active is told whether this replica is the one that works.
 	active func(bool)
 	// wish says what is to be done with the queue; that is asked now and then, and when
@@ -102,7 +102,7 @@ func newPuller(js jetstream.JetStream, info *jetstream.ConsumerInfo, t times, sl
 		p.times.expiry = min(p.times.expiry, limit)
 	}
 	if p.tenure.group == "" {
-		p.tenure.start("", time.Now())
+		p.tenure.start("", nil, time.Now())
 	}
 	var err error
 	if p.inbox, err = listen(js.Conn(), p.receive); err != nil {
@@ -144,7 +144,7 @@ func (p *puller) receive(m *nats.Msg) {
 		p.look()
 		return
 	case begins:
-		p.tenure.start(pin, now)
+		p.tenure.start(pin, m, now)
 		p.pull.pin = pin
 	case late:
 		p.on.stray(m)

@@ -147,7 +147,7 @@ func TestUnpinnedAtWork(t *testing.T) {
 	r.fill(4000)
 	var f flow
 	var terms atomic.Int32
-	w := r.run(Config{Slots: 8, Handle: f.steady, Begin: func(context.Context) { terms.Add(1) }})
+	w := r.run(Config{Slots: 8, Handle: f.steady, Begin: func(context.Context, bool) { terms.Add(1) }})
 	w.awaitBound()
 	var gaps []time.Duration
 	for i := range int32(5) {

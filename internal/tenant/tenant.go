@@ -92,6 +92,9 @@ type Tenant struct {
 	// last word. queued is how many requests wait; below 0: the server has not said.
 	elsewhere atomic.Bool
 	queued    atomic.Int64
+	// knows is set while this replica knows all calls of the window that were sent up to
+	// the end of its last term.
+	knows atomic.Bool
 }
 
 // New makes a tenant.

@@ -231,10 +231,20 @@ func TestDuplicatesBlowNoFuse(t *testing.T) {
 }
 
 // TestUnpinCostsNoWindow: a replica that loses its pin and gets it back goes on
-// with the window that it had.
+// with the window that it had, without reading the records; with a fuse it reads them.
 func TestUnpinCostsNoWindow(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Tenants[0].Rate = pace.Rate{N: 10, W: 20 * time.Second} })
+	for name, fuse := range map[string]pace.Rate{"without a fuse": {}, "with a fuse": {N: 1000, W: time.Hour}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testUnpinCostsNoWindow(t, fuse)
+		})
+	}
+}
+
+func testUnpinCostsNoWindow(t *testing.T, fuse pace.Rate) {
+	const window = 20 * time.Second
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Tenants[0].Rate, c.Fuse = pace.Rate{N: 10, W: window}, fuse })
 	r.start()
 	send := func(from, to int) {
 		t.Helper()
@@ -254,10 +264,27 @@ func TestUnpinCostsNoWindow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	reads, err := r.nc.SubscribeSync("$JS.API.CONSUMER.CREATE.KV_" + r.names.Bucket + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	began := time.Now()
 	send(5, 10)
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the rest of the window was used after %s", took)
+	}
+	if err := r.nc.Flush(); err != nil { // what was asked for before has come
+		t.Fatal(err)
+	}
+	if n, _, err := reads.Pending(); err != nil || n > 0 != (fuse.N > 0) {
+		t.Errorf("the records were read %d times, %v", n, err)
+	}
+	send(10, 11)
+	if calls := r.sim.Calls(); calls[10].Time.Sub(calls[0].Time) < window {
+		t.Errorf("the eleventh call came %s after the first", calls[10].Time.Sub(calls[0].Time))
 	}
 }
 
