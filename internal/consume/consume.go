@@ -63,7 +63,7 @@ type Config struct {
 	// Begin is called when this replica becomes the one that works on the queue,
 	// and before it handles a message; nil does nothing. soft ends when it is that
 	// no longer. continues: the server has delivered nothing to another replica since
-	// the last message that this one has handled.
+	// the last message that this one has handed to Handle.
 	Begin func(soft context.Context, continues bool)
 	// Active is told whether this replica is the one that works on the queue; nil is
 	// not told. While the queue rests, it is the one that would.
@@ -92,7 +92,7 @@ type Queue struct {
 	times times
 	// created is when the consumer was made that is there, by the last look at it.
 	created atomic.Int64
-	// last is the message that was handled last.
+	// last is the message that was handed out last.
 	last       atomic.Pointer[place]
 	heartbeats *heartbeats
 	slots      chan struct{} // one is taken for each message that is handled
@@ -105,12 +105,15 @@ type Queue struct {
 // place is where a delivery stands among all that the server has made of a consumer,
 // to whichever replica. The zero place is none.
 type place struct {
-	created  int64 // the consumer
-	delivery uint64
+	created int64 // the consumer
+	// reconnects is how often the connection was made anew: a server that was killed may
+	// have forgotten its last deliveries, and number the next ones the same.
+	reconnects uint64
+	delivery   uint64
 }
 
 // placeOf is that of a message; m may be nil.
-func placeOf(m *nats.Msg, created int64) place {
+func placeOf(m *nats.Msg, created int64, reconnects uint64) place {
 	if m == nil {
 		return place{}
 	}
@@ -118,12 +121,12 @@ func placeOf(m *nats.Msg, created int64) place {
 	if err != nil {
 		return place{}
 	}
-	return place{created, meta.Sequence.Consumer}
+	return place{created, reconnects, meta.Sequence.Consumer}
 }
 
 // follows reports whether nothing was delivered in between.
 func (p place) follows(last place) bool {
-	return last.delivery > 0 && p == place{last.created, last.delivery + 1}
+	return last.delivery > 0 && p == place{last.created, last.reconnects, last.delivery + 1}
 }
 
 // New makes a queue; [Queue.Run] works on it.
@@ -336,14 +339,14 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 		begin: func(first *nats.Msg) (func(*nats.Msg), func()) {
 			term, end := context.WithCancel(soft)
 			begun := make(chan struct{})
-			continues := placeOf(first, created).follows(*q.last.Load())
+			continues := placeOf(first, created, q.reconnects()).follows(*q.last.Load())
 			q.inWork.Go(func() {
 				defer close(begun)
 				q.cfg.Begin(term, continues)
 			})
 			return func(m *nats.Msg) {
 				q.demand.stir(time.Now())
-				here := placeOf(m, created)
+				here := placeOf(m, created, q.reconnects())
 				q.last.Store(&here)
 				d := delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: q.reconnects(), done: done}
 				q.inWork.Go(func() {

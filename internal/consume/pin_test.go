@@ -121,12 +121,13 @@ func TestContinues(t *testing.T) {
 		last, first place
 		want        bool
 	}{
-		"next":              {place{1, 7}, place{1, 8}, true},
-		"first of all":      {place{}, place{1, 1}, false},
-		"another's between": {place{1, 7}, place{1, 9}, false},
-		"again":             {place{1, 7}, place{1, 7}, false},
-		"made anew":         {place{1, 7}, place{2, 8}, false},
-		"not known":         {place{1, 7}, place{}, false},
+		"next":              {place{1, 0, 7}, place{1, 0, 8}, true},
+		"first of all":      {place{}, place{1, 0, 1}, false},
+		"another's between": {place{1, 0, 7}, place{1, 0, 9}, false},
+		"again":             {place{1, 0, 7}, place{1, 0, 7}, false},
+		"made anew":         {place{1, 0, 7}, place{2, 0, 8}, false},
+		"another server":    {place{1, 0, 7}, place{1, 1, 8}, false},
+		"not known":         {place{1, 0, 7}, place{}, false},
 	} {
 		if got := c.first.follows(c.last); got != c.want {
 			t.Errorf("%s: %t", name, got)

@@ -23,8 +23,10 @@ const takeOverWait = 3 * time.Second
 // term ends when this replica is no longer the active one.
 //
 // continues: no other replica was given a request since this one's last. Then this one
-// has sent all calls since, and knows them, so that the records need not be read: with
+// has begun all calls since, and knows them, so that the records need not be read: with
 // thousands of tenants, that is most of what a term costs that begins with a request.
+// A replica that lost its term without knowing it yet may have begun some more; they cost a
+// few 429s at most.
 func (t *Tenant) TakeOver(term context.Context, continues bool) {
 	knows := continues && t.knows.Load()
 	t.knows.Store(false)
@@ -35,7 +37,7 @@ func (t *Tenant) TakeOver(term context.Context, continues bool) {
 	for term.Err() == nil {
 		err := t.recall(term, knows)
 		if err == nil {
-			t.knows.Store(true)
+			t.knows.Store(term.Err() == nil)
 			return
 		}
 		if term.Err() != nil {

@@ -92,8 +92,8 @@ type Tenant struct {
 	// last word. queued is how many requests wait; below 0: the server has not said.
 	elsewhere atomic.Bool
 	queued    atomic.Int64
-	// knows is set while this replica knows all calls of the window that were sent up to
-	// the end of its last term.
+	// knows is set while this replica has read which calls were made before its last term,
+	// or knew that already.
 	knows atomic.Bool
 }
 

@@ -46,7 +46,8 @@ func SetupQueue(ctx context.Context, js jetstream.JetStream, n Names, l Layout) 
 // none of it.
 func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	outcomes, alarms := l.Outcomes(n), l.Follow(n)
-	done, err := ensureAll(ctx, []step{
+	g := &grace{}
+	done, err := ensureAll(ctx, g, []step{
 		// The stream first: where one of another domain takes its subjects, nothing is made.
 		{"stream " + alarms.Name, "--max-bytes-follow", func(ctx context.Context) (string, error) {
 			return justEnsure(ctx, js, alarms, n.FollowSubject+".0."+n.Tenant, l)
@@ -55,7 +56,7 @@ func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout)
 	})
 	for s := 0; s < FollowSteps && err == nil; s++ {
 		what, action := "consumer "+FollowConsumer(s), ""
-		action, err = untilAnswered(ctx, func(ctx context.Context) (string, error) {
+		action, err = untilAnswered(ctx, g, func(ctx context.Context) (string, error) {
 			return ensureConsumer(ctx, js, n.FollowStream, l.FollowStep(n, s), l)
 		})
 		if err != nil {
@@ -69,7 +70,7 @@ func SetupFollow(ctx context.Context, js jetstream.JetStream, n Names, l Layout)
 // SetupConsumer does what [Setup] does for the tenant's consumer.
 func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layout) (Done, error) {
 	what := "consumer " + n.Consumer()
-	action, err := untilAnswered(ctx, func(ctx context.Context) (string, error) {
+	action, err := untilAnswered(ctx, &grace{}, func(ctx context.Context) (string, error) {
 		return ensureConsumer(ctx, js, n.Stream, l.Worker(n), l)
 	})
 	if err != nil {
@@ -83,7 +84,7 @@ func SetupConsumer(ctx context.Context, js jetstream.JetStream, n Names, l Layou
 func SetupShared(ctx context.Context, js jetstream.JetStream, n Names, l Layout) ([]Done, error) {
 	requests, letters, records, states, cooling := l.Requests(n), l.Letters(n), l.Records(n), l.State(n), l.Devices(n)
 	note := ""
-	done, err := ensureAll(ctx, []step{
+	done, err := ensureAll(ctx, &grace{}, []step{
 		{"stream " + requests.Name, "--max-bytes-requests", func(ctx context.Context) (string, error) { return ensureRequests(ctx, js, requests, n, l, &note) }},
 		{"stream " + letters.Name, "--max-bytes-dead", func(ctx context.Context) (string, error) { return justEnsure(ctx, js, letters, n.Dead(), l) }},
 		{"key-value bucket " + records.Bucket, "--max-bytes-records", func(ctx context.Context) (string, error) { return ensureBucket(ctx, js, records, l) }},
@@ -102,19 +103,35 @@ type step struct {
 	ensure     func(context.Context) (action string, err error)
 }
 
+// grace is how long it is tried again where a cluster cannot place anything yet: for
+// [apiWait] from the first time that it says so. The zero grace has not begun. Several
+// things share one, so that a cluster that is too small is told of at once.
+type grace struct{ until time.Time }
+
+// tries reports whether an error is a cluster's that may still gather its servers.
+func (g *grace) tries(err error) bool {
+	if !hasCode(err, errNoPeers) && !hasCode(err, errNoLeader) {
+		return false
+	}
+	if g.until.IsZero() {
+		g.until = time.Now().Add(apiWait)
+	}
+	return time.Now().Before(g.until)
+}
+
 // untilAnswered makes one thing where it is missing, and tries again where nobody
 // answers, until the deadline of ctx. A cluster that elects its leaders loses what it is
 // asked meanwhile, and what was made although the answer was lost is found by the next
-// try. It tries again for [apiWait], too, where the cluster cannot place anything yet.
+// try. It tries again for some grace, too, where the cluster cannot place anything yet.
 // Without a deadline there is one try: a missing right is silence, too, and a caller
 // that has all the time has to say so before it comes back.
-func untilAnswered(ctx context.Context, ensure func(context.Context) (action string, err error)) (string, error) {
+func untilAnswered(ctx context.Context, g *grace, ensure func(context.Context) (action string, err error)) (string, error) {
 	_, limited := ctx.Deadline()
-	for began := time.Now(); ; {
+	for {
 		try, cancel := context.WithTimeout(ctx, apiWait)
 		action, err := ensure(try)
 		cancel()
-		gathers := (hasCode(err, errNoPeers) || hasCode(err, errNoLeader)) && time.Since(began) < apiWait
+		gathers := limited && g.tries(err)
 		if !limited || ctx.Err() != nil || !gathers && !errors.Is(err, context.DeadlineExceeded) {
 			return action, err
 		}
@@ -130,9 +147,9 @@ func untilAnswered(ctx context.Context, ensure func(context.Context) (action str
 
 // ensureAll takes all steps. What the server refuses does not keep it from the rest,
 // so that its error names all that is missing.
-func ensureAll(ctx context.Context, steps []step) (done []Done, missing error) {
+func ensureAll(ctx context.Context, g *grace, steps []step) (done []Done, missing error) {
 	for _, step := range steps {
-		action, err := untilAnswered(ctx, step.ensure)
+		action, err := untilAnswered(ctx, g, step.ensure)
 		if err == nil {
 			done = append(done, Done{What: step.what, Action: action})
 			continue

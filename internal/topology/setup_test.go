@@ -420,6 +420,7 @@ func TestUntilAnswered(t *testing.T) {
 		"once without a limit": {0, 100, 0, nil, context.DeadlineExceeded, apiWait},
 		// A server that has just started cannot take a replica yet.
 		"a cluster that gathers":          {12 * time.Second, 0, 3, nil, nil, 3 * placeWait},
+		"silent, and then it gathers":     {12 * time.Second, 1, 3, nil, nil, apiWait + 3*placeWait},
 		"a cluster that is too small":     {12 * time.Second, 0, 100, nil, noPeers, apiWait},
 		"too small, less time":            {time.Second + placeWait/2, 0, 100, nil, noPeers, time.Second + placeWait/2},
 		"too small, once without a limit": {0, 0, 100, nil, noPeers, 0},
@@ -431,7 +432,7 @@ func TestUntilAnswered(t *testing.T) {
 			}
 			defer cancel()
 			began, tries := time.Now(), 0
-			action, err := untilAnswered(ctx, func(ctx context.Context) (string, error) {
+			action, err := untilAnswered(ctx, &grace{}, func(ctx context.Context) (string, error) {
 				if tries++; tries <= c.unheard {
 					<-ctx.Done()
 					return "", fmt.Errorf("no answer: %w", ctx.Err())
@@ -446,4 +447,22 @@ func TestUntilAnswered(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestGraceIsShared: a cluster that is too small is told of after one grace for all things,
+// with all that is missing.
+func TestGraceIsShared(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*apiWait)
+		defer cancel()
+		refuse := func(context.Context) (string, error) {
+			return "", fmt.Errorf("nats: %w", &jetstream.APIError{ErrorCode: errNoPeers})
+		}
+		began := time.Now()
+		_, err := ensureAll(ctx, &grace{}, []step{{"one", "", refuse}, {"two", "", refuse}, {"three", "", refuse}})
+		if took := time.Since(began); took != apiWait || err == nil || !strings.Contains(err.Error(), "one: ") || !strings.Contains(err.Error(), "three: ") {
+			t.Errorf("after %s: %v", took, err)
+		}
+	})
 }

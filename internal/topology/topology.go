@@ -17,7 +17,7 @@ const apiWait = 5 * time.Second
 
 // placeWait is the time between two tries to place something in a cluster whose servers
 // have just started.
-const placeWait = 250 * time.Millisecond
+const placeWait = time.Second
 
 // Names are the names on NATS of one tenant's queue.
 type Names struct {

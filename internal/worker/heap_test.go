@@ -20,17 +20,19 @@ func TestGCPercent(t *testing.T) {
 
 // TestLimitGarbage leaves a percentage that an operator has set, and Go's default in the end.
 func TestLimitGarbage(t *testing.T) {
-	for _, c := range []struct{ before, during int }{{100, 100}, {75, 75}, {-1, -1}} {
+	for _, before := range []int{defaultPercent, 75, -1} {
 		synctest.Test(t, func(t *testing.T) {
-			old := debug.SetGCPercent(c.before)
+			old := debug.SetGCPercent(before)
 			ctx, cancel := context.WithCancel(t.Context())
 			go limitGarbage(ctx)
 			time.Sleep(5 * heapLook) // fake time
-			during := debug.SetGCPercent(c.before)
+			during := debug.SetGCPercent(before)
 			cancel()
 			synctest.Wait()
-			if after := debug.SetGCPercent(old); during != c.during || after != c.before {
-				t.Errorf("%d %%: %d while it runs, %d afterwards", c.before, during, after)
+			// How much is in use depends on the tests before.
+			right := during == before || before == defaultPercent && during >= fewestPercent && during < defaultPercent
+			if after := debug.SetGCPercent(old); !right || after != before {
+				t.Errorf("%d %%: %d while it runs, %d afterwards", before, during, after)
 			}
 		})
 	}

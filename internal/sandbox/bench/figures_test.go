@@ -170,15 +170,15 @@ func TestSum(t *testing.T) {
 func TestRatios(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		one, other float64 // what every second step comes to
+		one, other float64 // what every second pair of steps comes to
 		clearAt    int     // 0: never
 		mean       float64
 	}{
 		"equal, without noise":    {1, 1, fewestSteps, 1},
 		"equal, with some noise":  {1 / 1.05, 1.05, fewestSteps, 1},
-		"equal, with much noise":  {1 / 1.12, 1.12, 46, 1}, // 3 × ln 1.12 / √(n-1) is less than -ln 0.95
+		"equal, with much noise":  {1 / 1.06, 1.06, 28, 1}, // 3 × ln 1.06 / √(14-1) is less than -ln 0.95
 		"worse by a tenth":        {0.9, 0.9, fewestSteps, 0.9},
-		"worse, with much noise":  {0.9 / 1.12, 0.9 * 1.12, 42, 0.9},
+		"worse, with much noise":  {0.9 / 1.06, 0.9 * 1.06, 22, 0.9},
 		"just as good as it must": {keeps / 1.05, keeps * 1.05, 0, keeps},
 	} {
 		var r ratios
@@ -187,7 +187,7 @@ func TestRatios(t *testing.T) {
 			if clearAt == 0 && r.clear(step) {
 				clearAt = step
 			}
-			r.add(1000, 1000*[]float64{c.one, c.other}[step%2])
+			r.add(1000, 1000*[]float64{c.one, c.other}[step/2%2])
 		}
 		if mean, _ := r.mean(); clearAt != c.clearAt || math.Abs(mean-c.mean) > 1e-9 {
 			t.Errorf("%s: clear after %d steps, %g", name, clearAt, mean)

@@ -16,7 +16,7 @@ const (
 	neighbourCount = 100
 	perTenant      = 50  // requests of each in a turn
 	few            = 150 // requests of a bad one that gets none done
-	crowd          = 100_000
+	crowd          = 20_000
 )
 
 // neighbour is what is wrong with one tenant of a hundred.
@@ -34,9 +34,9 @@ var (
 
 const (
 	// neighbourSteps is how many steps there are at most, in each of which both workers
-	// have a turn, and fewestSteps how many at least. A quick bench makes 20.
+	// have a turn, and fewestSteps how many at least. A quick bench makes quickSteps.
 	neighbourSteps = 60
-	fewestSteps    = 24
+	fewestSteps    = 20
 	quickSteps     = 20
 	// keeps is which part of their rate the good tenants must keep.
 	keeps = 0.95
@@ -96,15 +96,18 @@ func (r *ratios) add(alone, beside float64) {
 	r.alone, r.beside, r.logs = append(r.alone, alone), append(r.beside, beside), append(r.logs, math.Log(beside/alone))
 }
 
-// mean is the geometric mean of the ratios, and its standard deviation, as a part of it.
+// mean is the geometric mean of the ratios of an even number of steps, and its standard
+// deviation, as a part of it.
 func (r *ratios) mean() (ratio, deviation float64) {
-	n := float64(len(r.logs))
+	// In pairs of steps the difference between the two workers is gone.
+	n := float64(len(r.logs) / 2)
 	sum, squares := 0.0, 0.0
-	for _, v := range r.logs {
-		sum += v
+	for i := 1; i < len(r.logs); i += 2 {
+		sum += (r.logs[i-1] + r.logs[i]) / 2
 	}
-	for _, v := range r.logs {
-		squares += (v - sum/n) * (v - sum/n)
+	for i := 1; i < len(r.logs); i += 2 {
+		d := (r.logs[i-1]+r.logs[i])/2 - sum/n
+		squares += d * d
 	}
 	return math.Exp(sum / n), math.Sqrt(squares / (n - 1) / n)
 }
@@ -125,7 +128,7 @@ type neighbours struct {
 	w     *world
 	bad   neighbour
 	turns int
-	ready bool // the bad one has its requests
+	sent  int // requests of the bad one
 }
 
 func (n *neighbours) begin(ctx context.Context) error {
@@ -146,18 +149,30 @@ func (n *neighbours) pause(ctx context.Context, paused bool) error {
 	return err
 }
 
+// refill sees to it that the bad one has its requests, of which it may get some done.
+func (n *neighbours) refill(ctx context.Context, subject string) error {
+	s, err := n.w.js.Stream(ctx, n.w.names.Stream)
+	if err != nil {
+		return err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return err
+	}
+	missing := n.bad.requests - int(info.State.Subjects[subject])
+	if missing < n.bad.requests/4 {
+		return nil
+	}
+	n.sent += missing
+	return n.w.load(ctx, subject, 10_000_000+n.sent-missing, missing)
+}
+
 // turn has each good tenant work off some requests, with the bad one or without, and
 // returns how many they do in a second.
 func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err error) {
 	bad := n.w.tenant(neighbourCount - 1).Filter()
-	if with && !n.ready {
-		if err := n.w.load(ctx, bad, 10_000_000, n.bad.requests); err != nil {
-			return 0, err
-		}
-		n.ready = true
-	}
 	if with {
-		if err := n.pause(ctx, false); err != nil {
+		if err := errors.Join(n.refill(ctx, bad), n.pause(ctx, false)); err != nil {
 			return 0, err
 		}
 	}
