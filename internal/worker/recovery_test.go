@@ -16,11 +16,14 @@ import (
 // between probes, the wait of the requests.
 func TestRecovery(t *testing.T) {
 	t.Parallel()
+	requests := 500
+	if testing.Short() { // with the race detector, which makes work of each
+		requests = 200
+	}
 	const (
-		requests = 500
-		lasts    = 16 * time.Second // so long that what may double has done so four times
-		first    = 5500 * time.Millisecond
-		rest     = 5 * time.Second
+		lasts = 16 * time.Second // so long that what may double has done so four times
+		first = 5500 * time.Millisecond
+		rest  = 5 * time.Second
 	)
 	for _, tc := range []struct {
 		outage graphsim.Outage
