@@ -105,28 +105,28 @@ type Queue struct {
 // place is where a delivery stands among all that the server has made of a consumer,
 // to whichever replica. The zero place is none.
 type place struct {
-	created int64 // the consumer
-	// reconnects is how often the connection was made anew: a server that was killed may
-	// have forgotten its last deliveries, and number the next ones the same.
+	created int64 // when the consumer was made that delivered it
+	// reconnects is how often the connection had been made anew when it came: a server that
+	// was killed may have forgotten its last deliveries, and number the next ones the same.
 	reconnects uint64
-	delivery   uint64
+	number     uint64 // 0: it is not known
 }
 
-// placeOf is that of a message; m may be nil.
-func placeOf(m *nats.Msg, created int64, reconnects uint64) place {
+// place is that of a message that has just come; m may be nil.
+func (q *Queue) place(m *nats.Msg, created int64) place {
+	p := place{created: created, reconnects: q.reconnects()}
 	if m == nil {
-		return place{}
+		return p
 	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return place{}
+	if meta, err := m.Metadata(); err == nil {
+		p.number = meta.Sequence.Consumer
 	}
-	return place{created, reconnects, meta.Sequence.Consumer}
+	return p
 }
 
 // follows reports whether nothing was delivered in between.
 func (p place) follows(last place) bool {
-	return last.delivery > 0 && p == place{last.created, last.reconnects, last.delivery + 1}
+	return last.number > 0 && p == place{last.created, last.reconnects, last.number + 1}
 }
 
 // New makes a queue; [Queue.Run] works on it.
@@ -339,16 +339,15 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 		begin: func(first *nats.Msg) (func(*nats.Msg), func()) {
 			term, end := context.WithCancel(soft)
 			begun := make(chan struct{})
-			continues := placeOf(first, created, q.reconnects()).follows(*q.last.Load())
+			continues := q.place(first, created).follows(*q.last.Load())
 			q.inWork.Go(func() {
 				defer close(begun)
 				q.cfg.Begin(term, continues)
 			})
 			return func(m *nats.Msg) {
 				q.demand.stir(time.Now())
-				here := placeOf(m, created, q.reconnects())
-				q.last.Store(&here)
-				d := delivery{msg: m, created: created, beat: info.Config.AckWait / 3, reconnects: q.reconnects(), done: done}
+				d := delivery{place: q.place(m, created), msg: m, beat: info.Config.AckWait / 3, done: done}
+				q.last.Store(&d.place)
 				q.inWork.Go(func() {
 					<-begun
 					q.work(term, hard, d)
@@ -382,11 +381,9 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 
 // delivery is a message in work.
 type delivery struct {
-	msg     *nats.Msg
-	created int64 // when the consumer was made that delivered it
-	beat    time.Duration
-	// reconnects is how often the connection had been made anew when it came.
-	reconnects uint64
+	place
+	msg  *nats.Msg
+	beat time.Duration
 	// done is called when the handler is done with it. The ack then needs no slot:
 	// while its confirmation is on the way, the next message may be. The server's
 	// limit of pending acks bounds how many there are of these.

@@ -176,7 +176,7 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 			return 0, err
 		}
 	}
-	// It is as bad as it can be before anything is measured.
+	// It has begun to be bad before anything is measured.
 	if err := sandbox.Pause(ctx, settled); err != nil {
 		return 0, err
 	}
