@@ -37,7 +37,7 @@ const (
 	// have a turn, and fewestSteps how many at least. A quick bench makes quickSteps.
 	neighbourSteps = 60
 	fewestSteps    = 20
-	quickSteps     = 20
+	quickSteps     = 12
 	// keeps is which part of their rate the good tenants must keep.
 	keeps = 0.95
 )
