@@ -38,23 +38,26 @@ func TestRefusedEverything(t *testing.T) {
 		name   string
 		outage graphsim.Outage
 		words  string
-		before func(r *rig)
-		dead   int // at most
+		before func(r *rig) (published int) // of those with a number
+		dead   int                          // at most
 	}{
 		{"no licence", graphsim.OutageNoLicence, "Request not applicable to target tenant.", nil, 0},
 		{"wrong path", graphsim.OutageWrongPath, "Invalid version: oops", nil, 0},
-		{"a licence that lapses", graphsim.OutageNoLicence, "Request not applicable to target tenant.", func(r *rig) {
+		{"a licence that lapses", graphsim.OutageNoLicence, "Request not applicable to target tenant.", func(r *rig) int {
 			r.publish(reset("before", graphsim.GoodDevice(0)), nil)
 			r.awaitState("before", record.Accepted)
+			return 0
 		}, 19},
-		{"after an outage", graphsim.OutageNoLicence, "Request not applicable to target tenant.", func(r *rig) {
+		{"after an outage", graphsim.OutageNoLicence, "Request not applicable to target tenant.", func(r *rig) int {
+			const published = 100
 			r.publish(reset("before", graphsim.GoodDevice(0)), nil)
 			r.awaitState("before", record.Accepted)
 			r.sim.SetOutage(graphsim.Outage503)
-			for i := 1; i <= 100; i++ {
+			for i := 1; i <= published; i++ {
 				r.publish(reset(fmt.Sprint("r", i), graphsim.GoodDevice(i)), nil)
 			}
 			r.await("the outage to be seen", func() bool { return r.metric(`hold{cause="graph_unavailable",tenant="default"}`) == 1 })
+			return published
 		}, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -63,8 +66,7 @@ func TestRefusedEverything(t *testing.T) {
 			r.start()
 			first := 1
 			if row.before != nil {
-				row.before(r)
-				first += int(r.waiting())
+				first += row.before(r)
 			}
 			r.sim.SetOutage(row.outage)
 			for i := first; i <= requests; i++ {
