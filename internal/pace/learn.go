@@ -3,10 +3,10 @@ package pace
 import "time"
 
 // Graph's documented number of writes per [defaultWindow] for an app in a
-// tenant. Where no rate is configured, the steps back up are measured by it.
+// tenant. If no rate is configured, it sets the size of the steps back up.
 const defaultCalls = 200
 
-// number is what was learned of the number of calls that the server grants.
+// number is what was learned about the number of calls that the server grants.
 type number struct {
 	// limit is the number of calls allowed in a window; 0: nothing is learned.
 	limit int
@@ -14,8 +14,8 @@ type number struct {
 	// go one at a time, so that trying for more costs one refusal, not as many
 	// as there are callers.
 	sure int
-	// step is by how much a window without a refusal raises the limit; at
-	// forget there is no limit left to be learned.
+	// step is by how much a window without a refusal raises the limit. A limit
+	// that reaches forget is dropped.
 	step, forget int
 }
 
@@ -26,39 +26,41 @@ type lesson struct {
 	rate Rate
 	w    time.Duration
 
-	// until is the end of the pause after the last refusals, and clean since
-	// when there was none: the first call after the pause. Zero: none yet.
+	// until is the end of the pause after the last refusals, and clean the start
+	// of the time without one: the first call after the pause. Zero: none yet.
 	until, clean time.Time
 	last         refusals
-	taught       bool // by the last refusals
-	// none is set while no call was let in since the last refusals.
+	taught       bool // the last refusals taught something
+	// none is set while no call has been let in since the last refusals.
 	none bool
 }
 
-// refusals are those of calls that were under way together, and of those after
-// the pause, as long as none is let in.
+// refusals are those of calls that were under way together, and those after the
+// pause, as long as no call is let in.
 type refusals struct {
 	before  number
 	granted int  // the most calls that were let in within a window
-	sure    bool // the first was of a call that was sure to be granted
+	sure    bool // the first refused call was sure to be granted
 	again   bool // there were some after the pause, too
 	told    bool // the server said how long to wait
-	// first is the call that was refused first. So many were refused, and so many of
-	// those after it let in.
+	// first is the call that was refused first, refused counts the refusals, and
+	// letIn the calls after first that were let in.
 	first, refused, letIn int
-	underWay              int // when it was refused
-	// odd is how many refusals before, within a window of each other, told
+	underWay              int // calls under way when first was refused
+	// odd is how many earlier refusals, within a window of each other, proved
 	// nothing, and oddLetIn how many calls were let in since.
 	odd, oddLetIn int
 }
 
-// telling is whether it was the quota that was used up. A few refusals, or some
-// among more calls that were let in, may be those calls' own affair. That many of
-// the calls under way were refused together tells; or some after a pause, too; or
-// one where more than is sure was tried; or that they are many of late.
-// Many is little: where answers cross, half of those under way may be let in after
-// the first refusal, and what is not learned then is sent too early after a pause. But
-// at the first burst of all, hardly any have been let in, and three of 32 tell nothing.
+// telling reports whether the refusals show that the quota was used up. A few of
+// them, or some among more calls that were let in, may concern those calls alone.
+// Proof is any of these: many refusals among the calls under way together; some
+// after the pause, too; one of a call beyond what is sure; many of late.
+//
+// Few calls count as many: if answers overtake each other, half of those under way
+// may be let in after the first refusal, and a worker that learns nothing then
+// sends too early after the pause. But in the very first burst hardly any call has
+// been let in, and three refusals of 32 prove nothing.
 func (r *refusals) telling() bool {
 	many := max(r.granted/40, r.underWay/8)
 	if r.refused > r.letIn && (!r.sure || r.refused >= max(3, many) || r.again && r.refused > 3) {
@@ -70,16 +72,18 @@ func (r *refusals) telling() bool {
 
 func newLesson(r Rate, w time.Duration) lesson { return lesson{rate: r, w: w} }
 
-// refuse learns from the first refusal since the last pause, of a call that was
-// sure to be granted or not, told how long to wait or not: granted calls were let
-// in within the window before it, and so many were under way.
+// refuse learns from the first refusal since the last pause. sure reports whether
+// the call was sure to be granted, and told whether the server said how long to
+// wait; granted calls were let in within the window before it, and underWay calls
+// were under way.
 func (l *lesson) refuse(now time.Time, first int, sure, told bool, granted, underWay int) {
 	recent := now.Sub(l.until) < l.w
 	if r := &l.last; recent && l.none {
-		// While nothing is let in, the window empties, and tells ever less.
+		// While nothing is let in, the window empties and shows less and less, so
+		// these refusals are added to the last ones.
 		if r.refused <= r.letIn {
-			// The calls let in were under way with those refused before, and speak
-			// for those alone.
+			// The calls let in were under way with those refused before the pause,
+			// and say nothing about the refusals after it.
 			r.odd, r.oddLetIn = r.odd+r.refused, r.oddLetIn+r.letIn
 			r.refused, r.letIn = 0, 0
 		}
@@ -101,7 +105,7 @@ func (l *lesson) refuse(now time.Time, first int, sure, told bool, granted, unde
 // number of calls let in within the window before its answer.
 func (l *lesson) late(now time.Time, call int, letIn bool, granted int) {
 	if !l.clean.IsZero() && now.Sub(l.clean) > rampPatience {
-		return // it is not of the same moment any more
+		return // too late to count with those refusals
 	}
 	r := &l.last
 	r.granted = max(r.granted, granted)
@@ -128,8 +132,9 @@ func (l *lesson) judge() {
 	l.set(granted)
 }
 
-// few is the number of calls that tells nothing of what a server grants in a
-// window: there was little to send, or others had used up the quota.
+// few is the least number of calls let in that shows what a server grants in a
+// window. If there were fewer, there was little to send, or others had used up
+// the quota.
 func (l *lesson) few() int {
 	few := defaultCalls / 10
 	if l.rate.N > 0 {
@@ -138,9 +143,9 @@ func (l *lesson) few() int {
 	return few
 }
 
-// ramp is how many calls may go at once at first after the last refusals; 0:
-// any number. Those may have been the calls' own affair; but a server that said
-// how long to wait may mean all calls, and then grants few at first.
+// ramp is how many calls may go at once at first after the last refusals; 0
+// means any number. The refusals may have concerned those calls alone; but a server
+// that said how long to wait may mean all calls, and then grants few at first.
 func (l *lesson) ramp() int {
 	switch r := &l.last; {
 	case r.letIn > r.refused && !r.told:
@@ -153,21 +158,21 @@ func (l *lesson) ramp() int {
 	return 0
 }
 
-// letIn tells that the server has let in so many calls within a window.
+// letIn notes that the server has let in granted calls within a window.
 func (l *lesson) letIn(granted int) {
 	l.none = false
 	l.last.oddLetIn++
 	l.sure = max(l.sure, min(granted, l.limit))
 }
 
-// set keeps to a number of calls that are sure to be granted.
+// set limits the calls to a number that is sure to be granted.
 func (l *lesson) set(granted int) {
 	l.limit, l.sure = granted, granted
 	l.forget = l.rate.N
 	l.step = max(1, (l.rate.N+10)/20)
 	if l.rate.N == 0 {
-		// No number is configured to come back to: the last one is forgotten
-		// once the server could have shown that it grants twice as much.
+		// No number is configured to come back to, so the limit is dropped once
+		// it has doubled without a refusal.
 		l.forget = max(2*granted, defaultCalls)
 		l.step = max(granted, defaultCalls) / 20
 	}
@@ -176,7 +181,7 @@ func (l *lesson) set(granted int) {
 	}
 }
 
-// raise comes back up by a step for each window without a refusal.
+// raise raises the limit by a step for each window without a refusal.
 func (l *lesson) raise(now time.Time) {
 	if l.limit == 0 {
 		return
@@ -194,8 +199,8 @@ func (l *lesson) raise(now time.Time) {
 	l.limit += int(windows) * l.step
 }
 
-// from is when the window without a refusal begins. With nothing to send, none
-// can be refused; then it is over a window later.
+// from is when the window without a refusal begins: at the first call after the
+// pause or, if there is none, a window after the pause.
 func (l *lesson) from() time.Time {
 	if !l.clean.IsZero() {
 		return l.clean
@@ -203,7 +208,7 @@ func (l *lesson) from() time.Time {
 	return l.until.Add(l.w)
 }
 
-// began tells that a call may be sent now.
+// began notes that a call may be sent now.
 func (l *lesson) began(now time.Time) {
 	if l.clean.IsZero() && !l.until.IsZero() {
 		l.clean = now
@@ -221,22 +226,22 @@ func (l *lesson) raisedBy(n int) time.Time {
 // rampStart is how many calls go at once at first after a refusal.
 const rampStart = 4
 
-// rampEnd is where a ramp is high enough to be no limit any more.
+// rampEnd is the number of calls above which a ramp no longer limits.
 const rampEnd = 1024
 
-// rampPatience is how long answers may stay away before the others go on without
-// them. It is well below [Patience], so that a call can wait for the end of a ramp.
+// rampPatience is how long a ramp waits for answers before other calls go on
+// without them. It is well below [Patience], so that a call can wait for its end.
 const rampPatience = 2 * time.Second
 
-// ramp lets few calls go at once after a refusal that came unexpected, and one
-// more for each that is let in, so that the number under way doubles with each
-// round. If the server still refuses, that costs few refusals. It is not safe
-// for concurrent use.
+// ramp lets few calls go at once after an unexpected refusal, and one more for
+// each that is let in, so that the number under way doubles with each round. If
+// the server still refuses, that costs few refusals. It is not safe for
+// concurrent use.
 type ramp struct {
-	most  int       // calls under way; 0: no limit
+	most  int       // most calls under way; 0: no limit
 	taken int       // calls under way that count
 	from  int       // the first call that counts
-	since time.Time // when it went; zero: it has not
+	since time.Time // when that call was sent; zero: not yet
 }
 
 func (r *ramp) began(now time.Time) {
@@ -246,7 +251,7 @@ func (r *ramp) began(now time.Time) {
 	}
 }
 
-// ended tells that a call is over, and whether the server let it in.
+// ended notes that a call is over, and whether the server let it in.
 func (r *ramp) ended(call int, granted bool) {
 	if call < r.from {
 		return
@@ -259,7 +264,7 @@ func (r *ramp) ended(call int, granted bool) {
 	}
 }
 
-// room is how many more calls may go, and when the ramp is over in any case.
+// room is how many more calls may go, and when the ramp is over at the latest.
 func (r *ramp) room(now time.Time) (n int, end time.Time) {
 	if r.most == 0 {
 		return unlimited, time.Time{}

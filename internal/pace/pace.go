@@ -1,7 +1,7 @@
 // Package pace decides when the next call to Graph may go: a sliding window of
 // calls really sent, what refusals have taught about the number that the server
-// grants, and the pauses that it asks for. It is pure in time: it sends nothing
-// and knows nothing of HTTP.
+// grants, and the pauses that it asks for. It depends on nothing but time: it
+// sends nothing and knows nothing of HTTP.
 package pace
 
 import (
@@ -12,24 +12,24 @@ import (
 )
 
 // Patience is how long a caller that already holds a request waits for its
-// turn. A longer wait is told at once (see [Wait]), so that the request can go
-// back to the queue and hold nothing.
+// turn. A longer wait is an error at once (see [Wait]), so that the request can
+// go back to the queue and hold nothing.
 const Patience = 5 * time.Second
 
 // Graph documents 200 writes per 20 s for an app in a tenant; where no rate is
 // configured, its window still bounds the pause after a 429 without Retry-After,
-// and it is the window that is learned about.
+// and the number of calls is learned for this window.
 // Source: Microsoft Graph throttling limits, Intune service limits.
 const defaultWindow = 20 * time.Second
 
-// unlimited is the number of calls that may go where nothing limits them.
+// unlimited is the number of calls that may go if there is no limit.
 const unlimited = math.MaxInt32
 
 // Wait is the error of a call that cannot go within [Patience]. Until is when
 // to try again.
 type Wait struct{ Until time.Time }
 
-// Error tells the instant.
+// Error names the instant.
 func (w *Wait) Error() string {
 	return "no call may be sent before " + w.Until.UTC().Format(time.RFC3339Nano)
 }
@@ -41,9 +41,9 @@ type Pacer struct {
 	made     time.Time
 
 	mu sync.Mutex
-	// taken counts slots that are reserved or whose call is under way. A slot
-	// stays taken until a window after its answer: when in between the server
-	// counted the call is unknown, so only then is it out of every window.
+	// taken counts slots that are reserved or whose call is under way. An
+	// answered call counts in window for a whole window after its answer: when
+	// the server counted it is unknown, so only then has it left every window.
 	taken int
 	calls int // slots reserved so far
 	// window holds the calls that were answered.
@@ -55,7 +55,7 @@ type Pacer struct {
 	// it is answered: it belongs to the same throttling.
 	pausedUntil time.Time
 	nextStep    time.Duration
-	// changed is closed at the next change that may let a waiter go; nil where
+	// changed is closed at the next change that may let a waiter go; nil if
 	// nobody waits.
 	changed chan struct{}
 }
@@ -75,8 +75,8 @@ func (p *Pacer) Rate() Rate { return p.rate }
 // Window is the time over which calls are counted.
 func (p *Pacer) Window() time.Duration { return p.window.w }
 
-// Limit is how many calls per second are allowed now: by what was learned, else
-// by the configured rate; 0 means no limit.
+// Limit is how many calls per second are allowed now: the learned number if
+// there is one, else the configured rate; 0 means no limit.
 func (p *Pacer) Limit() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,8 +88,8 @@ func (p *Pacer) Limit() float64 {
 }
 
 // Granted is the number of calls in a window that the server has been seen to
-// grant since it refused some; 0 means that nothing is learned, or that it is
-// forgotten. See [Pacer.Restore].
+// grant since it refused some; 0 means that nothing was learned, or that it was
+// forgotten since. See [Pacer.Restore].
 func (p *Pacer) Granted() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -100,8 +100,8 @@ func (p *Pacer) Granted() int {
 	return 0
 }
 
-// Restore begins with what a predecessor had learned (see [Pacer.Granted]; 0 is
-// nothing) and been told (see [Pacer.Paused]; zero is no pause).
+// Restore takes over from a predecessor what it had learned (see
+// [Pacer.Granted]; 0 is nothing) and its pause (see [Pacer.Paused]; zero is none).
 func (p *Pacer) Restore(granted int, pausedUntil time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -117,17 +117,17 @@ func (p *Pacer) Restore(granted int, pausedUntil time.Time) {
 	p.wake()
 }
 
-// Call is a call that was sent, as others know of it.
+// Call is a call that was sent earlier; see [Pacer.Rebuild].
 type Call struct {
-	// At is when it was answered or, where that is not known, sent.
+	// At is when it was answered or, if that is not known, sent.
 	At time.Time
-	// Granted: the server's quota has let it in, as far as is known.
+	// Granted reports whether the server's quota is known to have let it in.
 	Granted bool
 }
 
-// Rebuild begins the window anew with these calls, in place of all that have been
-// answered so far; those under way go on to count. A call that is out of the window
-// is ignored; the future is now.
+// Rebuild replaces the calls that have been answered so far by these; calls under
+// way still count. It ignores a call that has left the window, and takes one in the
+// future as of now.
 func (p *Pacer) Rebuild(calls []Call) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,11 +141,10 @@ func (p *Pacer) Rebuild(calls []Call) {
 	p.wake()
 }
 
-// Available is how many further calls could begin now, a large number where
-// there is no limit. If none could, at is the earliest instant at which one
-// could, zero where that depends on calls under way. changed is closed at the
-// next change that may let more go; time that passes is none. Nothing is
-// reserved.
+// Available is how many further calls could begin now, a large number if there
+// is no limit. If none could, at is the earliest instant at which one could, or
+// zero if that depends on calls under way. changed is closed at the next change,
+// other than the passing of time, that may let more go. Nothing is reserved.
 func (p *Pacer) Available() (n int, at time.Time, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -166,7 +165,7 @@ func (p *Pacer) Reserve(ctx context.Context) (*Slot, error) {
 			p.mu.Unlock()
 			return s, nil
 		}
-		// Where calls under way decide, the next answer may let this one go.
+		// If it depends on calls under way, the next answer may let this one go.
 		_, rampEnds := p.ramp.room(now)
 		anyMoment := at.IsZero() || at.Equal(rampEnds)
 		changed := p.change()
@@ -191,7 +190,7 @@ func (p *Pacer) Reserve(ctx context.Context) (*Slot, error) {
 func (p *Pacer) since(now time.Time) time.Duration { return now.Sub(p.made) }
 
 // room is how many calls may be sent now. If none may, at is the earliest
-// instant at which one may, or zero where that depends on calls that are still
+// instant at which one may, or zero if that depends on calls that are still
 // under way. Call with mu held.
 func (p *Pacer) room(now time.Time) (n int, at time.Time) {
 	p.window.drop(p.since(now))
@@ -221,8 +220,8 @@ func (p *Pacer) room(now time.Time) (n int, at time.Time) {
 	return n, at
 }
 
-// more is room where as many calls are in the window as are sure to be granted.
-// Call with mu held.
+// more is room when the window already holds as many calls as are sure to be
+// granted. Call with mu held.
 func (p *Pacer) more(now time.Time, inWindow int) (n int, at time.Time) {
 	l := &p.lesson
 	at = p.left(inWindow - l.sure + 1)
@@ -232,10 +231,10 @@ func (p *Pacer) more(now time.Time, inWindow int) (n int, at time.Time) {
 		}
 		return 0, at
 	}
-	// Where many calls are about to leave the window, the server may have
-	// forgotten them already: to be let in now would prove nothing. A refused
-	// call may count for a window, too, and then takes the place of the next one:
-	// so it is sent where that one is long in coming, but for where the server has
+	// If many calls are about to leave the window, the server may have forgotten
+	// them already, and being let in would prove nothing. A refused call may count
+	// for a window, too, and so take the place of the next one. Therefore one is
+	// tried only while the next is still a long way off, unless the server has
 	// refused nothing for so long that it seems to grant much more.
 	since := p.since(now)
 	if p.taken > 0 || p.window.leaving(since+l.w/10, l.sure/4) || l.limit-l.sure <= l.step && !p.window.lull(since) {
@@ -244,8 +243,8 @@ func (p *Pacer) more(now time.Time, inWindow int) (n int, at time.Time) {
 	return 1, now
 }
 
-// left is when n calls will have left the window; zero where that depends on
-// calls under way.
+// left is when n calls will have left the window; zero if that depends on calls
+// under way.
 func (p *Pacer) left(n int) time.Time {
 	at, ok := p.window.left(n)
 	if !ok {
@@ -254,7 +253,7 @@ func (p *Pacer) left(n int) time.Time {
 	return p.made.Add(at)
 }
 
-// change is closed at the next change. Call with mu held.
+// change returns a channel that is closed at the next change. Call with mu held.
 func (p *Pacer) change() <-chan struct{} {
 	if p.changed == nil {
 		p.changed = make(chan struct{})

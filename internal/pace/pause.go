@@ -9,9 +9,9 @@ const firstPause = time.Second
 // outage ends by itself, and its end is to be noticed soon.
 const unavailableMost = 5 * time.Second
 
-// Paused tells until when no call may be sent; zero where one may be sent now.
-// Ask it as the last thing before sending: a pause may have begun since the
-// slot was reserved.
+// Paused is the instant until which no call may be sent; zero if one may be sent
+// now. Ask it last before sending: a pause may have begun since the slot was
+// reserved.
 func (p *Pacer) Paused() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -21,13 +21,12 @@ func (p *Pacer) Paused() time.Time {
 	return time.Time{}
 }
 
-// Throttled records a refusal of a call sent at the given instant that asks for
-// a pause, but tells nothing of the quota of the calls that are paced: a refused
-// read. For a paced call answered 429
-// use [Slot.Throttled]. retryAfter is what the server asked for; zero where it
-// named nothing, then the pause grows from one second, doubled each time up to
-// the window. It returns the end of the pause, by how much it is longer than
-// before, and whether what the server asked for was capped.
+// Throttled records a refusal, of a call sent at the given instant, that asks for
+// a pause but says nothing about the quota of the paced calls, such as a refused
+// read. For a paced call answered 429 use [Slot.Throttled]. retryAfter is what the
+// server asked for; if it is zero, the pause grows from one second, doubled each
+// time up to the window. Throttled returns the end of the pause, by how much it is
+// longer than before, and whether the cap cut what the server asked for.
 func (p *Pacer) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,7 +41,8 @@ func (p *Pacer) Unavailable(sent time.Time, retryAfter time.Duration) (until tim
 	return p.throttled(time.Now(), sent, retryAfter, min(unavailableMost, p.longestStep()))
 }
 
-// throttled is Throttled, with the longest growing pause. Call with mu held.
+// throttled is Throttled; longest bounds a pause without a retryAfter. Call with
+// mu held.
 func (p *Pacer) throttled(now, sent time.Time, retryAfter, longest time.Duration) (until time.Time, added time.Duration, capped bool) {
 	pause := retryAfter
 	switch {
@@ -60,7 +60,7 @@ func (p *Pacer) throttled(now, sent time.Time, retryAfter, longest time.Duration
 }
 
 // pauseUntil makes the pause last until then, if it is not longer already, and
-// tells by how much it is longer than before. Call with mu held.
+// returns by how much it is longer than before. Call with mu held.
 func (p *Pacer) pauseUntil(now, until time.Time) (added time.Duration) {
 	if !until.After(p.pausedUntil) {
 		return 0
@@ -81,8 +81,8 @@ func (p *Pacer) bounded(pause time.Duration) time.Duration {
 	return pause
 }
 
-// Accepted tells that Graph took a call: the next pause without a Retry-After
-// starts small again.
+// Accepted notes that Graph accepted a call, so the next pause without a
+// Retry-After starts at one second again.
 func (p *Pacer) Accepted() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +91,7 @@ func (p *Pacer) Accepted() {
 
 func (p *Pacer) accepted(now time.Time) {
 	if p.pausedUntil.After(now) {
-		return // the call was sent before the pause, so it tells nothing of the time after it
+		return // the call was sent before the pause, so it shows nothing about the time after it
 	}
 	p.nextStep = firstPause
 }

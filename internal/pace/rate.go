@@ -13,7 +13,7 @@ type Rate struct {
 	W time.Duration
 }
 
-// ParseRate reads "200/20s". "0" is no limit.
+// ParseRate reads a rate like "200/20s". "0" means no limit.
 func ParseRate(s string) (Rate, error) {
 	if strings.TrimSpace(s) == "0" {
 		return Rate{}, nil

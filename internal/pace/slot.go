@@ -3,15 +3,15 @@ package pace
 import "time"
 
 // Slot is the right to send one call. The first of Accepted, Throttled, Done
-// and Release ends it; after that, they change nothing of what is counted.
+// and Release ends it; later ones change nothing that is counted.
 type Slot struct {
 	p     *Pacer
 	call  int  // counted from 1
-	sure  bool // it was no try for more than the server had granted
+	sure  bool // the server was sure to grant it when it was reserved
 	ended bool // guarded by p.mu
 }
 
-// take reserves a slot. Call with mu held, and only where there is room.
+// take reserves a slot. Call with mu held, and only if there is room.
 func (p *Pacer) take(now time.Time) *Slot {
 	sure := p.lesson.limit == 0 || p.taken+p.window.n < p.lesson.sure
 	p.taken++
@@ -21,7 +21,7 @@ func (p *Pacer) take(now time.Time) *Slot {
 	return &Slot{p: p, call: p.calls, sure: sure}
 }
 
-// Release gives a slot back whose call was never sent.
+// Release gives back a slot whose call was never sent.
 func (s *Slot) Release() {
 	s.p.mu.Lock()
 	defer s.p.mu.Unlock()
@@ -29,7 +29,7 @@ func (s *Slot) Release() {
 }
 
 // Done ends the slot of a call that was sent, once it is answered or given up
-// and the answer does not tell whether the server's quota let it in.
+// and the answer does not show whether the server's quota let it in.
 func (s *Slot) Done() {
 	s.p.mu.Lock()
 	defer s.p.mu.Unlock()
@@ -37,7 +37,7 @@ func (s *Slot) Done() {
 }
 
 // Accepted ends the slot of a call that the server's quota has let in: it was
-// accepted, or refused for its own sake.
+// accepted, or refused for a reason of its own.
 func (s *Slot) Accepted() {
 	p := s.p
 	p.mu.Lock()
@@ -54,9 +54,10 @@ func (s *Slot) Accepted() {
 }
 
 // Throttled ends the slot of a call that was sent at the given instant and
-// refused for the server's quota (429). It is [Pacer.Throttled] that also
-// learns from it how many calls the server grants. Without a retryAfter, the pause
-// ends once half of the calls that the server has let in have left the window.
+// refused because of the server's quota (429). It does what [Pacer.Throttled] does,
+// and also learns how many calls the server grants. Without a retryAfter, the pause
+// ends at the latest once half of the calls that the server let in have left the
+// window.
 func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.Time, added time.Duration, capped bool) {
 	p := s.p
 	p.mu.Lock()
@@ -70,8 +71,9 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 		p.lesson.refuse(now, s.call, s.sure, retryAfter > 0, p.window.granted, p.taken+1)
 		p.ramp = ramp{most: p.lesson.ramp(), from: p.calls + 1}
 	}
-	// Once half of what the server had let in has left every window, there is quota
-	// again, wherever its windows begin. A longer pause would wait for nothing.
+	// Once half of the calls that the server had let in have left the window, there
+	// is quota again, wherever the server's own windows begin. A longer pause would
+	// wait for nothing.
 	longest := p.longestStep()
 	if at, ok := p.window.freed(max(p.lesson.few(), p.lesson.last.granted/2)); ok && at-p.since(now) < p.nextStep {
 		longest = at - p.since(now)
@@ -83,8 +85,8 @@ func (s *Slot) Throttled(sent time.Time, retryAfter time.Duration) (until time.T
 	return until, added, capped
 }
 
-// late tells of a call that was under way with those refused last. Call with mu
-// held.
+// late notes the end of a call that was under way with those refused last. Call
+// with mu held.
 func (p *Pacer) late(now time.Time, s *Slot, letIn bool) {
 	p.lesson.late(now, s.call, letIn, p.window.granted)
 	if p.ramp.since.IsZero() {
@@ -92,8 +94,8 @@ func (p *Pacer) late(now time.Time, s *Slot, letIn bool) {
 	}
 }
 
-// end ends the slot of a call that was sent, or, where sent is zero, was not. It
-// reports whether the slot had not ended before. Call with mu held.
+// end ends a slot. answered is zero if its call was never sent. It reports whether
+// the slot had not ended before. Call with mu held.
 func (s *Slot) end(answered time.Time, granted bool) bool {
 	if s.ended {
 		return false

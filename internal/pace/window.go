@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// exact is the number of calls up to which a window remembers each by itself.
-// Beyond, calls that leave within the same 1/exact of the window are one mark,
-// so that a window takes 24 KiB, however many calls there are.
+// exact is the number of calls up to which a window remembers each one. Beyond
+// it, calls that leave within the same 1/exact of the window share a mark, so that
+// a window takes little memory, however many calls there are.
 const exact = 1024
 
-// roomKept is for how many marks an empty window keeps its memory.
+// roomKept is for how many marks an empty window keeps memory.
 const roomKept = 64
 
 // mark stands for calls that leave the window at the same instant.
@@ -24,7 +24,7 @@ type mark struct {
 // window counts the calls of the last w. It is not safe for concurrent use.
 type window struct {
 	w       time.Duration
-	quantum time.Duration // to which leaving is rounded up; 0: not at all
+	quantum time.Duration // what leaving is rounded up to; 0: it is exact
 	marks   []mark        // those from head on count, in the order of leaving
 	head    int
 	n       int           // calls in it
@@ -54,7 +54,7 @@ func (w *window) add(at time.Duration, granted bool) {
 	}
 	w.n++
 	w.granted += m.granted
-	// Calls come in the order of leaving, but for those of a predecessor.
+	// Calls come in the order of leaving, except those of a predecessor.
 	i := len(w.marks)
 	if i > w.head && w.marks[i-1].leave >= m.leave {
 		i = w.head + sort.Search(i-w.head, func(i int) bool { return w.marks[w.head+i].leave >= m.leave })
@@ -62,7 +62,7 @@ func (w *window) add(at time.Duration, granted bool) {
 	full := len(w.marks)-w.head >= 4*exact
 	switch {
 	case i < len(w.marks) && (full || w.marks[i].leave == m.leave):
-		// Where there are too many marks, a call rather leaves too late.
+		// With too many marks, a call that leaves too late is the lesser evil.
 		w.marks[i].n++
 		w.marks[i].granted += m.granted
 	case full:
@@ -94,7 +94,7 @@ func (w *window) drop(now time.Duration) {
 	}
 }
 
-// left is when n of the calls have left; ok is false where there are not so many.
+// left is when n of the calls have left; ok is false if there are fewer than n.
 func (w *window) left(n int) (at time.Duration, ok bool) {
 	for _, m := range w.marks[w.head:] {
 		if n -= m.n; n <= 0 {
@@ -104,16 +104,15 @@ func (w *window) left(n int) (at time.Duration, ok bool) {
 	return 0, false
 }
 
-// leaving reports whether more than n of the calls leave by then.
+// leaving reports whether more than n of the calls leave by the given instant.
 func (w *window) leaving(by time.Duration, n int) bool {
 	at, ok := w.left(n + 1)
 	return ok && at <= by
 }
 
 // lull reports whether it takes long until the next call leaves: at least half of
-// the longest time between two that leave. The time since the last one that left
-// is part of it, up to a tenth of the window, so that steady traffic has its
-// lulls, too.
+// the longest time between two that leave. The time since the last one left counts
+// too, up to a tenth of the window, so that steady traffic has lulls as well.
 func (w *window) lull(now time.Duration) bool {
 	if w.n == 0 {
 		return true
@@ -130,7 +129,7 @@ func (w *window) lull(now time.Duration) bool {
 }
 
 // freed is when fewer than n of the calls that were let in are left; ok is false
-// where there are fewer already.
+// if there are fewer already.
 func (w *window) freed(n int) (at time.Duration, ok bool) {
 	granted := w.granted
 	for _, m := range w.marks[w.head:] {
