@@ -14,8 +14,8 @@ import (
 	"passcode-worker/internal/request"
 )
 
-// Alarm says: look at this request's device now. It is a clock and no more: one that
-// is lost loses a look, and a second one does no harm. All instants are by the clock
+// Alarm says: look at this request's device now. It only sets the time: if one is
+// lost, a look is missed, and a second one does no harm. All instants are by the clock
 // of the NATS server.
 type Alarm struct {
 	Tenant string `json:"tenant"`
@@ -26,24 +26,23 @@ type Alarm struct {
 	ClientRequestID string    `json:"clientRequestId"`
 	AttemptedAt     time.Time `json:"attemptedAt"`
 	AcceptedAt      time.Time `json:"acceptedAt"`
-	// Number is that of the look in the plan; a request's own first one is 0.
+	// Number is the look's number in the plan; a request's own first one is 0.
 	Number int `json:"number"`
 	// Again counts how often the alarm was put back.
 	Again int `json:"again,omitzero"`
 	// DueAt is when the look is to be made.
 	DueAt time.Time `json:"dueAt"`
-	// LookedAt is when the device was last looked at; absent before.
+	// LookedAt is when the device was last looked at; absent before the first look.
 	LookedAt time.Time `json:"lookedAt,omitzero"`
-	// MissingSince is since when the device was not found; absent while it is there.
+	// MissingSince is when the device was first not found; absent while it is there.
 	MissingSince time.Time `json:"missingSince,omitzero"`
-	// Until is the end of following, where an operator has asked for it; absent: the
-	// worker's own.
+	// Until is the end of following that an operator has ordered; absent: the plan's.
 	Until time.Time `json:"until,omitzero"`
 
-	// Step is the queue that it waits in. It is in the subject.
+	// Step is the queue that the alarm waits in. It is in the subject.
 	Step int `json:"-"`
-	// Order names the order of an operator; empty where there is none. It is in the
-	// message id alone, so that an order is not taken for the plan's own alarm.
+	// Order identifies an operator's order; empty if there is none. It is only in the
+	// message id, so that the server does not take an order for a copy of the plan's alarm.
 	Order string `json:"-"`
 }
 
@@ -58,13 +57,13 @@ func Of(r record.Record) Alarm {
 // Key is the key of the request's record, and of its outcome.
 func (a Alarm) Key() string { return record.Key(a.Tenant, request.EscapeID(a.ID)) }
 
-// MessageID names the alarm, so that the same one counts once.
+// MessageID identifies the alarm, so that the server drops a copy.
 func (a Alarm) MessageID() string {
 	id := fmt.Sprintf("%s/%s/%d", a.Key(), a.ClientRequestID, a.Number)
 	if a.Again > 0 {
 		id += "/again-" + strconv.Itoa(a.Again)
 	}
-	if !a.Until.IsZero() { // it must not be lost to the plan's own alarm, which has another end
+	if !a.Until.IsZero() { // its end differs, so it is no copy of the plan's own alarm
 		id += "/until-" + strconv.FormatInt(a.Until.Unix(), 10)
 	}
 	if a.Order != "" {
@@ -73,14 +72,14 @@ func (a Alarm) MessageID() string {
 	return id
 }
 
-// Tokens are the two tokens of the subject that are the alarm's own: step and tenant.
+// Tokens are the last two tokens of the alarm's subject: step and tenant.
 func (a Alarm) Tokens() string { return strconv.Itoa(a.Step) + "." + a.Tenant }
 
 // MarshalAlarm writes an alarm.
 func MarshalAlarm(a Alarm) ([]byte, error) { return json.Marshal(a) }
 
 // ParseAlarm reads an alarm; tokens are the last two of its subject, and stored is
-// when the server stored it. What no worker can have written is none.
+// when the server stored it. It fails for anything that no worker can have written.
 func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
 	var a Alarm
 	if len(value) > maxAlarm {
@@ -106,9 +105,9 @@ func ParseAlarm(tokens string, value []byte, stored time.Time) (Alarm, error) {
 	case a.AttemptedAt.IsZero() || a.AcceptedAt.IsZero():
 		return Alarm{}, errors.New("it does not say when the request was accepted")
 	case a.Until.After(stored.Add(longest)):
-		return Alarm{}, errors.New("its end is missing or impossible")
+		return Alarm{}, errors.New("its end is too far away")
 	}
-	// What is yet to come was written by a clock that is ahead.
+	// An instant in the future was written by a clock that is ahead.
 	for _, at := range []*time.Time{&a.AttemptedAt, &a.AcceptedAt, &a.LookedAt, &a.MissingSince} {
 		if at.After(stored) {
 			*at = stored

@@ -10,24 +10,25 @@ import (
 // Policy is what the decisions depend on besides the facts.
 type Policy struct {
 	Plan
-	// VerifyAfter is the worker's; see [Policy.window].
+	// VerifyAfter is how long the worker waits before it looks up an unknown outcome;
+	// see [Policy.window].
 	VerifyAfter time.Duration
 }
 
 const (
-	// grace is how much before its call a reset may seem to have begun: the Date
-	// header, which tells the clocks' difference, is cut to whole seconds.
+	// grace is how long before its call a reset may seem to have begun: the Date
+	// header, which shows the clocks' difference, is cut to whole seconds.
 	grace = 2 * time.Second
-	// showsWithin is how long after the end of its call a reset may begin, at least.
+	// showsWithin is the least time after the end of its call in which a reset may begin.
 	showsWithin = 2 * time.Minute
-	// missingFor is how long a device must be missing to be gone: a single 404 may be
-	// a replica of Graph's that lags behind.
+	// missingFor is how long a device must be missing to count as removed: a single 404
+	// may come from a replica of Graph's that lags behind.
 	missingFor = 10 * time.Minute
-	// lookedWithin is how long ago the last look may be for an end to be that of a
-	// device that did nothing, and not that of a worker that could not look.
+	// lookedWithin is how old the last look may be when the time is over: then the device
+	// did nothing. If the last look is older, the worker could not look.
 	lookedWithin = 24 * time.Hour
-	// syncAfter and awayAfter are the ages at which the device needs more than to be
-	// switched on.
+	// syncAfter and awayAfter are the ages at which switching the device on is no longer
+	// enough.
 	syncAfter = 15 * time.Minute
 	awayAfter = 8 * time.Hour
 	// passcodeShown is how long Intune shows the temporary passcode.
@@ -35,14 +36,14 @@ const (
 	passcodeShown = 7 * 24 * time.Hour
 )
 
-// Case is what is known of a request when its alarm is due.
+// Case is what is known about a request when its alarm is due.
 type Case struct {
 	Alarm Alarm
-	// Record is the request's record; its state is None where there is none.
+	// Record is the request's record; its state is None if there is none.
 	Record record.Record
-	// Document is the one that stands; its Outcome is empty where there is none.
+	// Document is the stored outcome; its Outcome is empty if there is none.
 	Document Document
-	// Now is by the clock of the NATS server, as all instants of a case.
+	// Now is by the clock of the NATS server, like all instants of a case.
 	Now time.Time
 }
 
@@ -52,16 +53,16 @@ type Do int
 const (
 	// DoLook looks at the device.
 	DoLook Do = iota + 1
-	// DoDrop acknowledges the alarm: its request has an end, or is another's.
+	// DoDrop acknowledges the alarm: its request has an end, or a later call.
 	DoDrop
-	// DoLose does so for a request without a record whose time is over.
+	// DoLose does the same for a request without a record whose time is over.
 	DoLose
-	// DoPutBack publishes the alarm again for later: it cannot be looked at now.
+	// DoPutBack publishes the alarm again for later, since no look is possible now.
 	DoPutBack
 )
 
-// Settled is the case with the alarm's instants taken from the record of its call, which
-// is what counts: those in the alarm are a copy, and may be anybody's word.
+// Settled returns the case with the alarm's instants taken from the record of its call:
+// those in the alarm are a copy, which anybody may have written.
 func (c Case) Settled() Case {
 	if c.Record.State == record.Accepted && c.Record.ClientRequestID == c.Alarm.ClientRequestID {
 		c.Alarm.AttemptedAt, c.Alarm.AcceptedAt = c.Record.AttemptedAt, c.Record.FinishedAt
@@ -85,12 +86,12 @@ func (p Policy) OfAlarm(c Case) Do {
 	case r.State == record.Accepted && r.ClientRequestID == c.Alarm.ClientRequestID:
 		return DoLook
 	case over:
-		return DoLose // nothing says any more that there was such a request
+		return DoLose // nothing proves any more that there was such a request
 	}
 	return DoPutBack
 }
 
-// standing is the document as far as it is of the alarm's call.
+// standing is the stored document if it is about the alarm's call, else an empty one.
 func (c Case) standing() Document {
 	if c.Document.ClientRequestID != c.Alarm.ClientRequestID {
 		return Document{}
@@ -98,13 +99,13 @@ func (c Case) standing() Document {
 	return c.Document
 }
 
-// Look is what a look at the device came to.
+// Look is the result of a look at the device.
 type Look struct {
-	// Device is what Graph answered, where it did.
+	// Device is Graph's answer; zero if the look failed or the device is missing.
 	Device graph.Device
-	// Missing: Graph knows no such device, and serves the tenant.
+	// Missing: Graph serves the tenant, but does not know the device.
 	Missing bool
-	// Failed: nobody could look, for everybody's sake.
+	// Failed: the look could not be made, for a reason that is not the device's.
 	Failed bool
 	// Ahead is how far Graph's clock is ahead of the NATS server's.
 	Ahead time.Duration
@@ -112,12 +113,12 @@ type Look struct {
 
 // Decision is what follows from a look.
 type Decision struct {
-	// Document is to be written, where Write says so; final, it is the end.
+	// Document is the outcome after the look. It is to be written if Write is set.
 	Document Document
 	Write    bool
-	// Alarm is to be published then; nil: there is none any more.
+	// Alarm is to be published after that; nil: following has ended.
 	Alarm *Alarm
-	// Doubt says why the device's list is not clear; empty where it is.
+	// Doubt says why the device's list is not clear; empty if it is.
 	Doubt string
 }
 
@@ -150,7 +151,7 @@ func (p Policy) OfLook(c Case, l Look) Decision {
 		}
 	}
 	if stands.Outcome.Final() {
-		// Only the device's word changes it any more.
+		// Only what the device itself did can still change it.
 		out.Write = stands.Outcome.CanBecome(d.Outcome)
 		if !out.Write {
 			d = stands
@@ -165,7 +166,7 @@ func (p Policy) OfLook(c Case, l Look) Decision {
 		out.Write = d.Outcome != stands.Outcome || d.NextStep != stands.NextStep ||
 			!d.LastSyncAt.Equal(stands.LastSyncAt) || !d.StartedAt.Equal(stands.StartedAt)
 	}
-	out.Write = out.Write && !(l.Failed && !d.Final) // it has seen nothing
+	out.Write = out.Write && !(l.Failed && !d.Final) // a failed look has seen nothing
 	out.Document = d
 	switch over := !c.Now.Before(p.End(a)); {
 	case d.Final && !d.Outcome.ByTime(), over:
@@ -179,7 +180,7 @@ func (p Policy) OfLook(c Case, l Look) Decision {
 	return out
 }
 
-// begun is the document of a request of which nothing was seen yet.
+// begun is the document of a request about which nothing was seen yet.
 func begun(r record.Record) Document {
 	return Document{
 		ID: r.ID, Tenant: r.Tenant, ManagedDeviceID: r.ManagedDeviceID, Outcome: Pending,
@@ -188,9 +189,9 @@ func begun(r record.Record) Document {
 }
 
 // window says which reset on the device is the request's: the earliest that began
-// between its call and two minutes after its end, or longer where the worker waits
-// longer before it looks. That of a call whose outcome was not seen began at any time
-// since.
+// between the start of its call and [showsWithin] after the end of it, or longer if the
+// worker waits longer before it verifies. If that look-up found the reset, it may have
+// begun at any time since the first call of unknown outcome.
 func (p Policy) window(d Document, r record.Record, ahead time.Duration) graph.Window {
 	from := r.AttemptedAt
 	if unknown := r.UnknownFrom(); r.Verified && !unknown.IsZero() {
@@ -203,7 +204,7 @@ func (p Policy) window(d Document, r record.Record, ahead time.Duration) graph.W
 	}
 }
 
-// seen puts into a document what a look shows, and returns what is in doubt, and when
+// seen puts what a look shows into a document. It returns what is in doubt, and when
 // Intune last changed the reset.
 func (p Policy) seen(d *Document, r record.Record, l Look) (doubt string, changed time.Time) {
 	dev := l.Device
@@ -231,8 +232,8 @@ func (p Policy) seen(d *Document, r record.Record, l Look) (doubt string, change
 	return found.Doubt, found.Reset.Updated
 }
 
-// ofState is the outcome that a word of Intune's means. A word that nobody knows is
-// no end. Source: Graph, actionState.
+// ofState is the outcome that a state of Intune's means. An unknown state is not final.
+// Source: Graph, actionState.
 func ofState(state string) Outcome {
 	switch fold(state) {
 	case "active":
@@ -249,8 +250,9 @@ func ofState(state string) Outcome {
 	return Pending
 }
 
-// underWay is what is being done to a device, for which all else that waits for it is
-// ignored. Sources: Graph, managementState; Microsoft Intune, "Remote device actions".
+// underWay is what is being done to a device that makes Intune ignore everything else
+// that waits for it; empty: nothing.
+// Sources: Graph, managementState; Microsoft Intune, "Remote device actions".
 func underWay(management string) Reason {
 	switch fold(management) {
 	case "wipepending", "wipeissued":

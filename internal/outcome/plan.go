@@ -2,8 +2,8 @@ package outcome
 
 import "time"
 
-// Steps is how many queues the alarms wait in. In each, all wait equally long, so
-// that the one at the head is due first.
+// Steps is how many queues the alarms wait in. All alarms in a queue wait equally
+// long, so the one at the head is due first.
 const Steps = 10
 
 // waits are how long an alarm waits in each queue. The ages of the looks follow from
@@ -17,14 +17,14 @@ var waits = [Steps]time.Duration{
 }
 
 const (
-	// halfHours is the step of the looks every half an hour, hours that of the hourly ones.
+	// halfHours is the step of the half-hourly looks, hours that of the hourly ones.
 	halfHours, hours = Steps - 2, Steps - 1
 	// firstHour is the number of the first hourly look, at the age of 9 h.
 	firstHour = halfHours + 15
-	// DefaultFor is how long a request is followed where nothing else is said: as
-	// long as Intune shows the temporary passcode.
+	// DefaultFor is how long a request is followed by default: as long as Intune
+	// shows the temporary passcode.
 	DefaultFor = 168 * time.Hour
-	// LongestFor is how long a request can be followed: records are kept for 90 days.
+	// LongestFor is how long a request can be followed: a day less than outcomes are kept.
 	LongestFor = 89 * 24 * time.Hour
 	// AgeOfFirstLook is the age of a request at its first look.
 	AgeOfFirstLook = 15 * time.Second
@@ -45,7 +45,7 @@ func (p Plan) scaled(d time.Duration) time.Duration { return d / time.Duration(m
 // Wait is how long an alarm waits in the queue of a step.
 func (p Plan) Wait(step int) time.Duration { return p.scaled(waits[step]) }
 
-// StepOf is the step in which the alarm of a number waits.
+// StepOf is the step in which the alarm of that number waits.
 func StepOf(number int) int {
 	switch {
 	case number < halfHours:
@@ -56,7 +56,7 @@ func StepOf(number int) int {
 	return hours
 }
 
-// Age is the age of a request at the look of a number.
+// Age is the age of a request at the look of that number.
 func (p Plan) Age(number int) time.Duration {
 	var age time.Duration
 	for _, wait := range waits[:min(max(0, number)+1, halfHours)] {
@@ -71,7 +71,7 @@ func (p Plan) Age(number int) time.Duration {
 	return p.scaled(age)
 }
 
-// number is that of the first look planned after an age.
+// number is the number of the first look that is planned after an age.
 func (p Plan) number(age time.Duration) int {
 	n := 0
 	for ; n < halfHours && p.Age(n) <= age; n++ {
@@ -99,9 +99,9 @@ func (p Plan) First(a Alarm) Alarm {
 	return a
 }
 
-// Next is the alarm of the next planned look after now, so that two clocks of one
-// request meet there. It is never the same once more, should clocks differ a little: the
-// server would take that for a copy and drop it.
+// Next is the alarm of the next planned look after now, so that if a request has two
+// alarms, they become the same one there. Its number always rises, even if clocks differ
+// a little: the server would drop an alarm of the same number as a copy.
 func (p Plan) Next(a Alarm, now time.Time) Alarm {
 	a.Number = max(a.Number+1, p.number(now.Sub(a.AcceptedAt)))
 	a.Again, a.Step, a.DueAt = 0, StepOf(a.Number), a.AcceptedAt.Add(p.Age(a.Number))
@@ -112,7 +112,7 @@ func (p Plan) Next(a Alarm, now time.Time) Alarm {
 	return a
 }
 
-// queueFor is the first step in which alarms wait that long.
+// queueFor is the first step in which alarms wait at least that long.
 func (p Plan) queueFor(wait time.Duration) int {
 	for s := range waits {
 		if p.Wait(s) >= wait {
@@ -122,9 +122,9 @@ func (p Plan) queueFor(wait time.Duration) int {
 	return hours
 }
 
-// PutBack is the alarm of a look that cannot be made now, for a reason that passes:
-// it comes again after a while, which grows as far as the wait of its own step, and
-// no later than the next planned look. Meanwhile it fills no place in the queue.
+// PutBack is the alarm of a look that cannot be made now, for a reason that will pass.
+// It comes again after a wait that grows up to the wait of its own step, but no later
+// than the next planned look.
 func (p Plan) PutBack(a Alarm, now time.Time) Alarm {
 	back := a
 	back.Step = min(a.Again, StepOf(a.Number))
@@ -135,7 +135,7 @@ func (p Plan) PutBack(a Alarm, now time.Time) Alarm {
 	return back
 }
 
-// Late is by how much the look of an alarm is late, also where it was put back.
+// Late is by how much the look of an alarm is late, even if it was put back.
 func (p Plan) Late(a Alarm, now time.Time) time.Duration {
 	if a.Again == 0 {
 		return now.Sub(a.DueAt)
@@ -143,8 +143,8 @@ func (p Plan) Late(a Alarm, now time.Time) time.Duration {
 	return now.Sub(a.AcceptedAt.Add(p.Age(a.Number)))
 }
 
-// Due is when an alarm is due that the server stored at an instant: nobody can make
-// it wait longer than its queue does.
+// Due is when an alarm is due; stored is when the server stored it. No alarm can wait
+// longer than its queue does, whatever it says.
 func (p Plan) Due(a Alarm, stored time.Time) time.Time {
 	if latest := stored.Add(p.Wait(a.Step)); a.DueAt.After(latest) {
 		return latest

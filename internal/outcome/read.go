@@ -10,10 +10,10 @@ import (
 	"passcode-worker/internal/bucket"
 )
 
-// Read reads a document as those do who change nothing, its revision, and when that
-// was stored; where there is none all of it is zero. Unlike [Store.Get] it needs no
-// more than the right to read the key, as long as nobody has stored anything else over
-// the document; the answer may come from a replica that lags behind.
+// Read reads a document, its revision and when that was stored; if there is none, all
+// of them are zero. It is for callers that change nothing: the answer may come from a
+// replica that lags behind. Unlike [Store.Get] it needs only the right to read the key,
+// as long as nobody has stored anything else over the document.
 func (s *Store) Read(ctx context.Context, key string) (d Document, revision uint64, stored time.Time, err error) {
 	v, err := s.bucket.Get(ctx, key)
 	if err == nil && v.Sequence != 0 && !formed(key)(v) {
@@ -29,8 +29,8 @@ func (s *Store) Read(ctx context.Context, key string) (d Document, revision uint
 	return d, v.Sequence, v.Time, nil
 }
 
-// Told reads a change of a document as the server publishes it to those who listen,
-// and the change's revision. ok is false where what was stored is no document.
+// Told reads a change of a document, and its revision, from the message that the server
+// publishes about it. ok is false if the stored value is not a document.
 func Told(key string, m *nats.Msg) (d Document, revision uint64, ok bool) {
 	v, ok := bucket.Told(m)
 	if !ok {
@@ -40,7 +40,7 @@ func Told(key string, m *nats.Msg) (d Document, revision uint64, ok bool) {
 	return d, v.Sequence, ok
 }
 
-// ErrorCode is an error code of Intune's as people look it up: signed, and in hex.
+// ErrorCode formats an error code of Intune's: signed, and in hex.
 func ErrorCode(code int32) string {
 	if code == 0 {
 		return "0"

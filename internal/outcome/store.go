@@ -17,9 +17,9 @@ import (
 // ErrConflict means that the document is no longer at the revision that was given.
 var ErrConflict = bucket.ErrConflict
 
-// Store is the bucket of outcomes: the truth and the event in one.
+// Store is the bucket of outcomes. Each write is also published as an event.
 type Store struct {
-	// Stream is the name of the bucket's stream, Subject what a key's subject begins with.
+	// Stream is the name of the bucket's stream, Subject the prefix of a key's subject.
 	Stream, Subject string
 
 	bucket *bucket.Bucket
@@ -34,9 +34,9 @@ func Open(ctx context.Context, js jetstream.JetStream, name string) (*Store, err
 	return &Store{b.Stream, b.Subject, b}, nil
 }
 
-// Get reads a document and the last revision of its key. Where there is none the
-// document is empty; so it is where others have stored something that is none, and
-// the revision is that of the last value, so that it can be written over.
+// Get reads a document and the last revision of its key. The document is empty if
+// there is none, or if others have stored something else under the key. The revision
+// is always that of the last value, so that it can be overwritten.
 func (s *Store) Get(ctx context.Context, key string) (Document, uint64, error) {
 	newest, last, err := s.bucket.Newest(ctx, key, formed(key))
 	if err != nil {
@@ -47,8 +47,8 @@ func (s *Store) Get(ctx context.Context, key string) (Document, uint64, error) {
 }
 
 // Put writes a document if nobody has changed it since the revision (0: if there is
-// none). It fails with [ErrConflict] where somebody has. A write whose reply was lost
-// is found out by reading.
+// none), else it fails with [ErrConflict]. If the reply is lost, it reads back whether
+// the write took effect.
 func (s *Store) Put(ctx context.Context, d Document, revision uint64) error {
 	key := keyOf(d.Tenant, d.ID)
 	value, err := json.Marshal(d)
@@ -77,8 +77,8 @@ func formed(key string) func(bucket.Revision) bool {
 	}
 }
 
-// Decode reads a value of a key from the history of the bucket, with the headers that
-// it is stored with. ok is false where it is no document.
+// Decode reads a value of a key, with its headers, from the history of the bucket. It
+// reports whether the value is a document.
 func Decode(key string, header nats.Header, value []byte) (Document, bool) {
 	return decodeRevision(key, bucket.Revision{Sequence: 1, Header: header, Value: value})
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// NextStep is what a help desk does next.
+// NextStep is what the help desk should do next.
 type NextStep string
 
 // The next steps; [NextStep.Text] says what each means.
@@ -18,7 +18,7 @@ const (
 	Unlocked     NextStep = "unlocked"
 	CheckPolicy  NextStep = "check_policy"
 	CheckToken   NextStep = "check_token"
-	// StepNotSupported is the step of the outcome of this name.
+	// StepNotSupported is the step of the outcome [NotSupported].
 	StepNotSupported NextStep = "not_supported"
 	Gone             NextStep = "gone"
 	Newer            NextStep = "newer"
@@ -27,16 +27,16 @@ const (
 	LookItUp         NextStep = "look_it_up"
 )
 
-// NextSteps are all of them, in the order in which a request may come to them.
+// NextSteps lists them all, in the order in which a request may come to them.
 func NextSteps() []NextStep {
 	return []NextStep{Wake, Sync, Network, Away, ReadPasscode, Unlocked, CheckPolicy, CheckToken, StepNotSupported, Gone, Newer, StepCanceled, GaveUp, LookItUp}
 }
 
-// Text is what a help desk reads at a step. The braces stand for: {date}, the last day
+// Text is what the help desk reads at a step. The braces stand for: {date}, the last day
 // on which Intune shows the passcode; {sync}, when the device last checked in; {code},
 // the error code, and {reason}, why the device is gone, both in brackets; {newer}, why
-// the reset no longer counts. Who is to send a new request is told to use a new ticket
-// number: under the id of an accepted request, a new one counts as a copy and does nothing.
+// the reset no longer counts. A new request needs a new ticket number: under the id of an
+// accepted one it counts as a duplicate and does nothing.
 func (s NextStep) Text() string {
 	switch s {
 	case Wake:
@@ -75,8 +75,8 @@ func (s NextStep) Text() string {
 	return ""
 }
 
-// tell is the next step for a document, and what it says in words. changed is when Intune
-// last changed the reset; zero: now.
+// tell is the next step for a document, and its text. changed is when Intune last changed
+// the reset; zero: now.
 func (p Policy) tell(d Document, now, changed time.Time) (NextStep, string) {
 	if changed.IsZero() {
 		changed = now
@@ -98,7 +98,7 @@ func (p Policy) step(d Document, now, shownUntil time.Time) NextStep {
 	switch d.Outcome {
 	case Done:
 		if now.After(shownUntil) {
-			return LookItUp // what Intune showed is gone
+			return LookItUp // Intune no longer shows the passcode
 		}
 		return choose(android, ReadPasscode, choose(apple, Unlocked, LookItUp))
 	case Failed:
@@ -175,7 +175,7 @@ func newer(r Reason) string {
 	return "another reset followed it, and only the newest passcode is valid"
 }
 
-// Platform is a kind of device, as Graph spells its operating system.
+// Platform is a kind of device, spelled as Graph spells its operating system.
 type Platform string
 
 // The platforms.
@@ -193,8 +193,8 @@ const (
 
 func (p Platform) apple() bool { return p == IOS || p == IPadOS || p == VisionOS }
 
-// PlatformOf tells a platform by the free text in which Graph names an operating
-// system, by its beginning and without regard to case; empty where it is not known.
+// PlatformOf is the platform of an operating system, which Graph gives as free text.
+// Only its beginning counts, and case does not; empty if the platform is not known.
 func PlatformOf(os string) Platform {
 	os = fold(os)
 	for _, p := range []Platform{Android, IOS, IPadOS, VisionOS, Windows, MacOS, Linux, ChromeOS, TvOS} {
@@ -207,8 +207,8 @@ func PlatformOf(os string) Platform {
 
 func fold(s string) string { return strings.ToLower(strings.TrimSpace(s)) }
 
-// Explain says what about a device explains that Graph has refused to reset it; empty
-// where nothing does. Nothing is refused beforehand by it.
+// Explain says why Graph may have refused to reset a device; empty if nothing about the
+// device explains it. The worker itself refuses nothing for these reasons.
 // Sources: Microsoft Intune, "Reset or remove a device passcode"; Apple, ClearPasscode.
 func Explain(os, enrollment, management string) string {
 	switch p := PlatformOf(os); p {
