@@ -12,7 +12,7 @@ import (
 	"passcode-worker/internal/outcome"
 )
 
-// Publish stores an alarm. The same one counts once.
+// Publish stores an alarm. The server drops a copy of one that it has stored already.
 func Publish(ctx context.Context, js jetstream.JetStream, subject, stream string, a outcome.Alarm) error {
 	value, err := outcome.MarshalAlarm(a)
 	if err == nil {
@@ -30,34 +30,35 @@ const (
 	firstTry, secondTry = 400 * time.Millisecond, 600 * time.Millisecond
 	// troubleFor is how long no further request waits after one has waited in vain.
 	troubleFor = 30 * time.Second
-	// lateTry bounds a publish that no request waits
-	// for, and lateMost how many of these run at a time.
+	// lateTry bounds a publish that no request waits for, and lateMost how many of
+	// these run at a time.
 	lateTry  = 10 * time.Second
 	lateMost = 1000
 )
 
-// Announcer publishes the first alarms of accepted requests. A request waits for it
-// for a second at most, and not at all while NATS does not take alarms.
+// Announcer publishes the first alarms of accepted requests. A request waits for its
+// alarm for a second at most, and not at all while NATS does not take alarms.
 type Announcer struct {
 	js              jetstream.JetStream
 	stream, subject string
 	plan            outcome.Plan
-	// lost is called for each request that is not followed.
+	// lost is called for each request whose alarm could not be stored.
 	lost func(tenant string, err error)
 
 	mu      sync.Mutex
 	trouble time.Time // until when no request waits
-	late    int
+	late    int       // late publishes under way
 	all     sync.WaitGroup
 }
 
-// NewAnnouncer makes an announcer.
+// NewAnnouncer makes an announcer. It calls lost, from many goroutines, for each
+// request that will not be followed because its alarm could not be stored.
 func NewAnnouncer(js jetstream.JetStream, stream, subject string, plan outcome.Plan, lost func(tenant string, err error)) *Announcer {
 	return &Announcer{js: js, stream: stream, subject: subject, plan: plan, lost: lost}
 }
 
 // Announce publishes the first alarm of an accepted request. ctx ends with the process.
-// If the alarm cannot be stored in time, publishing continues while no request waits for it.
+// If the alarm cannot be stored in time, Announce returns and publishing goes on without it.
 func (n *Announcer) Announce(ctx context.Context, a outcome.Alarm) {
 	a = n.plan.First(a)
 	if !n.inTrouble() {
@@ -104,7 +105,7 @@ func (n *Announcer) publishLate(ctx context.Context, a outcome.Alarm) {
 		err := n.publish(ctx, a, lateTry)
 		n.mu.Lock()
 		n.late--
-		if err == nil && time.Since(begun) < firstTry { // as fast as those that wait need it
+		if err == nil && time.Since(begun) < firstTry { // fast enough for requests to wait again
 			n.trouble = time.Time{}
 		}
 		n.mu.Unlock()
@@ -114,5 +115,5 @@ func (n *Announcer) publishLate(ctx context.Context, a outcome.Alarm) {
 	}()
 }
 
-// Wait waits for what is published late.
+// Wait waits for the publishes that no request waits for.
 func (n *Announcer) Wait() { n.all.Wait() }

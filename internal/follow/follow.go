@@ -1,9 +1,10 @@
-// Package follow looks at the devices of accepted requests
-// until each has a final outcome, and writes the outcomes down. It shares nothing with the requests: no
-// slot, no consumer, no quota. If it cannot work, resets go on.
+// Package follow looks at the devices of accepted requests until each has a final
+// outcome, and stores the outcomes. It shares nothing with the resets: no slot, no
+// consumer, no quota. If it cannot work, resets go on.
 //
-// Its clock are alarms, messages of a few shared queues, one for each wait. Nothing
-// about a request is kept in memory. What it decides is in package outcome.
+// Alarms tell it when to look: messages in a few shared queues, one queue for each
+// length of wait. Nothing about a request is kept in memory. Package outcome makes the
+// decisions.
 package follow
 
 import (
@@ -25,23 +26,23 @@ import (
 // Config is what a [Follower] works with.
 type Config struct {
 	JS    jetstream.JetStream
-	Names topology.Names // their Tenant is not looked at
-	// Setup makes what is missing, as Layout says.
+	Names topology.Names // Tenant is ignored
+	// Setup lets the follower create what is missing, as Layout says.
 	Setup  bool
 	Layout topology.Layout
 	Policy outcome.Policy
 	// Auto makes no look while the token can be decoded and lacks the right.
 	Auto bool
 
-	// Records and State are the buckets as they were found last; nil: not found.
+	// Records and State return the buckets; nil if they were not found.
 	Records func() *record.Store
 	State   func() *handover.Store
 	// Tenant returns a tenant that this process serves; nil if it does not serve it.
 	Tenant func(name string) *Tenant
 
-	// Observe is told what happens; all of it is called from many goroutines.
+	// Observe is told what happens, from many goroutines.
 	Observe Observer
-	// Warn gives a warning, each once in the life of the process.
+	// Warn logs a warning, each only once in the life of the process.
 	Warn func(warning string, fields ...zap.Field)
 	Log  *zap.Logger
 }
@@ -50,19 +51,19 @@ type Config struct {
 type Observer struct {
 	// Look is told the result of a look.
 	Look func(result outcome.Result)
-	// Outcome is told of a final outcome, and how long after the acceptance it was found.
+	// Outcome is told of a final outcome.
 	Outcome func(d outcome.Document)
 	// Lost is told of a request that is not, or no longer, followed.
 	Lost func(tenant string)
 	// Stray is told of a message that is not an alarm, or of an alarm whose tenant is not served.
 	Stray func()
-	// Depth is told from time to time how much is open.
+	// Depth is told every few seconds how much is open.
 	Depth func(d Depth)
 }
 
 // Depth is how much is open.
 type Depth struct {
-	Open int
+	Open int // alarms that are stored, one for each open request
 	// Oldest is the age of the oldest request among those that are next in their queues.
 	Oldest time.Duration
 	// Lag is how late the most overdue look is.
@@ -75,13 +76,13 @@ type Tenant struct {
 	Graph  *graph.Client
 	Tokens *graph.Tokens
 	// Ahead is how far the NATS server's clock is ahead of this machine's, and Known
-	// reports whether that was found out yet: before, nothing is due.
+	// reports whether that is known yet: until then, nothing is due.
 	Ahead func() time.Duration
 	Known func() bool
 	// Paused is until when Graph has asked this replica's resets to wait; zero if it has not.
 	Paused func() time.Time
-	// Probed reports whether there are requests that probe a hold
-	// of the tenant: some wait, and no operator has paused them.
+	// Probed reports whether requests can probe a hold of the tenant: some wait, and no
+	// operator has paused them.
 	Probed func() bool
 	// Reads paces the looks; see [NewReads].
 	Reads *pace.Pacer
@@ -90,7 +91,7 @@ type Tenant struct {
 	standing standing
 }
 
-// Quota of looks: a fifth of what Graph grants an application to read in a tenant.
+// Quota of looks: a fifth of the calls that Graph grants an application in a tenant.
 // Source: Microsoft Graph throttling limits, Intune service limits.
 const (
 	looks       = 400
@@ -102,13 +103,13 @@ func NewReads(maxPause time.Duration) *pace.Pacer {
 	return pace.New(pace.Rate{N: looks, W: looksWindow}, maxPause)
 }
 
-// now is the present instant by the NATS server's clock.
+// now is the time by the NATS server's clock.
 func (t *Tenant) now() time.Time { return time.Now().Add(t.Ahead()) }
 
 // Times of the work with NATS.
 const (
-	// writeWait bounds one write. A write that fails loses
-	// nothing that a look has seen: the alarm comes again.
+	// writeWait bounds one write. A failed write loses nothing: the alarm comes again,
+	// and with it another look.
 	writeWait = 10 * time.Second
 	// againWait is how long an alarm that could not be handled stays away.
 	againWait = 15 * time.Second
@@ -118,8 +119,8 @@ const (
 	stepWait = time.Second
 	// depthEach is how often the depth is read.
 	depthEach = 10 * time.Second
-	// lookTime bounds one look. Graph answers within a second; a tenant whose looks hang
-	// must not fill the queue of others.
+	// lookTime bounds one look. Graph answers within a second, and a tenant whose looks
+	// hang must not fill the queues that all share.
 	lookTime = 10 * time.Second
 )
 
@@ -129,8 +130,8 @@ type Follower struct{ cfg Config }
 // New makes a follower.
 func New(cfg Config) *Follower { return &Follower{cfg: cfg} }
 
-// Run works until ctx ends. A look under way is cut short then: its alarm comes again.
-// What was seen is still written down, until hard ends.
+// Run works until ctx ends. It then cuts short the looks under way, whose alarms come
+// again. What was seen is still stored, until hard ends.
 func (f *Follower) Run(ctx, hard context.Context) {
 	for ctx.Err() == nil {
 		if store, err := f.bind(ctx); err == nil {
@@ -155,7 +156,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// bind looks up what following needs, and makes it where that is allowed.
+// bind looks up what following needs, and creates it if it is missing and Setup is set.
 func (f *Follower) bind(ctx context.Context) (*outcome.Store, error) {
 	c := f.cfg
 	store, _, err := f.open(ctx)
@@ -169,7 +170,7 @@ func (f *Follower) bind(ctx context.Context) (*outcome.Store, error) {
 	return store, err
 }
 
-// open looks up the bucket of outcomes and the stream of alarms, and fails where one is
+// open looks up the bucket of outcomes and the stream of alarms, and fails if one is
 // missing.
 func (f *Follower) open(ctx context.Context) (*outcome.Store, jetstream.Stream, error) {
 	store, err := outcome.Open(ctx, f.cfg.JS, f.cfg.Names.OutcomeBucket())

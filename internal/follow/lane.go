@@ -10,21 +10,21 @@ type lane struct {
 	hangs bool // the last look had no answer
 }
 
-// lanes is how many looks of a tenant may be under way,
-// and lanesThatHang how many if the last one had no answer.
+// lanes is how many looks of a tenant may be under way, and lanesThatHang how many if
+// the last one had no answer.
 const (
 	lanes         = 32
 	lanesThatHang = 4
 )
 
-// answered notes whether a look was answered, with whatever.
+// answered notes whether a look was answered, even if by a refusal.
 func (l *lane) answered(is bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.hangs = !is
 }
 
-// enter reports whether there is a place among the first so many.
+// enter takes one of the given number of places, and reports whether one was free.
 func (l *lane) enter(places int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

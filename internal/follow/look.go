@@ -17,12 +17,12 @@ import (
 	"passcode-worker/internal/record"
 )
 
-// turns is how often a look is decided again because
-// another replica has written the document meanwhile.
+// turns is how often an alarm is tried if another replica has changed the document
+// meanwhile.
 const turns = 3
 
-// ring handles an alarm that is due: look, document, next alarm, acknowledgement. If
-// a step fails, the alarm stays in its queue, and the worker that gets it next looks again.
+// ring handles an alarm that is due: look, document, next alarm, acknowledgement. If a
+// step fails, the alarm stays in its queue, and the worker that gets it next looks again.
 func (f *Follower) ring(ctx, hard context.Context, m jetstream.Msg, a outcome.Alarm, store *outcome.Store) {
 	t := f.cfg.Tenant(a.Tenant)
 	if t == nil {
@@ -35,7 +35,7 @@ func (f *Follower) ring(ctx, hard context.Context, m jetstream.Msg, a outcome.Al
 			f.cfg.Log.Error("the look at a device panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()), zap.String("key", a.Key()))
 		}
 	}()
-	var look *outcome.Look // once it is made it stands
+	var look *outcome.Look // made once, for all turns
 	for range turns {
 		err := f.turn(ctx, hard, m, t, a, store, &look)
 		switch {
@@ -86,17 +86,16 @@ func (f *Follower) gather(ctx context.Context, t *Tenant, a outcome.Alarm, store
 		return c, 0, errors.New("the bucket of records does not exist")
 	}
 	c.Record, _, err = records.Get(ctx, a.Key())
-	if err != nil && !errors.Is(err, record.ErrGarbled) { // of what is no record nothing is known
+	if err != nil && !errors.Is(err, record.ErrGarbled) { // a garbled record counts as none
 		return c, 0, err
 	}
 	c.Document, revision, err = store.Get(ctx, a.Key())
 	return c.Settled(), revision, err
 }
 
-// carryOut does what follows from a look: the document, then the next
-// alarm, then the acknowledgement. If a step fails, the worker that
-// gets the alarm next repeats it. The context is the hard one, so that
-// the result is written down even when the process has been told to stop.
+// carryOut does what follows from a look: the document, then the next alarm, then the
+// acknowledgement. If a step fails, the worker that gets the alarm next repeats it. ctx is
+// the hard one, so that the result is stored even if the process has been told to stop.
 func (f *Follower) carryOut(ctx context.Context, m jetstream.Msg, store *outcome.Store, c outcome.Case, revision uint64, l outcome.Look) error {
 	ctx, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()
@@ -115,7 +114,7 @@ func (f *Follower) carryOut(ctx context.Context, m jetstream.Msg, store *outcome
 
 func (f *Follower) observe(l outcome.Look, d outcome.Decision) {
 	switch {
-	case l.Failed: // it was counted for what it was
+	case l.Failed: // counted already, by its cause
 	case l.Missing:
 		f.cfg.Observe.Look(outcome.ResultNotFound)
 	case d.Document.Final:
@@ -147,7 +146,7 @@ func (f *Follower) lookIfOpen(ctx context.Context, t *Tenant, device string) out
 	defer t.lane.leave()
 	slot, err := t.Reads.Reserve(ctx)
 	if err != nil {
-		return failed // by then others are due, too
+		return failed // the quota is used up; the alarm is put back
 	}
 	defer slot.Release()
 	token, err := t.Tokens.Get(ctx)
@@ -169,8 +168,8 @@ func (f *Follower) failed(r outcome.Result) outcome.Look {
 	return outcome.Look{Failed: true}
 }
 
-// look looks at the device. result is the result
-// of a failed look; empty if no look was made.
+// look looks at the device. result is that of a failed look; it is empty if no call was
+// sent, or if the look succeeded.
 func (f *Follower) look(ctx context.Context, t *Tenant, device string, token graph.Token, slot *pace.Slot) (l outcome.Look, result outcome.Result) {
 	sent := time.Now()
 	dev, err := t.Graph.Device(ctx, device, t.Call(token, lookTime))
@@ -209,7 +208,7 @@ func (f *Follower) look(ctx context.Context, t *Tenant, device string, token gra
 	return outcome.Look{Failed: true}, result
 }
 
-// Call is a look that is sent only where no pause has begun meanwhile.
+// Call makes the call of a look, which is sent only if no pause has begun meanwhile.
 func (t *Tenant) Call(token graph.Token, timeout time.Duration) graph.Call {
 	return graph.Call{
 		Token: token, ClientRequestID: uuid.NewString(), Deadline: time.Now().Add(timeout),
@@ -217,8 +216,8 @@ func (t *Tenant) Call(token graph.Token, timeout time.Duration) graph.Call {
 	}
 }
 
-// Account tells the pacer the result of a look, and the other replicas what
-// Graph has asked for. store may be nil, and e is nil if the look was answered.
+// Account tells the pacer the result of a look, and the other replicas what pause Graph
+// has asked for. store may be nil; e is nil if the look succeeded.
 func (t *Tenant) Account(ctx context.Context, store *handover.Store, slot *pace.Slot, sent time.Time, e *graph.Error) {
 	var until time.Time
 	switch {
@@ -241,9 +240,9 @@ func (t *Tenant) Account(ctx context.Context, store *handover.Store, slot *pace.
 	_ = store.SetReads(ctx, t.Name, until.Add(t.Ahead()))
 }
 
-// serves reports whether Graph serves the tenant, and asks
-// for the list of its devices if that is not known: if Graph
-// refuses everything, it looks as if the device were gone.
+// serves reports whether Graph serves the tenant, and asks for the list of its devices if
+// that is not known. Without it, a Graph that refuses everything would look like a device
+// that is gone.
 func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) bool {
 	if t.isServed(time.Now()) {
 		return true
@@ -266,8 +265,8 @@ func (f *Follower) serves(ctx context.Context, t *Tenant, token graph.Token) boo
 	return e == nil
 }
 
-// putDocument writes the document, and reports a final
-// one: the write that makes it final happens only once.
+// putDocument stores the document. If it is final, it is also observed and logged: the
+// write that makes it final happens only once.
 func (f *Follower) putDocument(ctx context.Context, store *outcome.Store, d outcome.Document, revision uint64) error {
 	if err := store.Put(ctx, d, revision); err != nil {
 		return err

@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// ahead is how many alarms of a step are fetched ahead. Each is looked at as soon as
-	// it arrives, and sent back where it is not due.
+	// ahead is how many alarms of a step are fetched ahead. Each is read as soon as it
+	// arrives, and sent back if it is not due.
 	ahead = 32
 	// pullExpiry is how long a pull waits on the server.
 	pullExpiry = 30 * time.Second
 )
 
-// The plan has a queue for each step that is set up.
+// This compiles only if setup makes a queue for each step of the plan.
 var _ [topology.FollowSteps]struct{} = [outcome.Steps]struct{}{}
 
 // work takes alarms until ctx ends, or the stream or the bucket is gone.
@@ -40,8 +40,8 @@ func (f *Follower) work(ctx, hard context.Context, store *outcome.Store) {
 	all.Wait()
 }
 
-// step takes the alarms of a step until ctx ends, and makes its consumer where that is
-// missing and allowed. The other steps go on meanwhile.
+// step takes the alarms of a step until ctx ends. It creates the step's consumer if that is
+// missing and Setup is set; the other steps go on meanwhile.
 func (f *Follower) step(ctx, hard context.Context, step int, store *outcome.Store) {
 	for ctx.Err() == nil {
 		err := f.take(ctx, hard, step, store)
@@ -95,8 +95,8 @@ func (f *Follower) take(ctx, hard context.Context, step int, store *outcome.Stor
 	}
 }
 
-// read reads an alarm and says how long it is until it is due. It acknowledges
-// a message that is not an alarm, or whose tenant is not served.
+// read reads an alarm and returns how long it is until it is due. It drops a message that
+// is not an alarm, or whose tenant is not served, by acknowledging it.
 func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok bool) {
 	meta, err := m.Metadata()
 	if err != nil {
@@ -108,7 +108,7 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 		f.cfg.Observe.Stray()
 		f.cfg.Warn("a message on the follow stream is not an alarm and is dropped; further ones are only counted",
 			zap.Uint64("sequence", meta.Sequence.Stream), zap.Error(err))
-		_ = m.Ack() // lost, it comes again
+		_ = m.Ack() // if this is lost, the message comes again
 		return a, 0, false
 	}
 	t := f.cfg.Tenant(a.Tenant)
@@ -116,7 +116,7 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 		f.cfg.Observe.Stray()
 		f.cfg.Warn(fmt.Sprintf("an accepted request belongs to tenant %q, which this worker does not serve, so it is not followed; workers with different "+
 			"tenants in one NATS account each need a follow stream of their own: WORKER_FOLLOW_STREAM, WORKER_FOLLOW_SUBJECT", a.Tenant))
-		_ = m.Ack() // lost, it comes again
+		_ = m.Ack() // if this is lost, the alarm comes again
 		return a, 0, false
 	}
 	if !t.Known() {
@@ -125,8 +125,8 @@ func (f *Follower) read(m jetstream.Msg) (a outcome.Alarm, due time.Duration, ok
 	return a, f.cfg.Policy.Due(a, meta.Timestamp).Sub(t.now()), true
 }
 
-// back sends an alarm back for a while. If that
-// is lost, the alarm comes again after the ack wait.
+// back sends an alarm back for a while. If that is lost, the alarm comes again after the
+// ack wait.
 func back(m jetstream.Msg, wait time.Duration) { _ = m.NakWithDelay(max(0, wait)) }
 
 // watch reports how much is open, until ctx ends or the stream or the bucket is gone.

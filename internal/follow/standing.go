@@ -11,24 +11,24 @@ import (
 	"passcode-worker/internal/hold"
 )
 
-// standing is what is known about a tenant besides its
-// requests. No call to NATS is made while it is locked.
+// standing is what is known about a tenant apart from its requests. No call to NATS is
+// made while it is locked.
 type standing struct {
 	mu       sync.Mutex
 	servedAt time.Time // when Graph last answered for the tenant, by this machine's clock
 	renewed  time.Time // when a look last asked for another token
-	asked    time.Time // when the state of the others was last read
+	asked    time.Time // when the other replicas' state was last read
 	worker   handover.Snapshot
 }
 
 const (
-	// readEach is how old the state of the others may be, and othersWait
-	// how long a look waits for it before it uses what was known earlier.
+	// readEach is how old the other replicas' state may be, and othersWait how long a look
+	// waits for it before it uses what was known earlier.
 	readEach   = time.Second
 	othersWait = time.Second
 	// servedFor is how long an answer proves that Graph serves the tenant.
 	servedFor = 10 * time.Minute
-	// renewEach is how often looks ask for another token.
+	// renewEach is the least time between two tokens that looks ask for.
 	renewEach = time.Minute
 )
 
@@ -56,10 +56,9 @@ func (t *Tenant) mayRenew(now time.Time) bool {
 	return true
 }
 
-// mayLook reports whether looks at devices of the tenant are
-// allowed now, and how many at a time. A hold stops looks as long
-// as waiting requests probe it. If none waits, one look at
-// a time is allowed; otherwise the hold would stop looks for ever.
+// mayLook reports whether looks at devices of the tenant are allowed now, and how many at
+// a time. A hold stops looks as long as waiting requests probe it. If none waits, one look
+// at a time is allowed; otherwise the hold would stop looks for ever.
 func (f *Follower) mayLook(ctx context.Context, t *Tenant) (places int, open bool) {
 	w := f.others(ctx, t)
 	now := time.Now()
@@ -72,14 +71,14 @@ func (f *Follower) mayLook(ctx context.Context, t *Tenant) (places int, open boo
 	return 1, !t.Probed()
 }
 
-// stops reports whether a hold stops looks, too. An operator's pause and the fuse stop
-// resets only.
+// stops reports whether a hold stops looks, too. An operator's pause and the fuse stop only
+// resets.
 func stops(c hold.Cause) bool {
 	return c == hold.Credentials || c == hold.Permission || c == hold.Refused || c == hold.GraphUnavailable
 }
 
-// others is what the active replica of the tenant has
-// handed on, and what any replica was told about looks.
+// others is what the active replica of the tenant has handed on. It also takes over the
+// pause that Graph has asked of any replica's looks.
 func (f *Follower) others(ctx context.Context, t *Tenant) handover.Snapshot {
 	s, store := &t.standing, f.cfg.State()
 	s.mu.Lock()
