@@ -18,11 +18,11 @@ const (
 	slots    = 90 // a quarter of an hour
 )
 
-// Verdict is one line of the log of verdicts, as the status page shows it.
+// Verdict is one verdict as the log and the status page show it.
 type Verdict struct {
 	Time       time.Time // the zero time means now
 	ID, Device string
-	Outcome    string // what the log says of it
+	Outcome    string // the log's message
 	State      string // of the record: accepted, dead, retrying, verifying
 	Reason     string // of a dead letter
 	Detail     string // never a secret, token or passcode
@@ -30,7 +30,7 @@ type Verdict struct {
 	Status     int // HTTP status; 0 = none
 }
 
-// The states that the page tells apart from all others.
+// The states that have a colour of their own on the page.
 const (
 	stateAccepted = "accepted"
 	stateDead     = "dead"
@@ -46,7 +46,7 @@ func (t *Tenant) Verdict(v Verdict) {
 	t.board.verdict(v)
 }
 
-// clip cuts a text. The copy lets go of the rest.
+// clip cuts a text, and copies what is left so that the rest can be freed.
 func clip(s string, limit int) string {
 	if len(s) <= limit {
 		return s
@@ -57,11 +57,11 @@ func clip(s string, limit int) string {
 	return strings.Clone(s[:limit]) + "…"
 }
 
-// followed is what the status page knows about the requests that are followed. It is of
-// the process, not of a tenant.
+// followed is what the status page knows about the requests that are followed, of all
+// tenants together.
 type followed struct {
 	mu    sync.Mutex
-	at    time.Time // zero: nothing was told
+	at    time.Time // when depth was set; zero: never
 	depth FollowDepth
 }
 
@@ -82,7 +82,7 @@ type board struct {
 	mu sync.Mutex
 	now
 	verdicts ring
-	dead     ring   // of the verdicts those that are dead, which others push out quickly
+	dead     ring   // the dead ones, kept apart because other verdicts push them out quickly
 	slots    []slot // a ring by time; nil until something is counted
 }
 
@@ -110,7 +110,7 @@ func (r *ring) newestFirst() []Verdict {
 	return out
 }
 
-// now is a tenant's state of which only the last value counts.
+// now is the part of a tenant's state of which only the last value counts.
 type now struct {
 	queue                  Queue
 	queueKnown             bool // the queue has been read
@@ -120,7 +120,7 @@ type now struct {
 
 // slot counts what ended within one slotTime.
 type slot struct {
-	number                           int64 // of the slot since 1970; tells a stale one
+	number                           int64 // of the slot since 1970; a stale slot has another one
 	accepted, dead, throttled, calls uint32
 	done, failed, other              uint32 // outcomes
 }

@@ -52,7 +52,7 @@ func newChart(all [slots]slot) chart {
 	return c
 }
 
-// height is that of a bar; whatever is not nothing can be seen.
+// height is the height of a bar. Even the smallest number gets one that can be seen.
 func height(n, most uint32, full int) int {
 	if n == 0 {
 		return 0
@@ -66,7 +66,7 @@ func bar(b *strings.Builder, x, y, h int) {
 	}
 }
 
-// thousands writes a number so that people can read it.
+// thousands writes a number with its thousands separated by commas.
 func thousands(n int) string {
 	s := fmt.Sprint(n)
 	first := 0
@@ -79,7 +79,7 @@ func thousands(n int) string {
 	return s
 }
 
-// spell writes a duration with its one or two greatest units.
+// spell writes a duration in its one or two largest units.
 func spell(d time.Duration) string {
 	if d < time.Second {
 		return "0 s"

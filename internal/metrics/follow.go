@@ -9,7 +9,7 @@ import (
 	"passcode-worker/internal/outcome"
 )
 
-// followSeries are the series of following that have no tenant.
+// followSeries are the series of following that have no tenant label.
 type followSeries struct {
 	durations         map[outcome.Outcome]prometheus.Observer
 	looks             map[outcome.Result]prometheus.Counter
@@ -49,8 +49,8 @@ func newGauge(f promauto.Factory, name, help string) prometheus.Gauge {
 
 // FollowDepth is how much is followed.
 type FollowDepth struct {
-	Open        int           // accepted resets without an end
-	Oldest, Lag time.Duration // see the series; negative ones count as 0
+	Open        int           // accepted resets without a final outcome
+	Oldest, Lag time.Duration // see the series; a negative one counts as 0
 }
 
 // SetFollow sets how much is followed.
@@ -64,7 +64,8 @@ func (m *Metrics) SetFollow(d FollowDepth) {
 // Look counts a look at the device of an accepted reset.
 func (m *Metrics) Look(r outcome.Result) { pick(m.follow.looks, r, "result of a look").Inc() }
 
-// StrayAlarm counts a message on the follow stream that is nobody's.
+// StrayAlarm counts a message on the follow stream that is not an alarm, or whose tenant
+// is not served.
 func (m *Metrics) StrayAlarm() { m.follow.stray.Inc() }
 
 // DeviceOutcome counts a final outcome, sinceAccepted after the acceptance.
@@ -87,7 +88,7 @@ func (t *Tenant) DeviceOutcome(o outcome.Outcome) {
 	})
 }
 
-// NotFollowed counts an accepted request that is not followed, or no more, because its
+// NotFollowed counts an accepted request that is not, or no longer, followed, because its
 // alarm could not be stored or its record is gone.
 func (t *Tenant) NotFollowed() {
 	t.only(t.families.lost).add(1)

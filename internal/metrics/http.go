@@ -17,8 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// stopTimeout is what Serve waits for answers under way once it is told to
-// stop. A scrape takes milliseconds, and the worker's own stop has a budget.
+// stopTimeout is how long Serve waits for answers under way once it is told to
+// stop. A scrape takes milliseconds, and the worker's stop has a time limit.
 const stopTimeout = 2 * time.Second
 
 // State is the worker's state at one moment: the JSON of /readyz.
@@ -26,7 +26,7 @@ type State struct {
 	Ready   bool          `json:"ready"` // filled in by Handler, with the rule of Ready
 	NATS    NATSState     `json:"nats"`
 	Tenants []TenantState `json:"tenants"`
-	// NotListed is how many tenants are left out, none of them held. Filled in by Handler.
+	// NotListed is how many tenants Tenants leaves out, none of them held. Filled in by Handler.
 	NotListed int `json:"notListed,omitempty"`
 }
 
@@ -34,7 +34,7 @@ type State struct {
 type NATSState struct {
 	Connected bool      `json:"connected"`
 	Server    string    `json:"server,omitempty"` // the one connected to, without credentials
-	Error     string    `json:"error,omitempty"`  // the last one reported, though it may be over
+	Error     string    `json:"error,omitempty"`  // the last one reported; it may be over
 	Since     time.Time `json:"since,omitzero"`   // when Connected last changed
 }
 
@@ -42,7 +42,7 @@ type NATSState struct {
 type TenantState struct {
 	Tenant string `json:"tenant"`
 	Active bool   `json:"active"` // this replica works on it; false on a standby
-	// ActiveElsewhere: another replica does. Neither is so until the first request comes.
+	// ActiveElsewhere: another replica works on it. Until the first request, none does.
 	ActiveElsewhere bool       `json:"activeElsewhere,omitempty"`
 	Bound           bool       `json:"bound"` // its stream and consumer were found
 	Error           string     `json:"error,omitempty"`
@@ -50,17 +50,17 @@ type TenantState struct {
 	Holds           []Hold     `json:"holds"`
 }
 
-// Hold is one cause for which a tenant's queue stands still.
+// Hold is one cause that makes a tenant's queue stand still.
 type Hold struct {
 	Cause     hold.Cause `json:"cause"`
 	Since     time.Time  `json:"since,omitzero"`
 	Detail    string     `json:"detail,omitempty"`
-	NextProbe time.Time  `json:"nextProbe,omitzero"` // zero = ends without a probe
+	NextProbe time.Time  `json:"nextProbe,omitzero"` // zero = it ends without a probe
 }
 
 // Ready reports whether the worker can do its job, now or as a standby: NATS is
-// connected and at least one tenant is bound and not held, where a pause by an
-// operator does not count as held. A worker without any tenant is not ready.
+// connected, and at least one tenant is bound and not held. An operator's pause
+// does not count as held. A worker without any tenant is not ready.
 func Ready(s State) bool {
 	return s.NATS.Connected && slices.ContainsFunc(s.Tenants, usable)
 }
@@ -87,12 +87,12 @@ func Handler(m *Metrics, state func() State) http.Handler {
 	})
 }
 
-// mostListed is how many tenants /readyz lists, but for those with a hold, which it all
-// lists.
+// mostListed is how many tenants /readyz lists. It lists all that are held, even if they
+// are more.
 const mostListed = 200
 
-// listed are the tenants that /readyz shows. Where there are more than it lists, those
-// that need somebody come first.
+// listed returns the tenants that /readyz shows. If it cannot list all, those that need
+// attention come first.
 func listed(tenants []TenantState, at time.Time) []TenantState {
 	if len(tenants) <= mostListed {
 		return tenants
@@ -116,8 +116,8 @@ func readyRank(t TenantState, at time.Time) int {
 	return rankOf(t, at)
 }
 
-// readyz answers with the state as JSON. Lists are never null there, which
-// spares every reader a case.
+// readyz answers with the state as JSON. Lists in it are never null, so that no
+// reader needs a case for that.
 func readyz(w http.ResponseWriter, s State) {
 	s.Ready = Ready(s)
 	tenants := make([]TenantState, 0, len(s.Tenants)) // the caller's own slice stays as it is
@@ -149,14 +149,14 @@ func text(w http.ResponseWriter, body string) {
 }
 
 // Serve serves h on ln until ctx ends, then lets answers under way finish for
-// a short time and returns nil. It closes ln, and returns an error only where
+// a short time and returns nil. It closes ln, and returns an error only if
 // serving ended by itself.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second, // no request has a body
-		WriteTimeout:      30 * time.Second, // the metrics of hundreds of tenants over a slow line
+		WriteTimeout:      30 * time.Second, // the metrics of thousands of tenants over a slow line
 		IdleTimeout:       2 * time.Minute,  // longer than the usual time between scrapes
 		MaxHeaderBytes:    16 << 10,
 	}

@@ -1,14 +1,15 @@
 package metrics
 
-// A label value comes from one of the closed lists below and from nowhere
-// else, so the number of series is known before the first request. Each list
-// function returns a new slice, in the order in which people read it.
+// Label values come from closed lists: those below, and those of packages hold,
+// outcome and verdict. So the number of series is bounded, whatever a request or
+// Graph says. Each list function returns a new slice, in the order in which people
+// read it.
 
 // Outcome is how a message ended.
 type Outcome string
 
-// The outcomes. Every accepted request ends in one of the last two or, where
-// its id had ended already, in OutcomeDuplicate.
+// The outcomes. Every message ends in OutcomeAccepted or OutcomeDead or, if its
+// request had ended already, in OutcomeDuplicate.
 const (
 	OutcomeAccepted  Outcome = "accepted"
 	OutcomeDuplicate Outcome = "duplicate"
@@ -41,8 +42,8 @@ const noCode = "none"
 // methods lists the HTTP methods that the worker uses towards Graph.
 func methods() []string { return []string{"POST", "GET"} }
 
-// codes lists the statuses whose series exist from the start. Others appear
-// when Graph sends them.
+// codes lists the statuses whose series exist from the start. Others appear when
+// Graph first sends them.
 func codes() []int {
 	return []int{200, 204, 400, 401, 403, 404, 405, 408, 409, 410, 422, 429, 500, 502, 503, 504}
 }

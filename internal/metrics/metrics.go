@@ -1,11 +1,10 @@
 // Package metrics holds every Prometheus series of the worker and the HTTP
 // endpoints that show them.
 //
-// All names live here, all label values come from the closed lists in this
-// package, and every series exists from the start, but of tenants where there are
-// very many: a rate over a counter that appears with its first event misses that
-// event. testdata/metrics.golden
-// shows what a new worker exposes.
+// All names are defined here, and all label values come from closed lists. Every
+// series exists from the start, because a rate over a counter that appears with its
+// first event misses that event; only with very many tenants a tenant's series come
+// later. testdata/metrics.golden shows what a new worker exposes.
 package metrics
 
 import (
@@ -46,7 +45,7 @@ type Metrics struct {
 	followed       followed
 	families       *tenantFamilies
 
-	mu      sync.Mutex // guards tenants, and keeps creation and removal of their series apart
+	mu      sync.Mutex // guards tenants, and the creation and removal of their series
 	tenants map[string]*Tenant
 }
 
@@ -99,8 +98,8 @@ func New(b Build) *Metrics {
 	return m
 }
 
-// Gather returns every series, as a [prometheus.Gatherer] does; see [fewTenants] for which
-// tenants have some.
+// Gather returns every series, as a [prometheus.Gatherer] does. With more than 200 tenants,
+// it leaves out those that have had nothing to show.
 func (m *Metrics) Gather() ([]*dto.MetricFamily, error) {
 	all, err := m.registry.Gather()
 	if err != nil {
@@ -140,8 +139,8 @@ func (m *Metrics) Tenant(name string) *Tenant {
 }
 
 // Remove removes all series of a tenant that is no longer served, and what the
-// status page knows about it. What a *Tenant handed out before counts
-// afterwards is shown nowhere; Tenant makes new series under the same name.
+// status page knows about it. A *Tenant that was handed out before can still
+// count, but is shown nowhere; Tenant makes new series under the same name.
 func (m *Metrics) Remove(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -162,7 +161,7 @@ func (m *Metrics) glances(at time.Time) map[string]glance {
 }
 
 // GraphRequest counts one HTTP call to Graph and how long it took. The method
-// is POST or GET; status 0 means that no answer came.
+// is POST or GET; status 0 means that there was no usable answer.
 func (m *Metrics) GraphRequest(method string, status int, d time.Duration) {
 	pick(m.graphDurations, method, "method").Observe(seconds(d))
 	if c, ok := m.graphByCode[method][status]; ok {
@@ -177,14 +176,14 @@ func (m *Metrics) GraphRequest(method string, status int, d time.Duration) {
 	m.graphRequests.WithLabelValues(method, strconv.Itoa(status)).Inc()
 }
 
-// SetConnected says whether the worker is connected to NATS.
+// SetConnected sets whether the worker is connected to NATS.
 func (m *Metrics) SetConnected(connected bool) { m.natsConnected.Set(oneIf(connected)) }
 
-// Reconnected counts a connection to NATS that was made again after a loss.
+// Reconnected counts a connection to NATS that was restored after a loss.
 func (m *Metrics) Reconnected() { m.natsReconnects.Inc() }
 
-// UnknownActionName counts an action read of a device that may be a reset, and
-// has a name that is not known.
+// UnknownActionName counts an action on a device that has the type of a reset but
+// an unknown name.
 func (m *Metrics) UnknownActionName() { m.unknownActions.Inc() }
 
 func newCounterVec(f promauto.Factory, name, help string, labels ...string) *prometheus.CounterVec {
@@ -195,8 +194,8 @@ func newGaugeVec(f promauto.Factory, name, help string, labels ...string) *prome
 	return f.NewGaugeVec(prometheus.GaugeOpts{Namespace: Namespace, Name: name, Help: help}, labels)
 }
 
-// newHistogramVec makes a histogram that is native for servers that scrape
-// those, and classic with the given buckets for the others.
+// newHistogramVec makes a histogram that is native for Prometheus servers that
+// scrape native ones, and classic, with the given buckets, for the others.
 func newHistogramVec(f promauto.Factory, name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
 	return f.NewHistogramVec(histogramOpts(name, help, buckets), labels)
 }
@@ -211,8 +210,8 @@ func histogramOpts(name, help string, buckets []float64) prometheus.HistogramOpt
 	}
 }
 
-// pick looks a label value up. One that is not in its closed list is a mistake
-// in this program, and a silently wrong number would hide it.
+// pick looks up a label value. It panics for one that is not in its closed list:
+// that is a bug of this program, which a silently wrong number would hide.
 func pick[K ~string, V any](m map[K]V, key K, label string) V {
 	v, ok := m[key]
 	if !ok {
@@ -221,8 +220,8 @@ func pick[K ~string, V any](m map[K]V, key K, label string) V {
 	return v
 }
 
-// seconds converts a measured duration. Two machines' clocks can make one
-// negative, which would make a sum fall.
+// seconds converts a measured duration. A negative one, which the clocks of two
+// machines can cause, counts as 0, since it would make a sum fall.
 func seconds(d time.Duration) float64 { return max(d, 0).Seconds() }
 
 func oneIf(b bool) float64 {

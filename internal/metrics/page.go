@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The page is one document without anything from elsewhere.
+// The page is one document that loads nothing from elsewhere.
 var (
 	//go:embed page/page.html
 	pageHTML string
@@ -21,7 +21,7 @@ var (
 	pageJS string
 )
 
-// maxFilter bounds the name that is asked for, in bytes.
+// maxFilter bounds the tenant name that is searched for, in bytes.
 const maxFilter = 256
 
 // statusPage serves the page for people at /.
@@ -37,7 +37,8 @@ func newStatusPage(m *Metrics, state func() State) *statusPage {
 		metrics:  m,
 		state:    state,
 		template: template.Must(template.New("page").Parse(pageHTML)),
-		// Whatever a text of others becomes, nothing but these two runs.
+		// Whatever markup a text from outside may smuggle in, only this style and this
+		// script take effect.
 		policy: "default-src 'none'; style-src " + hashOf(pageCSS) + "; script-src " + hashOf(pageJS) +
 			"; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 	}

@@ -15,9 +15,9 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// fewTenants are so few that all series of all of them are there from the start. Of more,
-// those of a tenant come with its first request, or with what has to be known before: that
-// it is held, or has something in its queue.
+// fewTenants is up to how many tenants the series of all exist from the start. With more, a
+// tenant's series come with its first request, or with something that must be seen before
+// that, such as a hold or a message in its queue.
 const fewTenants = 200
 
 // Tenant is the series of one tenant. Its methods are safe for concurrent use
@@ -28,12 +28,12 @@ type Tenant struct {
 	durations map[Outcome]prometheus.Observer
 	label     *dto.LabelPair
 	created   *timestamppb.Timestamp
-	begun     atomic.Bool // there was something to show
+	begun     atomic.Bool // there has been something to show
 
 	board board
 }
 
-// value is a number that many add to and read.
+// value is a number that many goroutines change and read.
 type value struct{ bits atomic.Uint64 }
 
 func (v *value) set(f float64) { v.bits.Store(math.Float64bits(f)) }
@@ -48,7 +48,7 @@ func (v *value) add(f float64) {
 	}
 }
 
-// of is the value of a family for a label value; what names the label in an error.
+// of is the value of a family for a label value; what names the label in the panic of pick.
 func of[K ~string](t *Tenant, f *series, key K, what string) *value {
 	return &t.values[f.first+pick(f.index, string(key), what)]
 }
@@ -62,24 +62,24 @@ func count[K ~string](t *Tenant, f *series, key K, what string) {
 // only is the value of a family without a further label.
 func (t *Tenant) only(f *series) *value { return &t.values[f.first] }
 
-// begin shows the tenant's series from now on, also where there are many tenants.
+// begin shows the tenant's series from now on, however many tenants there are.
 func (t *Tenant) begin() {
 	if !t.begun.Load() {
 		t.begun.Store(true)
 	}
 }
 
-// Queue is what the server tells about a tenant's queue.
+// Queue is the state of a tenant's queue.
 type Queue struct {
-	Messages    int           // all that wait, also those delivered and not acknowledged
+	Messages    int           // all in the queue, including AckPending
 	AckPending  int           // delivered and not acknowledged yet
-	Redelivered int           // of those, delivered more than once
+	Redelivered int           // of AckPending, those delivered more than once
 	Oldest      time.Duration // age of the oldest; 0 = none waits
-	Drain       time.Duration // estimate until empty; 0 = empty, negative = no end in sight
+	Drain       time.Duration // estimate until empty; 0 = empty, negative = no estimate
 }
 
-// Request counts a message that came to its end, sincePublished after it was
-// published. A duplicate has no duration: its work was done by another message.
+// Request counts a message that has ended, sincePublished after it was published.
+// The duration of a duplicate is not counted: another message did its work.
 func (t *Tenant) Request(o Outcome, sincePublished time.Duration) {
 	count(t, t.families.requests, o, "outcome")
 	if d, ok := t.durations[o]; ok {
@@ -93,7 +93,7 @@ func (t *Tenant) Request(o Outcome, sincePublished time.Duration) {
 	}
 }
 
-// DeadLetter counts a request put on the dead-letter stream.
+// DeadLetter counts a request that was moved to the dead-letter stream.
 func (t *Tenant) DeadLetter(r verdict.Reason) {
 	count(t, t.families.deadLetters, r, "reason")
 }
@@ -109,7 +109,7 @@ func (t *Tenant) Attempt(r verdict.Result) {
 	})
 }
 
-// Verification counts the end of one look at whether a reset took effect.
+// Verification counts the end of one look-up of whether a reset took effect.
 func (t *Tenant) Verification(v verdict.Verification) {
 	count(t, t.families.verifications, v, "result of a verification")
 	t.board.count(func(s *slot) { s.calls++ })
@@ -118,7 +118,7 @@ func (t *Tenant) Verification(v verdict.Verification) {
 // TokenRequest counts the end of one request to the token endpoint.
 func (t *Tenant) TokenRequest(r TokenResult) {
 	of(t, t.families.tokens, r, "result of a token request").add(1)
-	if r != TokenOK { // one that is fetched before there is a request is nothing to tell
+	if r != TokenOK { // a token is also fetched before there is a request: nothing to show
 		t.begin()
 	}
 }
@@ -148,7 +148,7 @@ func (t *Tenant) AddPause(d time.Duration) {
 	t.begin()
 }
 
-// SetHold says whether the queue stands still for this cause.
+// SetHold sets whether the queue stands still for this cause.
 func (t *Tenant) SetHold(c hold.Cause, held bool) {
 	of(t, t.families.hold, c, "cause of a hold").set(oneIf(held))
 	if held {
@@ -174,7 +174,7 @@ func (t *Tenant) SetWaitingRetry(n int) {
 	t.board.set(func(b *now) { b.waitingRetry = n })
 }
 
-// SetQueue sets what the server tells about the queue.
+// SetQueue sets the state of the queue.
 func (t *Tenant) SetQueue(q Queue) {
 	t.board.set(func(n *now) { n.queue, n.queueKnown = q, true })
 	if q.Messages > 0 || q.AckPending > 0 {
@@ -192,7 +192,7 @@ func (t *Tenant) SetQueue(q Queue) {
 	t.only(f.drain).set(q.Drain.Seconds())
 }
 
-// SetActive says whether this replica is the one that works on the tenant.
+// SetActive sets whether this replica is the one that works on the tenant.
 func (t *Tenant) SetActive(active bool) {
 	t.only(t.families.active).set(oneIf(active))
 	if active {
@@ -200,21 +200,21 @@ func (t *Tenant) SetActive(active bool) {
 	}
 }
 
-// series are those of one name with a tenant and, but for some, one label more.
+// series are the series of one name. They have the label tenant and at most one more.
 type series struct {
 	name, help string
 	kind       dto.MetricType
-	first      int              // of its values among all of a tenant
-	index      map[string]int   // of the further label's values
-	pairs      []*dto.LabelPair // the same, sorted; one nil: there is no such label
+	first      int              // index of the first value in a tenant's values
+	index      map[string]int   // by value of the further label, counted from first
+	pairs      []*dto.LabelPair // the further label, sorted by value; one nil: there is none
 }
 
-// tenantFamilies are the families that have a tenant label. They are kept here, not in the
-// registry: thousands of tenants have a hundred thousand series, which that would make
-// objects of, sort and compare at each scrape.
+// tenantFamilies are the families that have a tenant label. They are kept here and not in
+// the registry, which at each scrape would make an object of each series, sort them and
+// compare them: thousands of tenants have a hundred thousand series.
 type tenantFamilies struct {
 	all   []*series
-	total int // of values of a tenant
+	total int // number of values of a tenant
 
 	requests, deadLetters, attempts, verifications, tokens, pause *series
 	outcomes, lost                                                *series
@@ -307,7 +307,7 @@ func (s *tenantFamilies) tenant(name string) *Tenant {
 // timed are the outcomes that have a duration.
 func timed() []Outcome { return []Outcome{OutcomeAccepted, OutcomeDead} }
 
-// remove forgets what is kept of a tenant here.
+// remove removes the histograms of a tenant; its other values go with the [Tenant].
 func (s *tenantFamilies) remove(name string) {
 	s.durations.DeletePartialMatch(prometheus.Labels{"tenant": name})
 }

@@ -21,10 +21,10 @@ const (
 type tone string
 
 const (
-	toneBad  tone = "bad"  // somebody has to do something
-	toneWarn tone = "warn" // it will pass by itself, or somebody chose it
+	toneBad  tone = "bad"  // somebody has to act
+	toneWarn tone = "warn" // it passes by itself, or somebody chose it
 	toneGood tone = "good"
-	toneCalm tone = "calm" // nothing to do here
+	toneCalm tone = "calm" // there is nothing to do here
 )
 
 // view is what the template of the page is filled with.
@@ -35,15 +35,15 @@ type view struct {
 	Time, Clock   string // the same instant
 	NATS          string
 	NATSError     string
-	Filter        string // of tenants, as it was asked for
+	Filter        string // the tenant name that was searched for
 	Search        bool   // there is more than one tenant to choose from
 	Found, Served string // tenants that match, and all
 	Hidden        string // matching ones that are not shown; empty: none
 	One           *row   // the only tenant shown
-	Rows          []row  // else these
+	Rows          []row  // if there are more
 	Total         row    // the sum of those that match
 	Chart         chart
-	Followed      string // how many requests are followed; empty: none was told of
+	Followed      string // how many requests are followed; empty: not known yet
 	Ends          string // outcomes in the time of the chart; empty: none
 	Verdicts      []line
 	Dead          []line
@@ -63,7 +63,7 @@ type row struct {
 	CallsValue, LimitValue float64 // of the meter
 }
 
-// note says what keeps a tenant's queue.
+// note says what holds up a tenant's queue.
 type note struct{ Text, Detail, Since, Next string }
 
 // line is one verdict.
@@ -73,7 +73,7 @@ type line struct {
 }
 
 // newView brings together the state and the boards. With a filter it shows the
-// tenant of that name or else those whose names hold it.
+// tenant of that name or, if there is none, those whose names contain it.
 func newView(s State, m *Metrics, filter string, at time.Time) view {
 	boards, b := m.glances(at), m.build
 	v := view{
@@ -115,8 +115,8 @@ func newView(s State, m *Metrics, filter string, at time.Time) view {
 	return v
 }
 
-// worstFirst picks the tenants that are shown: what needs somebody, then the
-// long queues.
+// worstFirst picks the tenants that are shown: those that need attention first,
+// then those with the longest queues.
 func worstFirst(tenants []TenantState, boards map[string]glance, at time.Time) []TenantState {
 	sorted := slices.Clone(tenants)
 	slices.SortFunc(sorted, func(a, b TenantState) int {
@@ -142,7 +142,7 @@ func match(tenants []TenantState, filter string) []TenantState {
 	return out
 }
 
-// merge adds another tenant's numbers. The rate is not one that adds up.
+// merge adds another tenant's numbers, except the rate: a sum of rates means nothing.
 func (g *glance) merge(o glance) {
 	g.queueKnown = g.queueKnown || o.queueKnown
 	g.queue.Messages += o.queue.Messages
@@ -160,7 +160,7 @@ func (g *glance) merge(o glance) {
 	}
 }
 
-// The order of the rows: what needs somebody comes first.
+// The order of the rows: tenants that need attention come first.
 const (
 	rankUnbound = iota
 	rankHeld
@@ -271,10 +271,10 @@ func inWords(c hold.Cause) string {
 	case hold.Fuse:
 		return "the fuse has blown: too many devices"
 	}
-	return visible(string(c)) // from no list of ours
+	return visible(string(c)) // not one of the known causes
 }
 
-// said is a verdict and whose it is.
+// said is a verdict and its tenant.
 type said struct {
 	tenant string
 	Verdict
@@ -355,7 +355,7 @@ func overall(s State, at time.Time) (t tone, headline, why string) {
 	return toneCalm, "Standing by", standing(ranks)
 }
 
-// standing tells how many tenants wait for what, where none is worked on here.
+// standing says how many tenants wait for what, if this replica works on none.
 func standing(ranks map[int]int) string {
 	var parts []string
 	for _, of := range []struct {
@@ -386,10 +386,11 @@ func natsLine(n NATSState, at time.Time) string {
 	return text
 }
 
-// followedStale is how long what was told counts: it is told every ten seconds.
+// followedStale is after how long the numbers, which come every ten seconds, are out of
+// date. It is also the least lag of looks that the page shows.
 const followedStale = time.Minute
 
-// followedLine tells how many accepted requests are followed, and whether that is late.
+// followedLine says how many accepted requests are followed, and how late the looks are.
 func followedLine(get func() (FollowDepth, time.Time), at time.Time) string {
 	d, told := get()
 	switch age := at.Sub(told); {
@@ -410,7 +411,7 @@ func followedLine(get func() (FollowDepth, time.Time), at time.Time) string {
 	return text
 }
 
-// ends tells the outcomes of some slots.
+// ends counts the outcomes in the slots.
 func ends(all [slots]slot) string {
 	var sum slot
 	for _, s := range all {
@@ -431,8 +432,8 @@ func until(t, at time.Time) string {
 
 func decimal(f float64) string { return fmt.Sprintf("%.1f", f) }
 
-// visible makes a text of others one line that reads as it is written: what is
-// invisible, or turns the direction of writing, becomes a mark.
+// visible replaces the characters that would make a text from outside read otherwise
+// than it is written: line breaks, invisible ones, and those that change its direction.
 func visible(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) {
