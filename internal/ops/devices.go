@@ -12,19 +12,19 @@ import (
 	"passcode-worker/internal/request"
 )
 
-// Devices hears what becomes of accepted requests on their devices, as [Follower]
-// hears what becomes of requests.
+// Devices follows what becomes of accepted requests on their devices, as [Follower]
+// follows what becomes of requests. It is used by one goroutine.
 type Devices struct {
 	t   *Tools
 	sub *nats.Subscription
-	// blind is why documents cannot be read, so that only what is published while it
-	// listens is known.
+	// blind is why documents cannot be read, so that only those that are published
+	// meanwhile are known; nil: they can be read.
 	blind error
 }
 
 // FollowDevices begins to listen for the outcome of one request, by its key, or of all
-// with the key "*". Begin before the request is sent. Its error is [ErrNoOutcomes]
-// where nothing is followed.
+// with the key "*". Call it before the request is sent. Its error is [ErrNoOutcomes] if
+// nothing is followed.
 func (t *Tools) FollowDevices(ctx context.Context, key string) (*Devices, error) {
 	d := &Devices{t: t}
 	err := t.insist(ctx, func(ctx context.Context) error {
@@ -46,31 +46,31 @@ func (t *Tools) FollowDevices(ctx context.Context, key string) (*Devices, error)
 // Stop ends the listening.
 func (d *Devices) Stop() { _ = d.sub.Unsubscribe() } // the connection may be gone
 
-// DeviceChange is news of a request that is accepted.
+// DeviceChange is a change of the outcome of an accepted request.
 type DeviceChange struct {
 	Record record.Record
-	// Document is the newest; its Outcome is empty where there is none yet.
+	// Document is the newest; its Outcome is empty if there is none yet.
 	Document outcome.Document
-	// NotFollowed: nobody looks at the device.
+	// NotFollowed reports that no worker looks at the device.
 	NotFollowed bool
 }
 
-// Ended reports whether nothing more will come of it.
+// Ended reports whether there will be no further change.
 func (c DeviceChange) Ended() bool { return c.NotFollowed || c.Document.Outcome.Final() }
 
-// watched is one accepted request that is waited for.
+// watched is one accepted request whose outcome is awaited.
 type watched struct {
 	record   record.Record
 	document outcome.Document
 	revision uint64
-	// asked tells that it is known whether there is a document.
+	// asked reports whether it is known if there is a document.
 	asked bool
 }
 
-// Await calls each with all news of the accepted requests until no further one comes
-// and all have come to their end on the device, or ctx ends. blind is told, once, why
-// documents cannot be read. What is returned are those that have not ended, with what
-// was known last.
+// Await calls each with every change of the accepted requests until accepted is closed
+// and all have ended on the device, or ctx ends. If documents cannot be read, it calls
+// blind once with the reason. It returns the requests that have not ended, with what was
+// known last.
 func (d *Devices) Await(ctx context.Context, accepted <-chan record.Record, each func(DeviceChange), blind func(error)) []DeviceChange {
 	heard, stop := d.hear(ctx)
 	defer stop()
@@ -140,7 +140,8 @@ func (d *Devices) Await(ctx context.Context, accepted <-chan record.Record, each
 	return left
 }
 
-// pollAll reads a part of the documents, by chance, so that each has its turn.
+// pollAll reads some of the documents. Map order picks them at random, so that each has
+// its turn.
 func (d *Devices) pollAll(ctx context.Context, waiting map[string]*watched, poll func(key string)) {
 	var keys []string
 	for key := range waiting {
@@ -155,7 +156,7 @@ func (d *Devices) pollAll(ctx context.Context, waiting map[string]*watched, poll
 	}
 }
 
-// hear passes on what is published, until it is stopped.
+// hear passes on what is published, until stop is called.
 func (d *Devices) hear(ctx context.Context) (heard <-chan *nats.Msg, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	c, done := make(chan *nats.Msg), make(chan struct{})
@@ -165,7 +166,7 @@ func (d *Devices) hear(ctx context.Context) (heard <-chan *nats.Msg, stop func()
 		for ctx.Err() == nil {
 			m, err := d.sub.NextMsgWithContext(ctx)
 			if err != nil || len(m.Subject) <= prefix {
-				_ = d.t.pause(ctx, pauseMin) // the connection is gone for a while; the loop looks whether ctx has ended
+				_ = d.t.pause(ctx, pauseMin) // the connection is gone for a while; the loop checks ctx
 				continue
 			}
 			select {

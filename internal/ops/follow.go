@@ -11,25 +11,25 @@ import (
 	"passcode-worker/internal/record"
 )
 
-// Follower hears what becomes of requests. It is used by one goroutine.
+// Follower follows what becomes of requests. It is used by one goroutine.
 type Follower struct {
 	t   *Tools
 	sub *nats.Subscription
-	// blind is why records cannot be read, so that only what is published while
-	// the follower listens is known.
+	// blind is why records cannot be read, so that only those that are published
+	// meanwhile are known; nil: they can be read.
 	blind error
 }
 
-// pollEvery is how often the records are read beside listening: what is
-// published while the connection is away is not heard.
+// pollEvery is how often records are read in addition to listening, which misses
+// what is published while the connection is away.
 const pollEvery = 2 * time.Second
 
-// pollMost is how many records are read at a time. Which of them is by chance,
+// pollMost is how many records are read at a time. Map order picks them at random,
 // so that each has its turn.
 const pollMost = 500
 
 // Follow begins to listen for the record of one request, by its key, or of all
-// with the key "*". Begin before the request is sent.
+// with the key "*". Call it before the request is sent.
 func (t *Tools) Follow(ctx context.Context, key string) (*Follower, error) {
 	sub, err := t.listen(ctx, t.names.Status(key))
 	if err != nil {
@@ -38,7 +38,7 @@ func (t *Tools) Follow(ctx context.Context, key string) (*Follower, error) {
 	return &Follower{t: t, sub: sub}, nil
 }
 
-// listen subscribes, and knows on its return whether that was allowed.
+// listen subscribes to a subject, and fails if that is not allowed.
 func (t *Tools) listen(ctx context.Context, subject string) (sub *nats.Subscription, err error) {
 	err = t.call(ctx, func(ctx context.Context) (err error) {
 		before := t.nc.LastError()
@@ -51,7 +51,7 @@ func (t *Tools) listen(ctx context.Context, subject string) (sub *nats.Subscript
 		if err := t.nc.FlushWithContext(ctx); err != nil {
 			return err
 		}
-		// A refusal comes before the answer to that.
+		// The server answers in order: a refusal comes before the answer to the flush.
 		if after := t.nc.LastError(); after != before { //nolint:errorlint // the occurrence is meant, not the kind
 			if missing, _ := missingRight(after, t.rights.inbox()); missing != nil {
 				return missing
@@ -71,27 +71,27 @@ func (f *Follower) Stop() { _ = f.sub.Unsubscribe() } // the connection may be g
 // Change is a new state of a request's record.
 type Change struct {
 	Record record.Record
-	// Final tells that this is the end of the request that was sent.
+	// Final reports whether this is the end of the request that was sent.
 	Final bool
-	// Before tells that the request was accepted by an earlier message, so that
+	// Before reports whether the request was accepted by an earlier message, so that
 	// this one is a duplicate.
 	Before bool
-	// Garbled says that the record can no longer be read, and what to do; nil: it
-	// can. Then Record holds no more than the id.
+	// Garbled says that the record can no longer be read, and what to do about it.
+	// Record then holds only the id. nil: the record can be read.
 	Garbled error
 }
 
-// followed is one request that is waited for.
+// followed is one request whose end is awaited.
 type followed struct {
 	sent     Sent
 	revision uint64 // the newest that was seen
-	garbled  bool   // and has been told so
+	garbled  bool   // it is garbled, and this was reported
 }
 
 // Await calls each with every change of the requests' records until all have
-// come to their end, or ctx ends. blind is told, once, why records cannot be
-// read: then only changes that are published meanwhile are seen. What is
-// returned are the requests that have not ended.
+// ended, or ctx ends. If records cannot be read, it calls blind once with the
+// reason; it then sees only changes that are published meanwhile. It returns the
+// requests that have not ended.
 func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), blind func(error)) []Sent {
 	waiting := map[string]*followed{}
 	for _, s := range sent {
@@ -119,7 +119,7 @@ func (f *Follower) Await(ctx context.Context, sent []Sent, each func(Change), bl
 			}
 		case err != nil && wait.Err() == nil:
 			// Not the end of the wait: the connection is gone for a while.
-			_ = f.t.pause(ctx, pauseMin) // the loop looks whether ctx has ended
+			_ = f.t.pause(ctx, pauseMin) // the loop checks ctx
 		}
 	}
 	var left []Sent
@@ -157,7 +157,7 @@ func (f *Follower) poll(ctx context.Context, waiting map[string]*followed, each 
 	}
 }
 
-// take notes a record, and forgets the request where that is its end.
+// take notes a change of a record, and forgets the request if that is its end.
 func take(waiting map[string]*followed, key string, r record.Record, revision uint64, each func(Change)) {
 	w := waiting[key]
 	if w == nil || revision <= w.revision {
@@ -181,9 +181,9 @@ func take(waiting map[string]*followed, key string, r record.Record, revision ui
 }
 
 // read reads a request's record as the worker does, and the last revision of its
-// key; without a record it has no state, and the revision is 0. how is t.call or
-// t.insist. Where nobody can tell any more whether there was a record, the error
-// is [record.ErrGarbled] and says what to do.
+// key. If there is none, the record has no state and the revision is 0. how is
+// t.call or t.insist. If it is no longer known whether there was a record, the
+// error is [record.ErrGarbled] and says what to do.
 func (t *Tools) read(ctx context.Context, how func(context.Context, func(context.Context) error) error, key string) (r record.Record, revision uint64, err error) {
 	key = record.Key(t.names.Tenant, key)
 	err = how(ctx, func(ctx context.Context) error {

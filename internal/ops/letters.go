@@ -17,13 +17,14 @@ import (
 // DeadLetter is one letter on the dead-letter stream. Its JSON form is what
 // worker dead prints.
 type DeadLetter struct {
-	// Sequence of the letter on the dead-letter stream, and when that stored it.
+	// Sequence is the letter's number on the dead-letter stream, and Time when the
+	// stream stored it.
 	Sequence uint64    `json:"sequence"`
 	Time     time.Time `json:"time"`
-	// ID is the request's id; RequestID the same as in the key of its record.
+	// ID is the request's id, and RequestID the same id as in the key of its record.
 	ID        string `json:"id"`
 	RequestID string `json:"requestId"`
-	// Device is empty where the request was not readable.
+	// Device is empty if it could not be read from the request.
 	Device          string `json:"managedDeviceId"`
 	Reason          string `json:"reason"`
 	Detail          string `json:"detail"`
@@ -34,14 +35,14 @@ type DeadLetter struct {
 	ClientRequestID string `json:"clientRequestId,omitzero"`
 	RequestedBy     string `json:"requestedBy,omitzero"`
 	RequestReason   string `json:"requestReason,omitzero"`
-	// Stream and StreamSequence are where the request lay.
+	// Stream and StreamSequence are the request's stream and its number there.
 	Stream         string `json:"requestStream"`
 	StreamSequence uint64 `json:"requestSequence"`
 
 	// Header and Data are the letter itself.
 	Header nats.Header `json:"-"`
 	Data   []byte      `json:"-"`
-	// truncated tells that Data is only the beginning of the request.
+	// truncated reports whether Data is only the beginning of the request.
 	truncated bool
 }
 
@@ -58,7 +59,7 @@ type Selection struct {
 	Limit int
 }
 
-// All reports whether nothing was selected.
+// All reports whether the selection means all letters, apart from its limit.
 func (s Selection) All() bool {
 	return len(s.IDs) == 0 && len(s.Sequences) == 0 && s.Reason == "" && s.Device == "" && s.Since.IsZero()
 }
@@ -74,9 +75,9 @@ func (s Selection) takes(l DeadLetter) bool {
 // errEnough ends a scan early.
 var errEnough = errors.New("enough")
 
-// Letters calls each with the selected dead letters, the oldest first. Those
-// that arrive meanwhile are left out, so that a letter is not met again that was
-// redriven and has died anew.
+// Letters calls each with the selected dead letters, the oldest first. It leaves
+// out letters that arrive meanwhile, so that a request that is redriven and dies
+// again does not come up twice.
 func (t *Tools) Letters(ctx context.Context, sel Selection, each func(DeadLetter) error) error {
 	upTo, err := t.last(ctx, t.names.DeadStream)
 	if err != nil {
@@ -102,8 +103,8 @@ func (t *Tools) Letters(ctx context.Context, sel Selection, each func(DeadLetter
 	return err
 }
 
-// letterFrom reads a letter. Nothing in it is trusted: whoever may publish to
-// the subject can write anything.
+// letterFrom reads a letter. It trusts nothing in it: whoever may publish to the
+// subject can write anything.
 func letterFrom(m stored) DeadLetter {
 	read := deadletter.Parse(m.Header)
 	l := DeadLetter{
@@ -124,14 +125,14 @@ func letterFrom(m stored) DeadLetter {
 	if l.ID = id; err != nil {
 		l.ID = l.RequestID
 	}
-	// What can be read of a request that is none is still of use.
+	// Even of an invalid request, what can be read is of use.
 	r, _ := request.Decode(request.Source{Data: m.Data, Header: deadletter.Carried(m.Header)})
 	l.Device, l.RequestedBy, l.RequestReason = r.DeviceID, r.RequestedBy, r.Reason
 	return l
 }
 
-// Remove takes a letter off the dead-letter stream. It reports whether it was
-// still there.
+// Remove removes a letter from the dead-letter stream. It reports whether the letter
+// was still there.
 func (t *Tools) Remove(ctx context.Context, l DeadLetter) (bool, error) {
 	now, err := t.current(ctx, t.names.DeadStream, l.Sequence)
 	if err != nil {
@@ -153,8 +154,8 @@ func (t *Tools) remove(ctx context.Context, sequence uint64) (bool, error) {
 	})
 	var api *jetstream.APIError
 	if errors.As(err, &api) && (api.ErrorCode == errGone || api.ErrorCode == errNotDeleted) {
-		// It may be gone already: taken away by an earlier try whose reply was
-		// lost, or by somebody else.
+		// It may be gone already: removed by an earlier try whose reply was lost,
+		// or by somebody else.
 		if now, readErr := t.current(ctx, t.names.DeadStream, sequence); now == nil && readErr == nil {
 			return false, nil
 		}

@@ -11,8 +11,8 @@ import (
 	"passcode-worker/internal/request"
 )
 
-// named is a request's body with an id of its own in place of an absent one. A
-// body that is no JSON object stays as it is.
+// named returns a request's body with the given id in place of an absent one. A
+// body that is not a JSON object stays as it is.
 func named(body []byte, id string) []byte {
 	value, err := json.Marshal(id)
 	object := request.SkipMark(body)
@@ -24,8 +24,8 @@ func named(body []byte, id string) []byte {
 		return body
 	}
 	if _, there := fields["id"]; there {
-		// It is null or empty there. Who else has a field twice is left alone:
-		// what is invalid must not become valid.
+		// The id is null or empty. A body that is invalid in another way, such as one
+		// with a field twice, is left alone: it must not become valid.
 		if _, err := request.Decode(request.Source{Data: body}); err != nil {
 			return body
 		}
@@ -49,13 +49,13 @@ type Sending struct {
 	ID   string
 	Key  string // the id as in the key of its record
 	Data []byte
-	// Named tells that the id was made here, because there was none.
+	// Named reports whether [Prepare] made the id, because there was none.
 	Named bool
 }
 
 // Prepare checks the body of a request with the worker's own decoder, and gives
-// it an id where it has none. The error names the field, and holds nothing of
-// the body.
+// it an id if it has none. The error names the field, and quotes nothing from the
+// body.
 func Prepare(body []byte) (Sending, error) {
 	body = request.SkipMark(body)
 	r, err := request.Decode(request.Source{Data: body})

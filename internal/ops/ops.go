@@ -1,7 +1,7 @@
-// Package ops is what the commands of operators and integrators do on NATS by
-// hand: send a request and follow it, look at the queue, read, redrive and
-// remove dead letters, read outcomes and order that devices are looked at, pause a
-// tenant. It calls neither Graph nor the worker.
+// Package ops is what the commands of operators and integrators do on NATS: send
+// a request and follow it, look at the queue, read, redrive and remove dead
+// letters, read outcomes, order looks at devices, pause a tenant. It calls neither
+// Graph nor the worker.
 package ops
 
 import (
@@ -27,11 +27,12 @@ type Tools struct {
 	rights *Rights
 
 	mu       sync.Mutex
-	records  *record.Store  // nil until it was looked up
+	records  *record.Store  // nil until it is first used
 	outcomes *outcome.Store // likewise
 }
 
-// New makes the tools of a tenant. rights hears the errors of the connection.
+// New makes the tools of a tenant. rights must receive the connection's errors; see
+// [Rights.Option].
 func New(js jetstream.JetStream, names topology.Names, rights *Rights) *Tools {
 	return &Tools{nc: js.Conn(), js: js, names: names, rights: rights}
 }
@@ -43,11 +44,10 @@ func (t *Tools) api(call string) string { return topology.API(t.js.Options(), ca
 const (
 	// apiWait bounds one call.
 	apiWait = 5 * time.Second
-	// patience is how long a step is repeated whose outcome is not known: an
-	// election of a new leader, or a restart of a server, takes less.
+	// patience is how long a call is repeated whose outcome is not known. The
+	// election of a new leader, or the restart of a server, takes less.
 	patience = 30 * time.Second
-	// absence is how long a stream may not answer at all before it counts as
-	// missing.
+	// absence is how long a stream may give no answer before it counts as missing.
 	absence  = 6 * time.Second
 	pauseMin = 100 * time.Millisecond
 	pauseMax = 2 * time.Second
@@ -62,8 +62,8 @@ func (t *Tools) call(ctx context.Context, f func(context.Context) error) error {
 	})
 }
 
-// insist repeats a call until it succeeds, is refused for its own sake, or
-// patience is over. It is for calls that may safely be repeated.
+// insist repeats a call until it succeeds, fails in a way that no repetition
+// helps, or patience is over. It is for calls that may safely be repeated.
 func (t *Tools) insist(ctx context.Context, f func(context.Context) error) error {
 	began, pause := time.Now(), pauseMin
 	for {
@@ -94,7 +94,7 @@ func (t *Tools) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// isFinal tells that a call would fail however often it is repeated.
+// isFinal reports whether a call would fail however often it is repeated.
 func isFinal(err error) bool {
 	var missing *MissingRight
 	var api *jetstream.APIError
@@ -105,24 +105,24 @@ func isFinal(err error) bool {
 		errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerNotFound):
 		return true
 	case errors.As(err, &api):
-		// 503: the server cannot now. 10077 says so of a full stream, which
-		// only an operator makes room in.
+		// 503 means that the server cannot do it now. A full stream gives it too,
+		// with the code 10077, but only an operator can make room there.
 		return api.Code != 503 || api.ErrorCode == errStreamFull
 	}
 	return false
 }
 
-// finalError is a failure that no repetition mends.
+// finalError is a failure that no repetition helps.
 type finalError string
 
 func (e finalError) Error() string { return string(e) }
 
-// errStreamFull is the code of a stream that takes no more.
+// errStreamFull is the code of a full stream.
 // Source: nats-server, server/errors.json (JSStreamStoreFailedF, "maximum ... exceeded").
 const errStreamFull jetstream.ErrorCode = 10077
 
-// publish stores a message on a stream and waits for the PubAck. A reply that
-// is lost is asked for again under the same message id.
+// publish stores a message on a stream and waits for the PubAck. If the reply is
+// lost, it publishes again under the same message id.
 func (t *Tools) publish(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
 	var ack *jetstream.PubAck
 	err := t.insist(ctx, func(ctx context.Context) (err error) {

@@ -23,11 +23,11 @@ import (
 
 // The actions about an outcome.
 const (
-	// Ordered: the device is looked at now, and as long as it takes.
+	// Ordered: the worker looks at the device now, and then follows the request as usual.
 	Ordered Action = "followed"
-	// WouldOrder is said of a dry run.
+	// WouldOrder is what a dry run says instead.
 	WouldOrder Action = "would follow"
-	// Decided: the device has had its word, so there is nothing to follow.
+	// Decided: the outcome is known already, so there is nothing to follow.
 	Decided Action = "ended"
 )
 
@@ -36,9 +36,9 @@ type Order struct {
 	IDs   []string  // request ids; none means any
 	Since time.Time // the earliest acceptance; zero means any
 	Limit int       // how many at most; 0 means no limit
-	// For is how long from now on they are followed at least.
+	// For is how long they are followed from now on, at least.
 	For time.Duration
-	Dry bool
+	Dry bool // publish nothing
 }
 
 // OrderResult is what became of the order for one request. Its JSON form is what
@@ -46,7 +46,7 @@ type Order struct {
 type OrderResult struct {
 	Action Action `json:"action"`
 	ID     string `json:"id"`
-	// Outcome is what is known so far; empty: nothing.
+	// Outcome is what is known so far; empty if nothing is.
 	Outcome outcome.Outcome `json:"outcome,omitzero"`
 	// Until is when following ends at the latest.
 	Until  time.Time `json:"until,omitzero"`
@@ -56,17 +56,16 @@ type OrderResult struct {
 const (
 	// longestOrder is how far away the end of an order may be: outcomes are kept no longer.
 	longestOrder = 90 * 24 * time.Hour
-	// ordersAtATime are under way at a time.
+	// ordersAtATime is how many orders are handled at a time.
 	ordersAtATime = 16
 )
 
-// errNoFollowStream tells what a missing follow stream means.
+// errNoFollowStream says what to do about a missing follow stream.
 const errNoFollowStream = finalError("no stream takes alarms: run worker setup if it has not been run, and check that WORKER_FOLLOW_STREAM and WORKER_FOLLOW_SUBJECT are the same as the worker's")
 
-// FollowOutcomes orders that the devices of accepted requests be looked at, where they
-// have not had their word. each is told of what became of each request, one at a time;
-// go on asks for leave before each alarm is published. The first failure of NATS's ends
-// it.
+// FollowOutcomes orders looks at the devices of accepted requests whose outcome is not
+// known. Before it publishes an alarm it calls leave, which may wait. It calls each with
+// the result for each request, one at a time. The first failure of NATS ends it.
 func (t *Tools) FollowOutcomes(ctx context.Context, o Order, leave func(context.Context) error, each func(OrderResult)) error {
 	records, err := t.ordered(ctx, o, each)
 	if err != nil {
@@ -86,15 +85,15 @@ func (t *Tools) FollowOutcomes(ctx context.Context, o Order, leave func(context.
 	return nil
 }
 
-// order is what is to be done about one request.
+// order is what is to be done for one request.
 type order struct {
 	result OrderResult
 	alarm  outcome.Alarm
 	failed error
 }
 
-// followSome orders looks for some requests, and tells of them in their order. left is
-// how many more may be ordered, where there is a limit; full tells that none may.
+// followSome orders looks for some requests, and calls each in their order. left is how
+// many more may be ordered, if there is a limit; full reports whether it is reached.
 func (t *Tools) followSome(ctx context.Context, o Order, records []record.Record, now time.Time, left *int, leave func(context.Context) error, each func(OrderResult)) (full bool, err error) {
 	orders := make([]order, len(records))
 	reading, readingCtx := errgroup.WithContext(ctx)
@@ -141,8 +140,8 @@ func (t *Tools) followSome(ctx context.Context, o Order, records []record.Record
 	return full, err
 }
 
-// ordered reads the accepted requests that are meant, the oldest first. each is told of
-// those that were named and are none.
+// ordered reads the accepted requests that are meant: the oldest first or, if they are
+// named, in the order given. It calls each for those that are named but not accepted.
 func (t *Tools) ordered(ctx context.Context, o Order, each func(OrderResult)) ([]record.Record, error) {
 	if len(o.IDs) == 0 {
 		return t.accepted(ctx, o.Since)
@@ -175,7 +174,7 @@ func (t *Tools) ordered(ctx context.Context, o Order, each func(OrderResult)) ([
 	return out, nil
 }
 
-// accepted are the tenant's requests that were accepted since an instant, the oldest first.
+// accepted reads the tenant's requests that were accepted since an instant, the oldest first.
 func (t *Tools) accepted(ctx context.Context, since time.Time) ([]record.Record, error) {
 	found := map[string]record.Record{}
 	err := t.changes(ctx, t.names.Bucket, since, func() { clear(found) }, func(key string, header nats.Header, data []byte) {
@@ -190,8 +189,8 @@ func (t *Tools) accepted(ctx context.Context, since time.Time) ([]record.Record,
 	return slices.SortedFunc(maps.Values(found), func(a, b record.Record) int { return a.FinishedAt.Compare(b.FinishedAt) }), err
 }
 
-// ahead is how far the clock of the NATS server is ahead of ours: all instants of a
-// request are by it.
+// ahead is how far the clock of the NATS server is ahead of this machine's. All instants
+// of a request are by the server's clock.
 func (t *Tools) ahead(ctx context.Context) (ahead time.Duration, err error) {
 	stream := "KV_" + t.names.OutcomeBucket()
 	err = t.insist(ctx, func(ctx context.Context) error {
@@ -207,7 +206,8 @@ func (t *Tools) ahead(ctx context.Context) (ahead time.Duration, err error) {
 	return ahead, nil
 }
 
-// orderFor is the alarm that has a request followed, or says why there is none.
+// orderFor returns the alarm that makes a worker follow a request, or says why there is
+// none.
 func (t *Tools) orderFor(ctx context.Context, r record.Record, atLeast time.Duration, now time.Time) (out OrderResult, a outcome.Alarm, err error) {
 	d, err := t.OutcomeOf(ctx, r)
 	if err != nil {
@@ -227,7 +227,7 @@ func (t *Tools) orderFor(ctx context.Context, r record.Record, atLeast time.Dura
 	if err == nil {
 		_, err = outcome.ParseAlarm(a.Tokens(), value, now)
 	}
-	if err != nil { // the worker would drop it
+	if err != nil { // the worker would drop such an alarm
 		out.Action, out.Detail = Refused, fmt.Sprintf("no alarm can be made from its record: %v", err)
 		return out, a, nil
 	}
@@ -235,8 +235,8 @@ func (t *Tools) orderFor(ctx context.Context, r record.Record, atLeast time.Dura
 	return out, a, nil
 }
 
-// orderAlarm is an alarm for a look now, and for those of the plan after it. Its message
-// id is its own, so that it is not taken for the plan's.
+// orderAlarm is an alarm for a look now, which the looks of the plan follow. It has a
+// message id of its own, so that the server does not drop it as a copy of the plan's.
 func orderAlarm(r record.Record, atLeast time.Duration, now time.Time) outcome.Alarm {
 	a := outcome.Of(r)
 	a.Order = uuid.NewString()
@@ -249,7 +249,7 @@ func orderAlarm(r record.Record, atLeast time.Duration, now time.Time) outcome.A
 	return a
 }
 
-// alarm stores an alarm. A reply that is lost is asked for again under the same message id.
+// alarm stores an alarm. If the reply is lost, it publishes again under the same message id.
 func (t *Tools) alarm(ctx context.Context, a outcome.Alarm) error {
 	err := t.insist(ctx, func(ctx context.Context) error {
 		return follow.Publish(ctx, t.js, t.names.FollowSubject, t.names.FollowStream, a)

@@ -19,15 +19,15 @@ import (
 	"passcode-worker/internal/request"
 )
 
-// Outcome reads what became of a request on its device; without a document its
-// Outcome is empty.
+// Outcome reads what became of a request on its device; if there is no document, the
+// Outcome in it is empty.
 func (t *Tools) Outcome(ctx context.Context, id string) (outcome.Document, error) {
 	d, _, err := t.readOutcome(ctx, t.insist, request.EscapeID(id))
 	return d, err
 }
 
-// OutcomeOf reads what became of an accepted request on its device. A document of a
-// call that was accepted before counts as none.
+// OutcomeOf reads what became of an accepted request on its device. A document about
+// an earlier accepted call counts as none.
 func (t *Tools) OutcomeOf(ctx context.Context, r record.Record) (outcome.Document, error) {
 	d, err := t.Outcome(ctx, r.ID)
 	if !concerns(d, r) {
@@ -36,8 +36,8 @@ func (t *Tools) OutcomeOf(ctx context.Context, r record.Record) (outcome.Documen
 	return d, err
 }
 
-// concerns reports whether a document tells of a request that is accepted: it is of
-// its call, or of one that was accepted later.
+// concerns reports whether a document is about the call that was accepted for a
+// request, or about a later one.
 func concerns(d outcome.Document, r record.Record) bool {
 	return d.Outcome != "" && (d.ClientRequestID == r.ClientRequestID || d.AcceptedAt.After(r.FinishedAt))
 }
@@ -75,7 +75,7 @@ func (t *Tools) outcomeStore(ctx context.Context) (*outcome.Store, error) {
 // ErrNoOutcomes means that there is no bucket of outcomes, so that nothing is followed.
 var ErrNoOutcomes = errors.New("it was not found, so accepted requests are not followed; worker setup creates it")
 
-// unfollowed is an [ErrNoOutcomes] where an error says that the bucket is missing.
+// unfollowed turns an error that says that the bucket is missing into [ErrNoOutcomes].
 func (t *Tools) unfollowed(err error) error {
 	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("key-value bucket %s: %w", t.names.OutcomeBucket(), ErrNoOutcomes)
@@ -83,14 +83,15 @@ func (t *Tools) unfollowed(err error) error {
 	return err
 }
 
-// OutcomeSelection says which outcomes are meant. The zero one means all of the tenant's.
+// OutcomeSelection says which outcomes are meant. The zero OutcomeSelection means all
+// of the tenant's.
 type OutcomeSelection struct {
 	IDs     []string // request ids; none means any
 	Outcome string   // empty means any
 	Device  string   // in lower case; empty means any
 	// Since is the earliest acceptance; zero means any.
 	Since time.Time
-	// Open leaves those that are not final.
+	// Open selects only those that are not final.
 	Open bool
 	// Limit is how many at most; 0 means no limit.
 	Limit int
@@ -104,8 +105,8 @@ func (s OutcomeSelection) takes(d outcome.Document) bool {
 		(!s.Open || !d.Outcome.Final())
 }
 
-// Outcomes are the selected ones of the tenant, the oldest acceptance first. What is no
-// document is passed over.
+// Outcomes reads the selected outcomes of the tenant, the oldest acceptance first. It
+// skips values that are not documents.
 func (t *Tools) Outcomes(ctx context.Context, sel OutcomeSelection) ([]outcome.Document, error) {
 	found := map[string]outcome.Document{}
 	bucket := t.names.OutcomeBucket()
@@ -135,17 +136,18 @@ func removed(h nats.Header) bool {
 }
 
 const (
-	// earlier is how much before an instant, which may be by another clock, the reading
-	// of changes begins.
+	// earlier is how long before the given instant the reading of changes begins: the
+	// instant may be by another clock.
 	earlier = 5 * time.Minute
 	// changesBatch is how many changes are asked for at a time.
 	changesBatch = 500
 )
 
-// changes calls each with the changes of the tenant's keys in a bucket, in their order,
-// since an instant or, where that is zero, all that is kept. What it began and has to
-// begin again it says by anew. The consumer that reads them has one filter, so that an
-// account can be allowed this for one tenant alone; the server removes it by itself.
+// changes calls each with the changes of the tenant's keys in a bucket, in order, since
+// an instant or, if that is zero, with all that are kept. It calls anew whenever it
+// begins, at first and after a failure. The consumer that reads them has one filter, so
+// that an account can be given this right for one tenant alone; the server removes the
+// consumer by itself.
 func (t *Tools) changes(ctx context.Context, bucket string, since time.Time, anew func(), each func(key string, header nats.Header, data []byte)) error {
 	for tries := 1; ; tries++ {
 		anew()
@@ -198,8 +200,8 @@ func (t *Tools) readChanges(ctx context.Context, name, bucket string, since time
 	return nil
 }
 
-// changesOf reads the next changes. Each batch has its own time: how many there are says
-// nothing of a server that answers.
+// changesOf reads the next changes. Each batch has a time limit of its own, since there
+// may be any number of them.
 func changesOf(ctx context.Context, consumer jetstream.Consumer, n int, each func(jetstream.Msg)) (got int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
@@ -214,11 +216,11 @@ func changesOf(ctx context.Context, consumer jetstream.Consumer, n int, each fun
 	return got, batch.Error()
 }
 
-// Following is what of a tenant's accepted requests has not come to an end on its
-// device. Its JSON form is a part of what worker status prints.
+// Following counts a tenant's accepted requests that have not ended on their devices.
+// Its JSON form is a part of what worker status prints.
 type Following struct {
 	Open int `json:"open"`
-	// These count them by age; each without those of the one before.
+	// These count them by age; each leaves out those of the one before.
 	Under2m  int `json:"under2m"`
 	Under15m int `json:"under15m"`
 	Under8h  int `json:"under8h"`
@@ -237,11 +239,11 @@ type OpenOutcome struct {
 	LastSyncAt *time.Time       `json:"lastSyncAt,omitempty"`
 }
 
-// mostOldest is how many of the oldest ones are named.
+// mostOldest is how many of the oldest requests are named.
 const mostOldest = 10
 
-// following reads what is followed, of what was accepted no longer ago than window:
-// whatever is older has come to its end. nil: there is no bucket of outcomes.
+// following reads the requests that are followed and were accepted no longer ago than
+// window; older ones have ended. nil: there is no bucket of outcomes.
 func (t *Tools) following(ctx context.Context, window time.Duration, now time.Time) (*Following, error) {
 	open, err := t.Outcomes(ctx, OutcomeSelection{Open: true, Since: now.Add(-window)})
 	if errors.Is(err, ErrNoOutcomes) {
@@ -275,7 +277,7 @@ func (t *Tools) following(ctx context.Context, window time.Duration, now time.Ti
 	return out, nil
 }
 
-// window is how far back requests are looked for that are followed for a time.
+// window is how long ago a request may have been accepted that is still followed.
 func window(followFor time.Duration) time.Duration {
 	return cmp.Or(followFor, outcome.DefaultFor) + time.Hour
 }

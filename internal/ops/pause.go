@@ -11,8 +11,9 @@ import (
 	"passcode-worker/internal/handover"
 )
 
-// Pause makes no worker take a request of the tenant until an instant by the
-// clock of the NATS server, or [topology.Forever]. What is in work comes to its end.
+// Pause keeps every worker from taking a request of the tenant until an instant by
+// the clock of the NATS server, or [topology.Forever]. Requests that are being worked
+// on are finished.
 func (t *Tools) Pause(ctx context.Context, until time.Time) error {
 	err := t.insist(ctx, func(ctx context.Context) error {
 		r, err := t.js.PauseConsumer(ctx, t.names.Stream, t.names.Consumer(), until)
@@ -55,8 +56,8 @@ func (t *Tools) Resume(ctx context.Context) error {
 	return nil
 }
 
-// Release lets the tenant go on whose fuse has blown. It reports whether one had,
-// as far as the workers have written it down; a release is stored anyway.
+// Release lets a tenant whose fuse has blown go on. It reports whether the fuse had
+// blown, as far as the workers have stored it; the release is stored in any case.
 func (t *Tools) Release(ctx context.Context) (blown bool, err error) {
 	err = t.insist(ctx, func(ctx context.Context) error {
 		store, err := handover.Open(ctx, t.js, t.names.StateBucket())

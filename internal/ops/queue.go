@@ -18,44 +18,46 @@ import (
 	"passcode-worker/internal/topology"
 )
 
-// Queue is how a tenant's queue stands. Its JSON form is what worker status
+// Queue is the state of a tenant's queue. Its JSON form is what worker status
 // prints; durations are in seconds.
 type Queue struct {
 	Tenant string `json:"tenant"`
-	// Waiting are the requests nobody has taken yet, InFlight those that were
-	// delivered and are not acknowledged: in work, or waiting for their next try.
+	// Waiting counts the requests that no worker has taken yet, InFlight those that
+	// were delivered and not acknowledged: they are being worked on, or wait for
+	// their next try.
 	Waiting  int `json:"waiting"`
 	InFlight int `json:"inFlight"`
-	// Redelivered are those of InFlight that were delivered more than once.
+	// Redelivered counts those of InFlight that were delivered more than once.
 	Redelivered int `json:"redelivered"`
 	// Oldest is the age of the oldest request; 0 in an empty queue.
 	Oldest float64 `json:"oldestSeconds"`
-	// Rate is what applies: the configured one, or what the server was found to
-	// grant, where that is less.
+	// Rate is the rate that applies: the configured one or, if it is less, the one
+	// that Graph was found to grant. "0": no limit.
 	Rate       string `json:"rate"`
 	Configured string `json:"rateConfigured"`
-	// Drain is the estimate until the queue is empty; below 0: no end is in sight.
+	// Drain estimates the time until the queue is empty; below 0: no estimate.
 	Drain float64 `json:"drainSeconds"`
-	// Paused tells that an operator has paused the tenant, PausedUntil until
+	// Paused reports whether an operator has paused the tenant, and PausedUntil until
 	// when; absent: until it is resumed.
 	Paused      bool       `json:"paused"`
 	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
 	// ThrottledUntil is the end of a pause that Graph has asked for.
 	ThrottledUntil *time.Time `json:"throttledUntil,omitempty"`
-	// Hold is why the queue stands still, as the worker wrote it down last.
+	// Hold is why the queue stands still, as the worker stored it last; absent: it
+	// does not.
 	Hold *handover.Hold `json:"hold,omitempty"`
-	// FuseBlownAt is when the fuse blew that nobody has released since.
+	// FuseBlownAt is when the fuse blew, if nobody has released it since.
 	FuseBlownAt *time.Time `json:"fuseBlownAt,omitempty"`
-	// Worker is the host name of the replica that wrote the state last.
+	// Worker is the host name of the replica that stored this state last.
 	Worker string `json:"worker,omitempty"`
-	// Pullers tells how many workers wait for a request right now.
+	// Pullers counts the pulls of workers that wait for a request right now.
 	Pullers int `json:"pullers"`
 	// Dead counts the tenant's dead letters.
 	Dead int `json:"dead"`
-	// Unserved are tenants with requests on the stream, but without a consumer.
+	// Unserved names tenants with requests on the stream, but without a consumer.
 	Unserved []string `json:"unserved"`
-	// Following is what is followed after it was accepted; absent: there is no bucket of
-	// outcomes, or it could not be read.
+	// Following counts the accepted requests that are followed; absent: there is no
+	// bucket of outcomes, or it could not be read.
 	Following *Following `json:"following,omitempty"`
 	// Unread says what could not be read, and why.
 	Unread []string `json:"unread,omitempty"`
@@ -63,7 +65,7 @@ type Queue struct {
 	unread []Part
 }
 
-// Part is what a right of its own is needed for.
+// Part is a part of [Queue] that needs a right of its own.
 type Part string
 
 // The parts that may be unknown.
@@ -75,13 +77,13 @@ const (
 	PartOutcomes Part = "what the devices of accepted requests do"
 )
 
-// Knows reports whether a part could be read. What belongs to another is as it
-// would be where nothing is wrong, and means nothing.
+// Knows reports whether a part could be read. If it could not, its fields are as if
+// nothing were wrong, and mean nothing.
 func (q Queue) Knows(p Part) bool { return !slices.Contains(q.unread, p) }
 
-// Queue asks how the tenant's queue stands. What cannot be read beside the
-// consumer is named in Queue.Unread. followFor is how long the workers follow a
-// request.
+// Queue reads the state of the tenant's queue. It fails if the consumer cannot be
+// read; Queue.Unread names other parts that cannot. followFor is how long the workers
+// follow a request; 0 means the default.
 func (t *Tools) Queue(ctx context.Context, rate pace.Rate, followFor time.Duration) (Queue, error) {
 	out := Queue{Tenant: t.names.Tenant, Configured: rate.String(), Rate: rate.String(), Unserved: []string{}}
 	var info *jetstream.ConsumerInfo
@@ -135,7 +137,7 @@ func (t *Tools) Queue(ctx context.Context, rate pace.Rate, followFor time.Durati
 	now := serverTime(info)
 	note(PartState, t.call(ctx, func(ctx context.Context) error { return t.handedOn(ctx, &out, &rate, now) }))
 	if out.Drain = drain(out, rate, now); !out.Knows(PartState) && out.Drain > 0 {
-		out.Drain = -1 // it may be held
+		out.Drain = -1 // the tenant may be held
 	}
 	note(PartOutcomes, func() (err error) {
 		out.Following, err = t.following(ctx, window(followFor), now)
@@ -175,11 +177,11 @@ func (t *Tools) handedOn(ctx context.Context, out *Queue, rate *pace.Rate, now t
 	return nil
 }
 
-// learnedWindow is the window of a learned rate where none is configured.
+// learnedWindow is the window of a learned rate if none is configured.
 const learnedWindow = 20 * time.Second
 
-// drain estimates how long the queue takes to be empty, in seconds; below 0: no
-// end is in sight.
+// drain estimates how long it takes to empty the queue, in seconds; below 0: no
+// estimate.
 func drain(q Queue, rate pace.Rate, now time.Time) float64 {
 	backlog := float64(q.Waiting + q.InFlight)
 	switch {
@@ -213,16 +215,17 @@ type Entry struct {
 // ErrUnknown means that a request has no record.
 var ErrUnknown = errors.New("there is no record: the request has not been started, never arrived, or ended longer ago than records are kept")
 
-// History is what is kept of the states of a request, the oldest first; at
-// least one. What lies among them and is no record is passed over; where nothing
-// else is left, the error is [record.ErrGarbled] and says what to do. The consumer that reads them has one filter, so that an account
-// can be allowed this for one tenant alone; the server removes it by itself.
+// History reads the states of a request that are kept, the oldest first; there is at
+// least one, else the error is [ErrUnknown]. It skips values that are not records; if
+// there is nothing else, the error is [record.ErrGarbled] and says what to do. The
+// consumer that reads them has one filter, so that an account can be given this right
+// for one tenant alone; the server removes the consumer by itself.
 func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
 	key := record.Key(t.names.Tenant, request.EscapeID(id))
 	var name string
 	var out []Entry
 	err := t.insist(ctx, func(ctx context.Context) (err error) {
-		// A new one each time: what a lost reply held, its consumer does not give again.
+		// A new consumer each time: one does not deliver again what was lost on the way.
 		name = "status-" + uuid.NewString()
 		out, err = t.history(ctx, name, key)
 		return err
@@ -241,7 +244,7 @@ func (t *Tools) History(ctx context.Context, id string) ([]Entry, error) {
 	return out, nil
 }
 
-// historyInactive is how long the server keeps the consumer of such a reading.
+// historyInactive is how long the server keeps a consumer that only reads.
 const historyInactive = 10 * time.Second
 
 func (t *Tools) history(ctx context.Context, name, key string) ([]Entry, error) {
@@ -276,7 +279,7 @@ func (t *Tools) history(ctx context.Context, name, key string) ([]Entry, error) 
 		case ok:
 			out = append(out, Entry{meta.Timestamp.UTC(), r})
 		case len(m.Data()) == 0:
-			foreign = false // the mark of a removal
+			foreign = false // the key was removed
 		default:
 			foreign = true
 		}

@@ -19,7 +19,7 @@ const MaxRedrives = 3
 // reasonUnknown is the reason of a letter whose device may have been reset.
 const reasonUnknown = "outcome_unknown"
 
-// Action is what became of a letter.
+// Action is what was done with a letter, or about an outcome.
 type Action string
 
 // The actions.
@@ -28,14 +28,14 @@ const (
 	Redriven Action = "redriven"
 	// Removed: the letter is gone.
 	Removed Action = "removed"
-	// Refused: nothing was done, for the reason in Result.Detail.
+	// Refused: nothing was done, for the reason in Detail.
 	Refused Action = "refused"
 	// Superseded: the request had been sent again since it died, and is in
 	// progress or accepted, so only the letter was removed.
 	Superseded Action = "superseded"
-	// Gone: somebody else has taken the letter away meanwhile.
+	// Gone: somebody else has removed the letter meanwhile.
 	Gone Action = "gone"
-	// WouldRedrive and WouldRemove are said of a dry run.
+	// WouldRedrive and WouldRemove are what a dry run says instead.
 	WouldRedrive Action = "would redrive"
 	WouldRemove  Action = "would remove"
 )
@@ -47,7 +47,7 @@ type Result struct {
 	ID       string `json:"id"`
 	Reason   string `json:"reason"` // of the letter
 	Detail   string `json:"detail,omitzero"`
-	// NewSequence is where the request now lies on the request stream.
+	// NewSequence is the number of the request's new message on the request stream.
 	NewSequence uint64 `json:"newSequence,omitzero"`
 	Redrives    int    `json:"redrives,omitzero"`
 }
@@ -69,14 +69,14 @@ func Refusal(l DeadLetter, force bool) string {
 }
 
 // Redrive puts the request of a letter back into the queue, waits until it is
-// stored there, and removes the letter then. An interruption at any point loses
-// nothing; to redrive the letter again goes on from there, and repeats nothing:
-// the message id is the letter's own, and after the server has forgotten that
-// one, the request's record tells of the newer message.
+// stored there, and then removes the letter. An interruption at any point loses
+// nothing. Redriving the letter again goes on from there and repeats nothing: the
+// message id is the letter's own, and after the server has forgotten that id, the
+// request's record shows the newer message.
 func (t *Tools) Redrive(ctx context.Context, l DeadLetter, force, dry bool) (Result, error) {
 	out := Result{Action: Refused, Sequence: l.Sequence, ID: l.ID, Reason: l.Reason}
-	// What was read before may be from a replica that lags behind, or a while
-	// ago: another operator can have been at work.
+	// The letter may have been read from a replica that lags behind, or a while ago:
+	// another operator may have removed it since.
 	now, err := t.current(ctx, t.names.DeadStream, l.Sequence)
 	if err != nil {
 		return out, err
@@ -127,9 +127,9 @@ func (t *Tools) Redrive(ctx context.Context, l DeadLetter, force, dry bool) (Res
 	return out, err
 }
 
-// newer is the record of a letter's request if it is about a newer message;
-// without one it has no state. That is how an interrupted redrive is known after
-// the server has forgotten the message id.
+// newer is the record of a letter's request if it is about a newer message, else a
+// record without a state. It shows an interrupted redrive after the server has
+// forgotten the message id.
 func (t *Tools) newer(ctx context.Context, l DeadLetter) (record.Record, error) {
 	r, _, err := t.read(ctx, t.insist, l.RequestID)
 	if err != nil || r.Stream != l.Stream || r.Sequence <= l.StreamSequence {
@@ -138,15 +138,14 @@ func (t *Tools) newer(ctx context.Context, l DeadLetter) (record.Record, error) 
 	return r, nil
 }
 
-// redriven is the message that takes a letter's request up again, or says why
-// there is none.
+// redriven returns the message that takes up a letter's request again, or the problem
+// that prevents it.
 //
-// Its message id is the letter's place on its stream and the instant, so that it
-// is the same however often this very letter is redriven, and another one for
-// the next letter of the same request: the server drops what bears an id that it
-// has seen, even where that message is done. A request that had its id from the
-// message id, or from its place on the stream, therefore gets it into its body,
-// and with it keeps its record.
+// Its message id consists of the letter's number on its stream and its time. So it is
+// the same however often this letter is redriven, and another one for the next letter
+// of the same request: the server drops a message with an id that it has seen, even if
+// that message is done. A request that had its id from the message id, or from its
+// place on the stream, therefore gets the id into its body, and so keeps its record.
 func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
 	h := deadletter.Carried(l.Header)
 	h[jetstream.MsgIDHeader] = []string{fmt.Sprintf("redrive-%s-%d-%d", t.names.DeadStream, l.Sequence, l.Time.UnixNano())}
@@ -167,11 +166,11 @@ func (t *Tools) redriven(l DeadLetter) (msg *nats.Msg, problem string) {
 		case again.Key() == l.RequestID && (err == nil) == (againErr == nil):
 			data = with
 		case err == nil:
-			// Under another id it would have no record, and what may have been
-			// done already would be done again.
+			// Under another id it would have no record, and a reset that was done
+			// would be done again.
 			return nil, "its id does not fit into its body: send the request again with an id of its own"
 		}
-		// What is no request, and cannot be named, will have a record of its own.
+		// An invalid request that takes no id will have a record of its own.
 	}
 	return &nats.Msg{Subject: t.names.Filter(), Header: h, Data: data}, ""
 }

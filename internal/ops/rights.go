@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// MissingRight means that the account may not do what was tried.
+// MissingRight means that the account lacks the permission for what was tried.
 type MissingRight struct {
 	Verb    string // "publish" or "subscribe"
 	Subject string
@@ -24,25 +24,25 @@ func (e *MissingRight) Error() string {
 	return "a right is missing: this account may not " + e.Verb + " to " + e.Subject
 }
 
-// Rights hears what the server says out of turn. To the one who asked, a
-// request that is not allowed looks like one that nobody answers: only here is
-// it told, and at once. The zero Rights is ready for use.
+// Rights hears of missing permissions. The server reports them to the connection and
+// not to the caller, for whom a request that is not allowed looks like one that nobody
+// answers. The zero Rights is ready for use.
 type Rights struct {
-	// Inbox begins the subjects on which answers arrive; empty: _INBOX.
+	// Inbox is the prefix of the subjects on which answers arrive; empty: _INBOX.
 	Inbox string
 
 	mu       sync.Mutex
-	lasting  *MissingRight // no reply will ever come
+	lasting  *MissingRight // the right to receive replies is missing, so none will ever come
 	next     int
 	attempts map[int]context.CancelCauseFunc
 }
 
-// Option makes a connection report here.
+// Option makes a connection report its errors to r.
 func (r *Rights) Option() nats.Option {
 	return nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { r.heard(err) })
 }
 
-// inbox begins the subjects on which answers arrive.
+// inbox is the prefix of the subjects on which answers arrive, with the dot after it.
 func (r *Rights) inbox() string {
 	return cmp.Or(r.Inbox, strings.TrimSuffix(nats.InboxPrefix, ".")) + "."
 }
@@ -65,8 +65,8 @@ func (r *Rights) heard(err error) {
 	}
 }
 
-// missingRight reads an error of the connection; nil: it is about something
-// else. inbox tells that it is the right to receive replies.
+// missingRight reads an error of the connection; nil: it is about something else.
+// inbox reports whether the right to receive replies is missing.
 func missingRight(err error, prefix string) (missing *MissingRight, inbox bool) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return nil, false
@@ -84,8 +84,8 @@ func missingRight(err error, prefix string) (missing *MissingRight, inbox bool) 
 	return &MissingRight{Verb: "subscribe", Subject: m[2]}, false
 }
 
-// do runs f, and ends its context as soon as a right turns out to be missing.
-// Its error is then a [*MissingRight].
+// do runs f, and ends its context as soon as a right turns out to be missing. The
+// error is then a [*MissingRight].
 func (r *Rights) do(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -14,23 +14,23 @@ import (
 	"passcode-worker/internal/topology"
 )
 
-// stored is a message as it lies on a stream.
+// stored is a message as a stream stores it.
 type stored = topology.Stored
 
 const (
-	// One batch of a scan is at most so many messages and bytes.
+	// batchMessages and batchBytes bound one batch of a scan.
 	batchMessages = 500
 	batchBytes    = 4 << 20
-	// scanTries is how often a batch is asked for that brings nothing.
+	// scanTries is how often a batch is tried that fails and brings nothing.
 	scanTries = 4
 )
 
 const errNotDirect = finalError("it does not exist, or does not allow direct reads; worker setup --update corrects both")
 
-// scan calls each with the messages of one subject, in their order, from one
-// sequence to another. It reads in batches and keeps one of them, so a stream
-// of any length may be read; it leaves nothing behind on the server, and needs
-// one right. What is removed meanwhile may be missing.
+// scan calls each with the messages of one subject, in order, up to a sequence. It
+// holds one batch at a time, so a stream of any length can be read. It leaves
+// nothing behind on the server, and needs one right. Messages that are removed
+// meanwhile may be missing.
 func (t *Tools) scan(ctx context.Context, stream, subject string, upTo uint64, each func(stored) error) error {
 	from := uint64(1)
 	for tries := 1; from <= upTo; tries++ {
@@ -70,8 +70,8 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 	}
 	err = t.rights.do(ctx, func(ctx context.Context) error {
 		inbox := t.nc.NewInbox()
-		// Not SubscribeSync: that takes a message without data and with a header
-		// Status for a word of the server's.
+		// Not SubscribeSync: it takes a message without data that has a header
+		// Status for one of the server's own.
 		msgs := make(chan *nats.Msg, batchMessages+1)
 		sub, err := t.nc.ChanSubscribe(inbox, msgs)
 		if err != nil {
@@ -87,11 +87,11 @@ func (t *Tools) batch(ctx context.Context, stream, subject string, from uint64) 
 			if err != nil {
 				return err
 			}
-			// With every message of a stream the server tells its sequence.
+			// The server gives the sequence with every message of a stream.
 			sequence := topology.LastHeader(m.Header, jetstream.SequenceHeader)
 			if sequence == "" && m.Header == nil {
-				// What its publisher has stored are no headers, and the library
-				// gives out none then.
+				// The publisher stored headers that cannot be parsed, so the
+				// library returns none at all.
 				s, err := topology.StoredNext(ctx, t.js, stream, subject, max(from, last+1))
 				if err == nil && s != nil {
 					got, more = append(got, *s), true
@@ -154,8 +154,8 @@ func storedFrom(m *nats.Msg, sequence string) (stored, error) {
 	return stored{Sequence: seq, Time: at, Header: m.Header, Data: m.Data}, nil
 }
 
-// current asks the stream's leader for a message; nil: it is no longer there. A
-// direct read may come from a replica that lags behind.
+// current reads a message from the stream's leader, because a direct read may come
+// from a replica that lags behind; nil: the message is no longer there.
 func (t *Tools) current(ctx context.Context, stream string, sequence uint64) (s *stored, err error) {
 	err = t.insist(ctx, func(ctx context.Context) (err error) {
 		s, err = topology.StoredAt(ctx, t.js, stream, sequence)
@@ -180,8 +180,8 @@ func (t *Tools) last(ctx context.Context, stream string) (uint64, error) {
 	return last, nil
 }
 
-// ask sends a request to the JetStream API whose answer is of interest only if
-// it is a refusal: then that is returned.
+// ask sends a request to the JetStream API. It returns the error in the answer; nil:
+// the request was carried out.
 func (t *Tools) ask(ctx context.Context, subject, body string) (*jetstream.APIError, error) {
 	m, err := t.nc.RequestWithContext(ctx, subject, []byte(body))
 	if err != nil {

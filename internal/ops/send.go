@@ -21,12 +21,12 @@ type Sent struct {
 // inFlight is how many requests wait for their PubAck at a time.
 const inFlight = 64
 
-// Send publishes requests and waits until each is stored. done is told of each
-// in the order in which they are confirmed, one at a time; it is not told of
-// those that failed. The first failure ends it, once those under way have ended.
+// Send publishes requests and waits until each is stored. It calls done for each, one
+// at a time, in the order in which they are confirmed, but not for those that failed.
+// The first failure ends it, once those under way have ended.
 //
-// A reply that is lost is asked for again under a message id of this call's own:
-// whether an id has been sent before is for the records to decide.
+// If a reply is lost, it publishes again under the same message id. That id is new
+// for each request of each call: only the records decide whether an id was sent before.
 func (t *Tools) Send(ctx context.Context, requests []Sending, done func(Sent)) error {
 	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(inFlight)
