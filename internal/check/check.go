@@ -1,5 +1,5 @@
-// Package check tries every precondition of a working installation and changes
-// nothing: NATS and the account's rights there, streams, consumer and buckets,
+// Package check checks every precondition of a working installation and changes
+// nothing: NATS and the account's rights there, streams, consumers and buckets,
 // the token, the permissions in it, Graph.
 package check
 
@@ -14,14 +14,14 @@ import (
 	"passcode-worker/internal/topology"
 )
 
-// Status is how a precondition stands.
+// Status is the state of a precondition.
 type Status string
 
 const (
 	// OK means that it is as it should be.
 	OK Status = "ok"
-	// Warning means that it works, but weaker than promised, or could not be
-	// found out.
+	// Warning means that it works, but the promises are weaker, or that the check
+	// could not tell.
 	Warning Status = "warning"
 	// Failed means that the worker would not work.
 	Failed Status = "failed"
@@ -30,7 +30,7 @@ const (
 // Line is one precondition. Its JSON form is what worker check prints.
 type Line struct {
 	Status Status `json:"status"`
-	// Tenant is empty where the precondition is everybody's.
+	// Tenant is empty if the precondition concerns all tenants, or if there is one.
 	Tenant string `json:"tenant,omitzero"`
 	What   string `json:"what"`
 	// Detail is what was found.
@@ -47,34 +47,34 @@ type Tenant struct {
 
 // Config says what the worker would be started with.
 type Config struct {
-	// Connect connects to NATS once, with some options more.
+	// Connect connects to NATS, with additional options.
 	Connect func(...nats.Option) (*nats.Conn, error)
-	// JetStream is the one that is meant.
+	// JetStream returns the JetStream of the configured domain or API prefix.
 	JetStream func(*nats.Conn) (jetstream.JetStream, error)
-	// Inbox begins the subjects on which answers arrive; empty: _INBOX.
+	// Inbox is the prefix of the subjects on which answers arrive; empty: _INBOX.
 	Inbox string
 	// Servers names the NATS servers, without passwords.
 	Servers string
-	// Monitors are the addresses of the servers' monitoring; none: what only
-	// these tell is not known.
+	// Monitors are the monitoring addresses of the servers; without them, what only
+	// monitoring shows is not known.
 	Monitors []string
 	Tenants  []Tenant
-	// Setup tells that the worker creates what is missing.
+	// Setup reports whether the worker creates what is missing.
 	Setup bool
-	// Counts: a fuse is on, which reads the records of a while ago.
+	// Counts reports whether a fuse is on, which needs to read past records.
 	Counts bool
-	// Cools: devices cool down, which takes a bucket of its own.
+	// Cools reports whether devices cool down, which needs a bucket of its own.
 	Cools bool
-	// Keep is how long records have to last; [topology.Keep] tells.
+	// Keep is how long records must be kept; see [topology.Keep].
 	Keep time.Duration
 	// Endpoint is Graph's root without a version; UserAgent names the product.
 	Endpoint, UserAgent string
-	// Follows tells that accepted requests are followed; with Auto only as long as the
-	// token does not lack the right to read devices.
+	// Follows reports whether accepted requests are followed; with Auto they are only as
+	// long as the token does not lack the right to read devices.
 	Follows, Auto bool
-	// ActionNames are further names of a reset in a device's list of actions.
+	// ActionNames are additional names of a reset in a device's list of actions.
 	ActionNames []string
-	// RetryUnknown tells that the worker repeats a call whose outcome it may not
+	// RetryUnknown reports whether the worker repeats a call whose outcome it may not
 	// look up.
 	RetryUnknown bool
 }
@@ -82,12 +82,12 @@ type Config struct {
 // Times of the check.
 const (
 	stepWait = 4 * time.Second
-	// skew is by how much clocks may differ.
+	// skew is how much clocks may differ.
 	skew = 2 * time.Second
 )
 
-// Run tries everything, in an order that leads to the first cause, and reports
-// each precondition as it is known.
+// Run checks everything, and reports each precondition as soon as it is known. It
+// checks causes first: a failure may be the reason for those that follow.
 func Run(ctx context.Context, cfg Config, report func(Line)) {
 	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}, tried: map[string]bool{}, lacking: map[string]bool{},
 		found: map[string]*jetstream.StreamInfo{}}
@@ -99,9 +99,8 @@ func Run(ctx context.Context, cfg Config, report func(Line)) {
 	c.graph(ctx)
 }
 
-// Device tells how Intune shows a device and its actions, as far as the worker takes
-// notice of it, and how the worker takes each of these. It reports no more than that,
-// the token and the permissions.
+// Device reports what the worker reads of a device and its actions in Intune, and how it
+// interprets each action. Apart from that it reports only the token and the permissions.
 func Device(ctx context.Context, cfg Config, device string, report func(Line)) {
 	c := &checker{cfg: cfg, report: report, said: map[Line]bool{}}
 	c.device(ctx, device)
@@ -114,20 +113,20 @@ type checker struct {
 	nc     *nats.Conn // nil: there is none
 	tenant string
 	said   map[Line]bool
-	tried  map[string]bool // rights by the subject they were tried on
+	tried  map[string]bool // whether a right is there, by the subject it was tried on
 	// lacking are the streams and buckets found missing so far.
 	lacking map[string]bool
-	// found are the streams, each read once, and followed tells that the consumers of
-	// alarms were: all tenants share them.
+	// found are the streams, each read once, and followed reports whether the consumers
+	// of alarms were read: all tenants share them.
 	found    map[string]*jetstream.StreamInfo
 	followed bool
-	// limits are the account's; nil before they were asked for, or where they may
-	// not be. limitsAsked tells which.
+	// limits are the account's; nil if they have not been read or cannot be.
+	// limitsAsked reports whether reading them was tried.
 	limits      *jetstream.AccountInfo
 	limitsAsked bool
 }
 
-// say reports a line, once: tenants share much.
+// say reports a line, but only once: tenants share many preconditions.
 func (c *checker) say(status Status, what, detail, do string) {
 	l := Line{Status: status, Tenant: c.tenant, What: what, Detail: detail, Do: do}
 	if !c.said[l] {
@@ -138,8 +137,8 @@ func (c *checker) say(status Status, what, detail, do string) {
 
 func (c *checker) ok(what, detail string) { c.say(OK, what, detail, "") }
 
-// of makes the lines that follow say which tenant they are about, where there
-// is more than one.
+// of makes the lines that follow name the tenant that they are about, if there is
+// more than one.
 func (c *checker) of(tenant string) {
 	if c.tenant = ""; len(c.cfg.Tenants) > 1 {
 		c.tenant = tenant

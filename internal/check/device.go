@@ -29,8 +29,8 @@ func (c *checker) device(ctx context.Context, device string) {
 	}
 }
 
-// shape reports how Intune shows a device. What it reads has no room for a passcode, a
-// PIN, a location or a name.
+// shape reports how Intune shows a device. The fields that it reads cannot hold a
+// passcode, a PIN, a location or a name.
 func (c *checker) shape(ctx context.Context, client *graph.Client, token graph.Token, device string) {
 	const what = "device"
 	ctx, cancel := context.WithTimeout(ctx, callWait)
@@ -88,7 +88,7 @@ func deviceHint(err error) string {
 	return "run worker check without --device"
 }
 
-// word is a word of Graph's as it is spelled there.
+// word quotes a word of Graph's.
 func word(s string) string {
 	if s == "" {
 		return "not said"

@@ -2,8 +2,8 @@ package check
 
 import "strings"
 
-// Hint explains words of Microsoft's to a person. It decides nothing but what
-// check says: codes and texts change without notice.
+// Hint explains an error of Microsoft's to a person. Only check uses it, and no
+// decision of the worker depends on it: codes and texts change without notice.
 // Sources: Microsoft's "Microsoft Entra authentication and authorization error
 // codes", and public reports of what Graph and Intune answer.
 type Hint struct {
@@ -11,13 +11,13 @@ type Hint struct {
 	Says string
 	// Means is the usual cause, and Do what to do about it.
 	Means, Do string
-	// Everybody tells that the answer has nothing to do with the device that was
-	// asked for: every other call would get it, too.
+	// Everybody reports whether the answer has nothing to do with the device that was
+	// asked for, so that every other call gets it, too.
 	Everybody bool
 }
 
-// Hints are all of them, those that are more exact first. docs/runbook.md holds
-// the same table.
+// Hints lists them all, the more exact ones first. docs/runbook.md holds the same
+// table.
 func Hints() []Hint {
 	const registration = "the application's registration"
 	return []Hint{
@@ -55,7 +55,7 @@ func Hints() []Hint {
 			Do: "look for other programs that use the same AZURE_CLIENT_ID and for a restart loop; wait some minutes"},
 		{Says: "AADSTS90033", Means: "the token service has a fault", Do: "wait; check the service health of Microsoft 365"},
 
-		// Graph: what concerns every call.
+		// Graph: errors that concern every call.
 		{Says: "Request not applicable to target tenant", Means: "the tenant has no Intune, or its licence has lapsed", Do: "check the tenant's licences, and that AZURE_TENANT_ID is the tenant of the devices",
 			Everybody: true},
 		{Says: "Error authenticating with resource", Means: "Intune does not let Graph in for this tenant", Do: "check the tenant's Intune licence and the service health; then ask Microsoft and give them the request id",
@@ -70,7 +70,7 @@ func Hints() []Hint {
 			Do: "grant it as an application permission, and give admin consent", Everybody: true},
 		{Says: "Authorization_RequestDenied", Means: "the application lacks a permission", Do: "grant the application permissions listed in docs/install.md, and give admin consent", Everybody: true},
 
-		// Graph: what concerns a request.
+		// Graph: errors that concern one request.
 		{Says: "User id must be in the form of Guid", Means: "Intune accepts only an object id as userId, not a name",
 			Do: "publish the user's object id in userId, or the device only, as Microsoft's portal does"},
 		{Says: "No method match route template", Means: "Intune does not serve this route", Do: "publish the device only, without userId and detectedAppId"},
@@ -79,7 +79,7 @@ func Hints() []Hint {
 	}
 }
 
-// explain finds the hint for an error's words.
+// explain finds the hint for an error's text.
 func explain(text string) (Hint, bool) {
 	text = strings.ToLower(text)
 	for _, h := range Hints() {

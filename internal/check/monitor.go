@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// maxMonitor bounds what is read of a server's monitoring. An account that exports
-// subjects for thousands of tenants has a long description.
+// maxMonitor bounds the size of a monitoring answer. An account that exports subjects
+// for thousands of tenants has a long description.
 const maxMonitor = 16 << 20
 
 const strictHint = "remove strict: false from the jetstream block of each server; before version 2.12 set strict: true there, and update servers older than 2.11"
 
-// monitors asks each server whether it writes to disk at once, and whether it is
-// strict; and the one that the check is connected to, where the publishers are.
+// monitors asks each server whether it syncs each write to disk, and whether it is
+// strict. It asks the one that the check is connected to where publishers are.
 func (c *checker) monitors(ctx context.Context) {
 	c.of("")
 	own := ""
@@ -31,8 +31,8 @@ func (c *checker) monitors(ctx context.Context) {
 				Config *struct {
 					Always   bool          `json:"sync_always"`
 					Interval time.Duration `json:"sync_interval"`
-					// Strict is left out where it is off, and by servers that
-					// do not know it, which are lenient.
+					// Strict is left out if it is off, and by servers that do not
+					// know it and are lenient.
 					Strict bool `json:"strict"`
 				} `json:"config"`
 			} `json:"jetstream"`

@@ -19,7 +19,7 @@ const syncHint = "set sync_interval: always in the jetstream block of each serve
 func (c *checker) nats(ctx context.Context) {
 	c.of("")
 	nc, err := c.cfg.Connect(nats.RetryOnFailedConnect(false), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {
-		// Each is read where it is waited for.
+		// Errors are read as LastError, right after the call that causes them.
 	}))
 	if err != nil {
 		do := "check that NATS_URL is right, that the server is running, and that this machine can reach it"
@@ -72,7 +72,7 @@ func (c *checker) nats(ctx context.Context) {
 	}
 }
 
-// clock judges the difference of a clock to ours.
+// clock judges how far a clock is ahead of this machine's.
 func (c *checker) clock(what string, ahead time.Duration) {
 	detail := fmt.Sprintf("%s ahead of this machine's", ahead.Round(10*time.Millisecond))
 	if ahead < 0 {
@@ -85,7 +85,8 @@ func (c *checker) clock(what string, ahead time.Duration) {
 	c.ok(what, detail)
 }
 
-// inbox tries whether answers may be received: without that nothing else can be.
+// inbox checks whether answers can be received: without them nothing else can be
+// checked.
 func (c *checker) inbox(ctx context.Context, nc *nats.Conn) bool {
 	what := "right to subscribe to " + cmp.Or(c.cfg.Inbox, "_INBOX") + ".>"
 	if err := listens(ctx, nc, nc.NewInbox()); err != nil {
@@ -96,7 +97,7 @@ func (c *checker) inbox(ctx context.Context, nc *nats.Conn) bool {
 	return true
 }
 
-// listens fails where a subject may not be subscribed to.
+// listens fails if the account may not subscribe to a subject.
 func listens(ctx context.Context, nc *nats.Conn, subject string) error {
 	before := nc.LastError()
 	sub, err := nc.SubscribeSync(subject)
@@ -141,14 +142,14 @@ func allowed(ctx context.Context, nc *nats.Conn, m *nats.Msg) (bool, error) {
 // mostNamed is how many tenants a line names.
 const mostNamed = 20
 
-// unserved names tenants with requests, but without a consumer.
+// unserved names tenants that have requests but no consumer.
 func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
 	const what = "tenants with requests but no consumer"
 	tenants, err := topology.Unserved(ctx, js, c.cfg.Tenants[0].Names)
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound): // which is said already
+	case errors.Is(err, jetstream.ErrStreamNotFound): // reported already
 	case err != nil:
 		c.say(Warning, what, fmt.Sprintf("could not be checked: %v", err), "see the lines above")
 	case len(tenants) > 0:
@@ -165,9 +166,8 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 // rivalsWait is how long streams of other domains may take to answer.
 const rivalsWait = time.Second
 
-// rivals looks for a second installation: streams of another domain, or of
-// another account, that store the same requests or dead letters. Each keeps
-// records of its own.
+// rivals looks for a second installation: streams of another domain or account that
+// store the same requests or dead letters. Each installation keeps records of its own.
 func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) {
 	n := c.cfg.Tenants[0].Names
 	for _, t := range []struct{ what, subject, own, do string }{
@@ -202,10 +202,10 @@ func (c *checker) rivals(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 	}
 }
 
-// absent tells that a stream certainly does not exist.
+// absent reports whether a stream certainly does not exist.
 func (c *checker) absent(ctx context.Context, js jetstream.JetStream, name string) bool {
 	if !c.tried[topology.API(js.Options(), "STREAM.INFO."+name)] {
-		return false // it may not be asked for
+		return false // the account may not ask for it
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
@@ -213,8 +213,8 @@ func (c *checker) absent(ctx context.Context, js jetstream.JetStream, name strin
 	return errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
-// placed are the names of streams, with their domain where it is that of the
-// server that this is connected to: there is no list of domains to ask.
+// placed names streams and, as far as it can be found out, their domain. That is only
+// the domain of the connected server: there is no list of domains to ask.
 func (c *checker) placed(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, streams []string) []string {
 	near := nc.ConnectedDomain()
 	var out []string
@@ -234,7 +234,7 @@ func (c *checker) placed(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 	return out
 }
 
-// domain is a domain as it is told; nothing for none.
+// domain is the end of a phrase that names a domain; empty for none.
 func domain(name string) string {
 	if name == "" {
 		return ""

@@ -15,18 +15,18 @@ const (
 	publishersHint = "give publishers an account of their own that imports the subject as a service: deploy/nats/accounts.conf shows how"
 )
 
-// publishers looks whether requests come from other accounts than the one of
-// the records. A publisher names the subject that NATS sends the PubAck of its
-// request to, whatever its permissions; only a service import keeps that answer
-// out of this account. address is the monitoring of the server that the check is
-// connected to; "": it is not known.
+// publishers checks whether requests come from accounts other than the one that holds
+// the records. A publisher chooses the subject to which NATS sends the PubAck of its
+// request, whatever its permissions; only a service import keeps that answer out of
+// this account. address is the monitoring address of the server that the check is
+// connected to; empty: it is not known.
 //
-// A client cannot find it out: a server tells it about its own account no more
-// than names, numbers and connections, and what it tries with a message of its
-// own shows only what happens to its own messages.
+// A client cannot find this out: a server tells it only names, numbers and
+// connections of its own account, and a message that it sends shows only what happens
+// to its own messages.
 func (c *checker) publishers(ctx context.Context, address string) {
 	if c.nc == nil || len(c.cfg.Tenants) == 0 {
-		return // there is no connection, which is said already
+		return // there is no connection, which is reported already
 	}
 	unknown := func(why, do string) {
 		c.say(Warning, publishersLine, why+", so the check cannot tell whether publishers share the account of the records, "+
@@ -54,7 +54,7 @@ func (c *checker) publishers(ctx context.Context, address string) {
 	c.say(status, publishersLine, detail, do)
 }
 
-// account is what a server's monitoring tells about an account.
+// account is what a server's monitoring shows of an account.
 type account struct {
 	Name    string     `json:"account_name"`
 	Exports []crossing `json:"exports"`
@@ -64,13 +64,13 @@ type account struct {
 // crossing is one subject of an export or an import.
 type crossing struct {
 	Subject string `json:"subject"`
-	// Local is where a stream's messages arrive, with $1 and the like for tokens
-	// that differ; empty: on the same subject.
+	// Local is the subject on which the messages of a stream import arrive, with $1
+	// and the like for wildcard tokens; empty: the same subject.
 	Local string `json:"local_subject"`
 	Type  string `json:"type"` // "service" or "stream"
 }
 
-// account asks for the account of the check's own connection.
+// account reads the account of the check's own connection.
 func (c *checker) account(ctx context.Context, address string) (account, error) {
 	client, err := c.nc.GetClientID()
 	if err != nil {
@@ -89,7 +89,7 @@ func (c *checker) account(ctx context.Context, address string) (account, error) 
 	}
 	name := conns.Connections[0].Account
 	if name == "" {
-		name = "$G" // the one of a server without accounts; nats-server, Connz
+		name = "$G" // the account of a server without accounts; nats-server, Connz
 	}
 	var answer struct {
 		Account account `json:"account_detail"`
@@ -101,7 +101,7 @@ func (c *checker) account(ctx context.Context, address string) (account, error) 
 	return answer.Account, err
 }
 
-// judge tells how requests on the subjects come into the account.
+// judge judges how requests on the subjects come into the account.
 func (a account) judge(subjects []string) (status Status, detail, do string) {
 	var bare, streams []string
 	for _, subject := range subjects {
@@ -124,7 +124,7 @@ func (a account) judge(subjects []string) (status Status, detail, do string) {
 		"The check cannot see whether others publish in this account", a.Name, few(subjects)), ""
 }
 
-// has reports whether one of the exports or imports brings messages of a subject.
+// has reports whether an export or import of that kind covers a subject.
 func has(list []crossing, kind, subject string) bool {
 	var subjects []string
 	for _, c := range list {

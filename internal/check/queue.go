@@ -23,7 +23,7 @@ type queue struct {
 	names topology.Names
 	may   map[string]bool // subjects that may be published to
 
-	// clock is what the server's clock said when ours said asked.
+	// clock is the time by the server's clock when it was asked by this machine's.
 	clock, asked time.Time
 }
 
@@ -33,14 +33,13 @@ func (q *queue) check(ctx context.Context) {
 	q.hears(ctx)
 	q.of("")
 	q.stream(ctx, "stream "+n.Stream, n.Stream, Failed)
-	// The consumer is looked at before what it leads to.
 	q.of(n.Tenant)
 	q.consumer(ctx)
 	q.of("")
 	q.stream(ctx, "stream "+n.DeadStream, n.DeadStream, Failed)
 	q.stream(ctx, "bucket "+n.Bucket, "KV_"+n.Bucket, Failed)
 	q.stream(ctx, "bucket "+n.StateBucket(), "KV_"+n.StateBucket(), Warning)
-	// Where anything is missing, the worker makes everything.
+	// If anything is missing, the worker sets up everything, this bucket too.
 	if q.cfg.Cools || q.cfg.Setup && len(q.lacking) > 0 {
 		q.stream(ctx, "bucket "+n.DeviceBucket(), "KV_"+n.DeviceBucket(), Failed)
 	}
@@ -49,7 +48,7 @@ func (q *queue) check(ctx context.Context) {
 	}
 }
 
-// hears tries whether the worker may hear of new requests, and of other replicas.
+// hears checks whether the worker may hear of new requests, and of other replicas.
 func (q *queue) hears(ctx context.Context) {
 	q.of(q.names.Tenant)
 	for _, may := range []struct{ subject, without string }{
@@ -76,7 +75,7 @@ func (q *queue) wakes() string {
 	return q.names.Wake()
 }
 
-// beats is the subject on which the replicas tell each other that they live.
+// beats is the subject of the heartbeats between replicas.
 func (q *queue) beats() string {
 	var tenants []string
 	for _, t := range q.cfg.Tenants {
@@ -85,10 +84,10 @@ func (q *queue) beats() string {
 	return q.names.Replicas(tenants)
 }
 
-// withoutFollowing is what the lack of anything means that following needs.
+// withoutFollowing is what it means that something is missing that following needs.
 const withoutFollowing = "resets go on, but accepted requests are not followed"
 
-// following checks what accepted requests are followed with. Without it resets go on.
+// following checks what following accepted requests needs. Without it resets go on.
 func (q *queue) following(ctx context.Context) {
 	n := q.names
 	q.stream(ctx, "bucket "+n.OutcomeBucket(), "KV_"+n.OutcomeBucket(), Warning)
@@ -101,7 +100,7 @@ func (q *queue) followConsumers(ctx context.Context) {
 	n := q.names
 	what := fmt.Sprintf("consumers %s to %s", topology.FollowConsumer(0), topology.FollowConsumer(topology.FollowSteps-1))
 	if q.followed || !q.may[q.api("CONSUMER.INFO."+n.FollowStream+".*")] {
-		return // which is said above
+		return // reported already
 	}
 	q.followed = true
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
@@ -151,8 +150,8 @@ func (q *queue) followConsumers(ctx context.Context) {
 	}
 }
 
-// stream checks that a stream is there, and its settings. weight is how much its
-// absence counts where the worker does not create it.
+// stream checks that a stream exists, and its settings. weight is the status to report
+// if it is missing and the worker does not create it.
 func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 	if !q.may[q.api("STREAM.INFO."+name)] {
 		q.say(Warning, what, "its settings cannot be read without the right above", "")
@@ -195,8 +194,8 @@ func (q *queue) stream(ctx context.Context, what, name string, weight Status) {
 	}
 }
 
-// room adds to what is weak about the request stream that it, or the account, allows fewer
-// consumers than there are tenants.
+// room adds a weakness if the request stream, or the account, allows fewer consumers than
+// there are tenants.
 func (q *queue) room(ctx context.Context, requests *jetstream.StreamInfo, found []topology.Weakness) []topology.Weakness {
 	tenants, there := len(q.cfg.Tenants), requests.State.Consumers
 	var a *jetstream.AccountInfo
@@ -209,7 +208,7 @@ func (q *queue) room(ctx context.Context, requests *jetstream.StreamInfo, found 
 	return found
 }
 
-// replicas names those that are not up to date.
+// replicas reports the replicas that are not up to date.
 func (q *queue) replicas(what string, info *jetstream.ClusterInfo) {
 	for _, peer := range info.Replicas {
 		if peer.Offline || !peer.Current {
@@ -218,9 +217,9 @@ func (q *queue) replicas(what string, info *jetstream.ClusterInfo) {
 	}
 }
 
-// missing reports what does not exist: the worker creates it where it is
-// configured to, and allowed to, and where the account's limits leave room: beyond
-// says what stands in the way.
+// missing reports that something does not exist. The worker creates it if it is
+// configured to, has the right create, and the account's limits leave room; beyond says
+// which limit stands in the way.
 func (q *queue) missing(ctx context.Context, what string, weight Status, create string, beyond func(*jetstream.AccountInfo) *topology.Weakness) {
 	do, worst, means := "run worker setup", Failed, ""
 	if q.follows(create) {
@@ -240,13 +239,13 @@ func (q *queue) missing(ctx context.Context, what string, weight Status, create 
 	q.tryOne(ctx, right{create, "to create what is missing", worst, &nats.Msg{Subject: create, Data: []byte(broken)}})
 }
 
-// follows reports whether what is made by a call to the server is for following.
+// follows reports whether a call that creates something creates it for following.
 func (q *queue) follows(create string) bool {
 	return strings.HasPrefix(create, q.api("CONSUMER.CREATE."+q.names.FollowStream+".")) ||
 		create == q.api("STREAM.CREATE."+q.names.FollowStream) || create == q.api("STREAM.CREATE.KV_"+q.names.OutcomeBucket())
 }
 
-// account is what the account may store; nil where that is not known.
+// account reads what the account may store; nil if that cannot be read.
 func (q *queue) account(ctx context.Context) *jetstream.AccountInfo {
 	if q.limitsAsked {
 		return q.limits
@@ -257,7 +256,7 @@ func (q *queue) account(ctx context.Context) *jetstream.AccountInfo {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
-	// Where it fails, what the worker needs is tried by itself all the same.
+	// If it fails, what the worker needs is still checked, only without the limits.
 	q.limits, _ = q.js.AccountInfo(ctx)
 	return q.limits
 }
@@ -275,7 +274,7 @@ func (q *queue) consumer(ctx context.Context) {
 	n := q.names
 	what := "consumer " + n.Consumer()
 	if !q.may[q.api("CONSUMER.INFO."+n.Stream+"."+n.Consumer())] {
-		return // which is said above
+		return // reported already
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()

@@ -16,7 +16,7 @@ import (
 // effect.
 type right struct {
 	subject string
-	// need is what happens without it; a right of weight Warning can be lacked.
+	// need is what the worker needs it for, and weight the status to report without it.
 	need   string
 	weight Status
 	probe  *nats.Msg
@@ -26,22 +26,22 @@ type right struct {
 const (
 	// broken is refused by every part of the JetStream API.
 	broken = "{"
-	// noVerb is none of the words that mean something on the subject of an ack.
-	// An empty one would be an ack.
+	// noVerb means nothing on the subject of an ack, where an empty body would be an
+	// ack.
 	noVerb = "check"
-	// noStream is a stream that cannot exist, so that a message which expects it
-	// is refused by any stream.
+	// noStream is a stream that cannot exist: every stream refuses a message that
+	// expects it.
 	noStream = "-"
 	noKey    = "=check"
 )
 
-// api is the subject of a call to the JetStream that is meant, and kv that of
-// writing a key.
+// api is the subject of a call to the configured JetStream, and kv that of writing a
+// key.
 func (q *queue) api(call string) string       { return topology.API(q.js.Options(), call) }
 func (q *queue) kv(bucket, key string) string { return topology.KV(q.js.Options(), bucket, key) }
 
-// rights lists what the worker of a tenant publishes to. The setup reads more
-// than the work alone.
+// rights lists the subjects to which the worker of a tenant publishes. With Setup it
+// needs more of them.
 func (q *queue) rights() []right {
 	n := q.names
 	records, states := "KV_"+n.Bucket, "KV_"+n.StateBucket()
@@ -62,7 +62,7 @@ func (q *queue) rights() []right {
 		look   = "to see what exists"
 		before = "to learn, when it takes over a tenant, which calls were sent and which devices were reset before"
 	)
-	past := Warning // without it the window of calls begins anew
+	past := Warning // without it a new replica counts the calls from zero
 	if q.cfg.Counts {
 		past = Failed
 	}
@@ -102,7 +102,7 @@ func (q *queue) rights() []right {
 			call(q.api("STREAM.INFO."+cooling), "", why, Failed),
 			call(q.api("STREAM.MSG.GET."+cooling), broken, why, Failed),
 			store(q.kv(n.DeviceBucket(), n.Tenant+"."+noKey), q.kv(n.DeviceBucket(), n.Tenant+".>"), why, Failed))
-	case q.cfg.Setup: // it is needed only where something is missing
+	case q.cfg.Setup: // it is needed only if something is missing
 		rights = append(rights, call(q.api("STREAM.INFO."+cooling), "", look, Warning))
 	}
 	if q.cfg.Follows {
@@ -111,8 +111,8 @@ func (q *queue) rights() []right {
 	return rights
 }
 
-// followRights are what following needs: without them resets go on. The consumers of
-// alarms are alike, so one stands for all.
+// followRights lists what following needs; without it resets go on. The consumers of
+// alarms are alike, so one of them is tried for all.
 func (q *queue) followRights() []right {
 	const why = "to follow accepted requests"
 	n := q.names
@@ -146,7 +146,7 @@ func (r right) at(subject string) right {
 	return r
 }
 
-// try tries each right and keeps which are there.
+// try tries each right and notes which the account has.
 func (q *queue) try(ctx context.Context) {
 	q.may = map[string]bool{}
 	for _, r := range q.rights() {
@@ -177,7 +177,7 @@ func (q *queue) tryOne(ctx context.Context, r right) bool {
 	return q.may[r.subject]
 }
 
-// own reports whether a subject is of one tenant alone.
+// own reports whether a subject belongs to this tenant alone.
 func (q *queue) own(subject string) bool {
 	return slices.ContainsFunc(strings.Split(subject, "."), func(token string) bool { return token == q.names.Tenant || token == q.names.Consumer() })
 }
