@@ -33,7 +33,7 @@ func (checkCmd) Help() string {
 		"Begin with the first failed line: it may be the cause of those below it. The exit status is 0 if nothing failed."
 }
 
-// Run tries every precondition.
+// Run checks every precondition.
 func (c checkCmd) Run(ctx context.Context, s streams) error {
 	r := &reader{}
 	cfg, _ := c.config(r)
@@ -106,7 +106,7 @@ func (c checkCmd) Run(ctx context.Context, s streams) error {
 	return nil
 }
 
-// oneTenant is the tenant of a device: which of many it is the name has to say.
+// oneTenant returns the tenant of a device. If there are many, the name must say which.
 func oneTenant(r *reader, tenants []check.Tenant, name string) []check.Tenant {
 	if len(tenants) < 2 {
 		return tenants
@@ -119,7 +119,7 @@ func oneTenant(r *reader, tenants []check.Tenant, name string) []check.Tenant {
 	return tenants[i : i+1]
 }
 
-// checked are the tenants as the check knows them.
+// checked returns the tenants in the form that package check takes.
 func checked(cfg worker.Config) []check.Tenant {
 	var out []check.Tenant
 	for _, t := range cfg.Tenants {

@@ -36,7 +36,7 @@ func (deadRedriveCmd) Help() string {
 	return "Publishes each request again under its id, waits until it is stored, and then removes the letter. " +
 		"The workers treat the request like any other. If the command is interrupted, run it again: this loses nothing and resets nothing twice. " +
 		"Two operators may run it at the same time. Each letter counts its redrives. The fourth redrive is refused, and so is any of outcome_unknown. " +
-		"The exit status is 1 if any letter was refused."
+		"The exit status is 1 if any letter was refused, or if one that you named is missing."
 }
 
 // Run redrives dead letters.
@@ -69,7 +69,7 @@ func (c deadRedriveCmd) Run(ctx context.Context, s streams) error {
 	})
 }
 
-// reserve waits for a slot, however long that takes.
+// reserve waits for a slot, without the time limit of [pace.Patience].
 func reserve(ctx context.Context, p *pace.Pacer) (*pace.Slot, error) {
 	for {
 		slot, err := p.Reserve(ctx)
@@ -126,7 +126,7 @@ func needSelection(r *reader, sel ops.Selection, all bool) {
 	}
 }
 
-// each does the same to each selected letter, and fails where a part was refused.
+// each calls do for each selected letter, and fails if any letter was refused.
 func (t *tool) each(ctx context.Context, sel ops.Selection, do func(context.Context, ops.DeadLetter) (ops.Result, error)) error {
 	missing := missingFrom(sel)
 	done := map[ops.Action]int{}

@@ -25,18 +25,18 @@ func variables(t reflect.Type) []string {
 	return out
 }
 
-// forgetEmpty makes an empty variable, or one of white space only, count as not
-// set, which is what a compose file means by it.
+// forgetEmpty unsets variables that are empty or hold only white space: a compose
+// file sets a variable that it has no value for to an empty one.
 func forgetEmpty(names []string) {
 	for _, name := range names {
 		if value, err := setting.Text(os.Getenv(name)); value == "" && err == nil {
-			_ = os.Unsetenv(name) // fails for impossible names only
+			_ = os.Unsetenv(name) // fails only for impossible names
 		}
 	}
 }
 
-// unknownVariables finds environment variables that look like ours and are
-// not: a mistyped name would else be passed over in silence.
+// unknownVariables finds environment variables that look like the worker's but are
+// not, so that a mistyped name does not go unnoticed.
 func unknownVariables(known, environ []string) []string {
 	var out []string
 	for _, e := range environ {
@@ -53,8 +53,8 @@ func unknownVariable(name string) string {
 	return "the environment variable " + name + " is unknown and has no effect; see worker run --help"
 }
 
-// serviceVariable is what Kubernetes sets for the ports of each Service. One
-// called worker, or worker-metrics, makes names that look like ours.
+// serviceVariable matches what Kubernetes sets for the ports of each Service. For a
+// Service called worker, or worker-metrics, the names look like the worker's.
 // Source: Kubernetes, "Service", environment variables.
 var serviceVariable = regexp.MustCompile(`_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
 

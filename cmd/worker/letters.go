@@ -15,8 +15,7 @@ import (
 	"passcode-worker/internal/verdict"
 )
 
-// selectOptions say which letters are meant. What is given must all be true of
-// a letter.
+// selectOptions say which letters are meant: those that match all options given.
 type selectOptions struct {
 	IDs      []string `arg:"" optional:"" name:"id" help:"Ids of requests."`
 	Sequence string   `group:"select" placeholder:"N,..." help:"Numbers of letters in the dead-letter stream, separated by commas."`
@@ -50,7 +49,7 @@ func (o selectOptions) read(r *reader) ops.Selection {
 	return sel
 }
 
-// device refuses what is no id of a device; empty means none.
+// device refuses what is not the id of a device; empty means that none is given.
 func (r *reader) device(name, s string) {
 	if s == "" {
 		return
@@ -60,9 +59,9 @@ func (r *reader) device(name, s string) {
 	}
 }
 
-// missing names what was asked for by name and not found.
+// missing holds the ids and sequences that were asked for and not found yet.
 type missing struct {
-	ids       map[string]string // by their form in keys
+	ids       map[string]string // by the form of the id in keys
 	sequences map[uint64]bool
 }
 
@@ -82,8 +81,8 @@ func (m *missing) seen(l ops.DeadLetter) {
 	delete(m.sequences, l.Sequence)
 }
 
-// tell says what was not found, and fails if there is any. A limit may have been
-// reached before.
+// tell says what was not found, and fails if there is any. With a limit it says
+// nothing, since the limit may have been reached before.
 func (m *missing) tell(t *tool, sel ops.Selection) error {
 	if sel.Limit > 0 {
 		return nil
@@ -158,11 +157,11 @@ type deadShowCmd struct {
 // Help is shown by worker dead show --help.
 func (deadShowCmd) Help() string {
 	return "Shows each selected letter in full: why the request died, its headers and its body. " +
-		"Control characters are written as escapes such as \\u001b. The exit status is 1 if no letter was found."
+		"Control characters are written as escapes such as \\u001b. The exit status is 1 if no letter was found, or if one that you named is missing."
 }
 
-// shownLetter is a letter as JSON with all of it. Body is the request as it came;
-// Base64 where it is no UTF-8.
+// shownLetter is a whole letter as JSON. Body is the request as it was published;
+// Base64 takes its place if it is not UTF-8.
 type shownLetter struct {
 	ops.DeadLetter
 	Headers map[string][]string `json:"headers"`

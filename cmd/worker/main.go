@@ -34,8 +34,8 @@ const (
 )
 
 func main() {
-	// net/http says there what it did not expect on a connection, and quotes it.
-	// That may be an answer of Graph's, which can hold a passcode.
+	// net/http logs there what it did not expect on a connection, and quotes it. That
+	// may be an answer of Graph's, which can hold a passcode.
 	log.SetOutput(io.Discard)
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -119,8 +119,8 @@ func newParser(c *cli, s streams, exit func(int)) (*kong.Kong, error) {
 	)
 }
 
-// leftEmpty stands for an option that was given, and empty, where one that was
-// not given may be filled from elsewhere.
+// leftEmpty marks an option that was given with an empty value, so that it is not
+// filled from elsewhere like one that was not given.
 const leftEmpty = " "
 
 // text reads the value of an option. The library's own error would show a

@@ -14,7 +14,7 @@ import (
 	"passcode-worker/internal/setting"
 )
 
-// savedContext is a saved context of the nats tool, as far as it says how to
+// savedContext holds the fields of a saved context of the nats tool that say how to
 // connect. The tool's own library is not used: it links a whole NATS server.
 // Source: github.com/nats-io/jsm.go, natscontext/context.go.
 type savedContext struct {
@@ -34,14 +34,14 @@ type savedContext struct {
 	Seed        string `json:"user_seed"`
 	TLSFirst    bool   `json:"tls_first"`
 
-	// What the worker cannot do as the tool does; it is refused, since a
-	// connection without it would be another one than is meant.
+	// Only the tool supports these. They are refused, since a connection without them
+	// would not be the one that is meant.
 	SocksProxy string `json:"socks_proxy"`
 	NSC        string `json:"nsc"`
 	WinStore   string `json:"windows_cert_store"`
 }
 
-// way is one way to say who the worker is.
+// way is one way to authenticate.
 type way struct {
 	name  string
 	value *string
@@ -54,9 +54,9 @@ func (o *natsOptions) ways() []way {
 	}
 }
 
-// withContext fills what is not given from the saved context, and the rest with
-// what is usual. Who the worker is comes as a whole from one of the two: a user of
-// the context's is none where credentials are given.
+// withContext fills options that are not given from the saved context, and the URL
+// from its default if it is in neither. Authentication comes as a whole from one of
+// the two: if the options give any, the context's is ignored.
 func (o natsOptions) withContext(r *reader) natsOptions {
 	if o.NatsContext != "" && !r.illegible["NATS_CONTEXT"] {
 		c := r.savedContext(o.NatsContext)
@@ -87,15 +87,15 @@ func (o natsOptions) withContext(r *reader) natsOptions {
 	return o
 }
 
-// savedContext reads a context from where the nats tool keeps it. What it holds is
-// not shown: there are secrets in it.
+// savedContext reads a context from where the nats tool keeps it. Its problems quote
+// no value, since a context holds secrets.
 func (r *reader) savedContext(name string) savedContext {
 	const variable = "NATS_CONTEXT"
 	if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		r.fail(variable, "%q is not the name of a context", name)
 		return savedContext{}
 	}
-	// The home is the one of the system's list of users, as it is for the tool; HOME may
+	// Like the tool, take the home directory from the system's list of users; HOME may
 	// name another.
 	home, homeErr := user.Current()
 	root := os.Getenv("XDG_CONFIG_HOME")
@@ -152,8 +152,8 @@ func (r *reader) savedContext(name string) savedContext {
 	return c
 }
 
-// isReference reports whether a value is one of the addresses by which the nats tool
-// finds a secret elsewhere.
+// isReference reports whether a value is an address at which the nats tool looks up
+// a secret.
 func isReference(s string) bool {
 	for _, scheme := range []string{"env://", "op://", "nsc://", "data:", "file://"} {
 		if len(s) >= len(scheme) && strings.EqualFold(s[:len(scheme)], scheme) {

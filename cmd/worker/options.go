@@ -34,8 +34,8 @@ var groups = []kong.Group{
 	{Key: "select", Title: "Which ones"},
 }
 
-// defaults are those that more than the command line knows, or more than one
-// command: by the names that the tags call them.
+// defaults returns the default values that other packages or several commands share,
+// by the names that the tags use.
 func defaults() kong.Vars {
 	n, p, layout := topology.DefaultNames(), verdict.DefaultPolicy(), topology.Layout{}
 	return kong.Vars{
@@ -58,7 +58,7 @@ func defaults() kong.Vars {
 	}
 }
 
-// brief is a time as people write it: 24h, not 24h0m0s.
+// brief formats a duration as people write it: 24h, not 24h0m0s.
 func brief(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -70,7 +70,7 @@ func brief(d time.Duration) string {
 	return s
 }
 
-// describe is an option's line in the help: its default stands in its tag only.
+// describe returns an option's help with its default, which only its tag holds.
 func describe(v *kong.Value) string {
 	shown := *v
 	if v.HasDefault {
@@ -79,8 +79,8 @@ func describe(v *kong.Value) string {
 	return kong.DefaultHelpValueFormatter(&shown)
 }
 
-// Every option is a string, whatever it means: so that all that is wrong with
-// a configuration can be told at once, instead of the first thing only.
+// Every option is a string, whatever it means, so that all problems of a
+// configuration can be reported at once, and not only the first.
 
 type natsOptions struct {
 	NatsContext     string `group:"nats" env:"NATS_CONTEXT" placeholder:"NAME" help:"Saved context of the nats tool. Other NATS options override it. If not set, no context is used."`
@@ -162,7 +162,7 @@ type serviceOptions struct {
 func (o natsOptions) read(r *reader) natsconn.Config {
 	r.tidy(&o)
 	o = o.withContext(r)
-	r.tidy(&o) // what the context holds as well
+	r.tidy(&o) // also what came from the context
 	r.servers("NATS_URL", o.NatsURL)
 	var ways []string
 	for _, w := range o.ways() {
@@ -249,7 +249,8 @@ func (o nameOptions) read(r *reader) topology.Names {
 	return n
 }
 
-// endpoint is the root of Graph. What holds for all tenants is checked here.
+// endpoint returns the root address of Graph, and checks the options that all tenants
+// share.
 func (o azureOptions) endpoint(r *reader) string {
 	r.tidy(&o)
 	clouds := graph.Clouds()
@@ -271,7 +272,7 @@ func (o azureOptions) endpoint(r *reader) string {
 	return o.GraphEndpoint
 }
 
-// credential is as whom devices are reset.
+// credential returns the credential of the application that resets devices.
 func (o azureOptions) credential(r *reader) graph.Credential {
 	r.tidy(&o)
 	c := o.assemble()
@@ -280,7 +281,7 @@ func (o azureOptions) credential(r *reader) graph.Credential {
 	return c
 }
 
-// assemble puts the options together; whether they are right is not its matter.
+// assemble makes a credential of the options, without checking them.
 func (o azureOptions) assemble() graph.Credential {
 	cloud := graph.Clouds()[o.GraphCloud]
 	managed, _ := strconv.ParseBool(o.ManagedIdentity)
@@ -299,9 +300,9 @@ func (o azureOptions) assemble() graph.Credential {
 	return c
 }
 
-// prove checks that there is one proof of who the application is, and that it
-// can be read. shared says that it comes from the options, not from the file of
-// the tenants.
+// prove checks that there is exactly one proof of who the application is, and that it
+// can be read. shared reports whether it comes from the options and not from the file
+// of tenants.
 func (o azureOptions) prove(r *reader, c graph.Credential, shared bool) {
 	r.boolean("WORKER_MANAGED_IDENTITY", o.ManagedIdentity)
 	given := proofs(c)
@@ -364,7 +365,7 @@ func (o keepOptions) read(r *reader) (maxAge, cooldown time.Duration, fuse pace.
 	return maxAge, r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0), fuse
 }
 
-// deviceTTL is how long the key of a device is kept; 0 where none cools down.
+// deviceTTL is how long the key of a device is kept; 0 if no device cools down.
 func (o keepOptions) deviceTTL(r *reader) time.Duration {
 	cooldown := r.duration("WORKER_DEVICE_COOLDOWN", o.DeviceCooldown, 0)
 	if cooldown == 0 {
@@ -398,7 +399,7 @@ func (o policyOptions) read(r *reader, c *worker.Config) pace.Rate {
 	c.Follow = map[string]worker.Follow{"on": worker.FollowOn, "auto": worker.FollowAuto}[r.oneOf("WORKER_FOLLOW", o.Follow, "auto", "on", "off")]
 	c.FollowPlan.For = r.duration("WORKER_FOLLOW_FOR", o.FollowFor, outcome.AgeOfFirstLook)
 	if c.FollowPlan.For > outcome.LongestFor {
-		r.fail("WORKER_FOLLOW_FOR", "%q is too long: records are kept for %s", o.FollowFor, brief(outcome.LongestFor))
+		r.fail("WORKER_FOLLOW_FOR", "%q is too long: it must be at most %s", o.FollowFor, brief(outcome.LongestFor))
 	}
 	if most := c.Policy.BackoffMax; most > 0 && most < c.Policy.BackoffMin {
 		r.fail("WORKER_BACKOFF_MAX", "%q is shorter than WORKER_BACKOFF_MIN, %q", o.BackoffMax, o.BackoffMin)
@@ -416,10 +417,10 @@ func (o serviceOptions) read(r *reader, c *worker.Config) {
 	c.DrainTimeout = r.duration("WORKER_DRAIN_TIMEOUT", o.DrainTimeout, time.Second)
 }
 
-// logger makes the log; it is usable even if its options are not.
+// logger makes the log, which is usable even if its options are wrong.
 func (o serviceOptions) logger(r *reader) *zap.Logger {
 	r.tidy(&o)
-	// The library also takes levels that would silence the log.
+	// The library also accepts levels that would silence the log.
 	level, err := zapcore.ParseLevel(r.oneOf("WORKER_LOG_LEVEL", strings.ToLower(o.LogLevel), "debug", "info", "warn", "error"))
 	if err != nil {
 		level = zapcore.InfoLevel
@@ -434,7 +435,7 @@ func (o serviceOptions) logger(r *reader) *zap.Logger {
 	cfg.Encoding = r.oneOf("WORKER_LOG_FORMAT", o.LogFormat, "json", "console")
 	log, err := cfg.Build()
 	if err != nil {
-		return zap.NewNop() // the encoding is wrong, which is told already
+		return zap.NewNop() // the encoding is wrong, which is reported already
 	}
 	return log
 }

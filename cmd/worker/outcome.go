@@ -24,7 +24,7 @@ type outcomeCmd struct {
 	Follow outcomeFollowCmd `cmd:"" help:"Order another look at the devices of accepted requests whose outcome is not known."`
 }
 
-// deviceWords tells people what a device did. Without a document nothing is known yet.
+// deviceWords says what a device did. If the document is empty, nothing is known yet.
 func deviceWords(r record.Record, d outcome.Document) string {
 	if d.Outcome == "" {
 		return fmt.Sprintf("pending since %s; the worker first looks at the device %s after that", instant(r.FinishedAt), outcome.AgeOfFirstLook)
@@ -32,7 +32,7 @@ func deviceWords(r record.Record, d outcome.Document) string {
 	return outcomeWords(d) + ": " + d.Text
 }
 
-// outcomeWords are an outcome, since when, and when the device checked in.
+// outcomeWords says what the outcome is, since when, and when the device last checked in.
 func outcomeWords(d outcome.Document) string {
 	s := fmt.Sprintf("%s since %s", d.Outcome, instant(d.AcceptedAt))
 	if d.Outcome.Final() {
@@ -44,7 +44,7 @@ func outcomeWords(d outcome.Document) string {
 	return s
 }
 
-// device tells what a device did about an accepted request, or why that is not known.
+// device prints what a device did about an accepted request, or why that is not known.
 func (t *tool) device(r record.Record, d outcome.Document, unread error) {
 	switch {
 	case errors.Is(unread, ops.ErrNoOutcomes):
@@ -61,7 +61,7 @@ func (t *tool) device(r record.Record, d outcome.Document, unread error) {
 	}
 }
 
-// outcomeSelectOptions say which outcomes are meant. What is given must all be true of one.
+// outcomeSelectOptions say which outcomes are meant: those that match all options given.
 type outcomeSelectOptions struct {
 	IDs     []string `arg:"" optional:"" name:"id" help:"Ids of requests."`
 	Outcome string   `group:"select" placeholder:"OUTCOME" help:"Only requests with this outcome."`
@@ -130,8 +130,8 @@ func (c outcomeListCmd) Run(ctx context.Context, s streams) error {
 	})
 }
 
-// without names what was asked for by name and not found, and fails if there is any. A
-// limit may have been reached before.
+// without names the ids that were asked for and not found, and fails if there is any. With
+// a limit it says nothing, since the limit may have been reached before.
 func (t *tool) without(sel ops.OutcomeSelection, found []outcome.Document) error {
 	if sel.Limit > 0 {
 		return nil
@@ -184,7 +184,7 @@ func (c outcomeShowCmd) Run(ctx context.Context, s streams, line *kong.Context) 
 	})
 }
 
-// ids refuses an empty one, which a script gives whose variable is empty.
+// ids refuses an empty id: a script gives one if its variable is empty.
 func (r *reader) ids(line *kong.Context, ids []string) {
 	if givenEmpty(line, "") || slices.Contains(ids, "") {
 		r.fail("id", "it is empty")
@@ -239,7 +239,7 @@ func (outcomeFollowCmd) Help() string {
 		"The exit status is 1 if a request that you named is not accepted, or if an order could not be stored."
 }
 
-// longestFollowed is for how long outcomes are kept.
+// longestFollowed is how long outcomes are kept.
 const longestFollowed = 90 * 24 * time.Hour
 
 // Run orders looks.
@@ -274,7 +274,7 @@ func (t *tool) order(ctx context.Context, o ops.Order, rate pace.Rate) error {
 	p := t.progress()
 	err := t.FollowOutcomes(ctx, o, leave, func(r ops.OrderResult) {
 		done[r.Action]++
-		// Of all that is accepted most has ended: these are counted only.
+		// Most accepted requests have ended. Unless they are named, they are only counted.
 		if len(o.IDs) > 0 || r.Action != ops.Decided {
 			t.ordered(r)
 		}

@@ -24,9 +24,9 @@ func (pauseCmd) Help() string {
 type pauseState struct {
 	Tenant string `json:"tenant"`
 	Paused bool   `json:"paused"`
-	// PausedUntil is absent where the pause has no end.
+	// PausedUntil is absent if the pause has no end.
 	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
-	// FuseReleased tells that a fuse had blown.
+	// FuseReleased reports whether the fuse had blown and is now released.
 	FuseReleased bool `json:"fuseReleased,omitzero"`
 }
 

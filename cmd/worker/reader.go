@@ -17,8 +17,8 @@ import (
 	"passcode-worker/internal/setting"
 )
 
-// usageError holds every problem of a configuration, or of what a command was
-// given. about says of what; empty: of the configuration.
+// usageError holds every problem of a configuration, or of a command's arguments.
+// about introduces the problems; empty: they are the configuration's.
 type usageError struct {
 	problems []error
 	about    string
@@ -39,14 +39,14 @@ func (e *usageError) Error() string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// reader turns options into values and gathers what is wrong with them.
+// reader turns options into values and collects their problems.
 type reader struct {
 	problems []error
-	// doubts are what is odd and yet usable.
+	// doubts are oddities that do not prevent the start.
 	doubts []doubt
-	// notes are what is as it should be, and worth a line in the log.
+	// notes are not odd, but worth a line in the log.
 	notes []string
-	// illegible are the options whose value cannot be meant, which is told already.
+	// illegible are the options whose value cannot be meant, which is reported already.
 	illegible map[string]bool
 }
 
@@ -54,7 +54,7 @@ type reader struct {
 func (r *reader) fail(name, format string, args ...any) {
 	for n := range strings.SplitSeq(name, ", ") {
 		if r.illegible[n] {
-			return // a value that is not known can be wrong in no other way
+			return // nothing more can be said about a value that is not known
 		}
 	}
 	r.problems = append(r.problems, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
@@ -67,17 +67,17 @@ func (r *reader) err() error {
 	return &usageError{problems: r.problems}
 }
 
-// doubt is what is odd and yet usable, and what to do about it.
+// doubt is an oddity that does not prevent the start, and what to do about it.
 type doubt struct{ detail, do string }
 
-// doubt notes what is odd, once.
+// doubt notes an oddity, but each only once.
 func (r *reader) doubt(detail, do string) {
 	if d := (doubt{detail, do}); detail != "" && !slices.Contains(r.doubts, d) {
 		r.doubts = append(r.doubts, d)
 	}
 }
 
-// tell puts what is odd, or worth a line, into the log.
+// tell logs the notes and doubts.
 func (r *reader) tell(log *zap.Logger) {
 	for _, n := range r.notes {
 		log.Info(n)
@@ -87,9 +87,9 @@ func (r *reader) tell(log *zap.Logger) {
 	}
 }
 
-// tidy takes from the options that have a variable what nobody meant to give:
-// white space and byte order marks around the value. One that cannot be meant
-// stays as it is and is a problem.
+// tidy removes white space and byte order marks around the values of options that
+// have a variable: nobody means to give them. A value that cannot be meant stays as
+// it is and is a problem.
 func (r *reader) tidy(options any) {
 	v := reflect.ValueOf(options).Elem()
 	for i := range v.NumField() {
@@ -124,8 +124,8 @@ func (r *reader) duration(name, s string, least time.Duration) time.Duration {
 	return d
 }
 
-// verifyAfter reads the wait before a look-up. One that is too short sees nothing of
-// a reset that was done, and another one follows.
+// verifyAfter reads the wait before a look-up. After too short a wait, the look-up
+// does not see a reset that was done, and a second one follows.
 func (r *reader) verifyAfter(s string) time.Duration {
 	const least = time.Second
 	d, err := time.ParseDuration(s)
@@ -160,8 +160,8 @@ func (r *reader) oneOf(name, s string, allowed ...string) string {
 	return s
 }
 
-// file reports whether a file can be read and is what it should be: check says
-// so, where it is not nil. Its error may quote the file, so it is not shown.
+// file reports whether a file can be read and is what it should be, which check
+// decides unless it is nil. The error of check may quote the file, so it is not shown.
 func (r *reader) file(name, path, what string, check func(path string) error) bool {
 	if path == "" {
 		return true
@@ -185,8 +185,8 @@ func (r *reader) file(name, path, what string, check func(path string) error) bo
 var (
 	token   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 	subject = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
-	// What the server takes for a domain and in a subject is more than what people
-	// usually write. Source: nats-server, server/jetstream.go, isValidName.
+	// The server accepts more in a domain and in a subject than people usually write.
+	// Source: nats-server, server/jetstream.go, isValidName.
 	jsDomain    = regexp.MustCompile(`^[^\s.*>]+$`)
 	inboxPrefix = regexp.MustCompile(`^[^\s.*>]+(\.[^\s.*>]+)*$`)
 	apiPrefix   = inboxPrefix
@@ -200,8 +200,8 @@ func (r *reader) match(name, s string, form *regexp.Regexp, what string) string 
 	return s
 }
 
-// entra checks an id of Entra's. It is not shown: it may be a secret that was
-// put into the wrong place.
+// entra checks an id of Entra's. It does not show the value: it may be a secret in the
+// wrong place.
 func (r *reader) entra(name, s, what string) {
 	switch {
 	case s == "":
@@ -211,8 +211,8 @@ func (r *reader) entra(name, s, what string) {
 	}
 }
 
-// servers checks a list of NATS servers. It may hold passwords, so no part of
-// it is shown.
+// servers checks a list of NATS servers. It shows no part of the list, which may hold
+// passwords.
 func (r *reader) servers(name, list string) {
 	plain, websocket := false, false
 	for s := range strings.SplitSeq(list, ",") {
@@ -256,7 +256,7 @@ func (r *reader) https(name, s, example string) {
 	}
 }
 
-// holdsUser reports whether an address may hold a password, and so is not to be shown.
+// holdsUser reports whether an address may hold a password, and so must not be shown.
 func holdsUser(s string) bool { return strings.Contains(s, "@") }
 
 func isPort(s string) bool {
@@ -267,7 +267,7 @@ func isPort(s string) bool {
 // named is the value of an option.
 type named struct{ option, value string }
 
-// differ fails for each two options that have the same value.
+// differ fails for each pair of options that have the same value.
 func (r *reader) differ(values ...named) {
 	for i, a := range values {
 		for _, b := range values[i+1:] {

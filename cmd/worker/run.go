@@ -26,7 +26,7 @@ func (runCmd) Help() string {
 	return "Each flag has an environment variable, shown as ($NAME). A flag wins over its variable."
 }
 
-// Run is the service.
+// Run runs the service.
 func (c runCmd) Run(ctx context.Context) error {
 	r := &reader{}
 	cfg, file := c.config(r)
@@ -56,7 +56,8 @@ func (c runCmd) Run(ctx context.Context) error {
 	return worker.Run(ctx, cfg)
 }
 
-// tenantsFile is the file of the tenants as it was read, and what it builds on.
+// tenantsFile is the file of tenants as it was read, and the rate of a tenant that has
+// none of its own.
 type tenantsFile struct {
 	data []byte
 	rate pace.Rate

@@ -57,8 +57,8 @@ func fieldFlags() map[string]string {
 func (c sendCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 	r := &reader{}
 	for _, flag := range []string{"--id", "--not-after", "--user", "--app"} {
-		// A script whose variable is empty would get another request than it
-		// means: one that is not known again, or one without an end.
+		// A script whose variable is empty would not send the request that it means,
+		// but one without its id, its end, its user or its app.
 		if givenEmpty(line, flag) {
 			r.fail(flag, "it is empty: give a value, or leave it out")
 		}
@@ -92,8 +92,8 @@ func (c sendCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 	})
 }
 
-// givenEmpty reports whether a flag, or the argument of an empty name, stands on
-// the command line without a value.
+// givenEmpty reports whether a flag is on the command line with an empty value. An empty
+// flag stands for the command's argument.
 func givenEmpty(line *kong.Context, flag string) bool {
 	return slices.ContainsFunc(line.Path, func(p *kong.Path) bool {
 		switch {
@@ -106,12 +106,12 @@ func givenEmpty(line *kong.Context, flag string) bool {
 	})
 }
 
-// given reports whether a flag stands on the command line.
+// given reports whether a flag is on the command line.
 func given(line *kong.Context, flag string) bool {
 	return slices.ContainsFunc(line.Path, func(p *kong.Path) bool { return p.Flag != nil && "--"+p.Flag.Name == flag })
 }
 
-// one is the body of the request that the flags describe; nil: they do not.
+// one is the body of the request that the flags describe; nil: there are no such flags.
 func (c sendCmd) one() []byte {
 	fields := map[string]string{}
 	for name, value := range map[string]string{
@@ -125,14 +125,15 @@ func (c sendCmd) one() []byte {
 	if len(fields) == 0 {
 		return nil
 	}
-	body, err := json.Marshal(fields) // strings can always be written
+	body, err := json.Marshal(fields) // never fails for strings
 	if err != nil {
 		return nil
 	}
 	return body
 }
 
-// fieldOf names what a request that is none is wrong about, and problemOf how.
+// fieldOf names the flag of the field that makes a request invalid, and problemOf says
+// what is wrong with it.
 func fieldOf(err error) string {
 	if invalid := (*request.Invalid)(nil); errors.As(err, &invalid) && fieldFlags()[invalid.Field] != "" {
 		return fieldFlags()[invalid.Field]
@@ -147,11 +148,11 @@ func problemOf(err error) string {
 	return fmt.Sprint(err)
 }
 
-// mostProblems is how many bad lines of a list are told.
+// mostProblems is how many bad lines of a list are reported.
 const mostProblems = 20
 
-// readRequests reads a list, one request per line. Where a line is none, or has
-// the id of another one, nothing is to be sent.
+// readRequests reads a list, one request per line. It fails if any line is invalid, or
+// has the id of another one, so that nothing is sent.
 func readRequests(ctx context.Context, path string, s streams) ([]ops.Sending, error) {
 	data, err := readAll(ctx, path)
 	if err != nil {
@@ -196,7 +197,7 @@ func readRequests(ctx context.Context, path string, s streams) ([]ops.Sending, e
 	return out, nil
 }
 
-// readAll reads a file or standard input, which may take for ever.
+// readAll reads a file or, until ctx ends, standard input.
 func readAll(ctx context.Context, path string) ([]byte, error) {
 	if path != "-" {
 		return os.ReadFile(path)
@@ -283,7 +284,7 @@ func (t *tool) send(ctx context.Context, requests []ops.Sending, wait waiting) e
 	return t.followBoth(ctx, follower, devices, sent)
 }
 
-// follow waits for the ends of the requests' records; accepted is told of each that is.
+// follow waits until all requests have ended, and calls accepted for each that is accepted.
 func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Sent, accepted func(record.Record)) error {
 	ended, dead, blind := 0, 0, false
 	p := t.progress()
@@ -334,8 +335,8 @@ func (t *tool) follow(ctx context.Context, follower *ops.Follower, sent []ops.Se
 	return nil
 }
 
-// followBoth waits for the ends of the requests' records and, of those that are
-// accepted, for the ends on the devices. It fails unless each is done.
+// followBoth waits until all requests have ended and, if they are accepted, until their
+// outcomes are final. It fails unless each is done.
 func (t *tool) followBoth(ctx context.Context, follower *ops.Follower, devices *ops.Devices, sent []ops.Sent) error {
 	accepted := make(chan record.Record, len(sent))
 	ends := make(chan error, 1)

@@ -46,7 +46,7 @@ const setupTimeout = 30 * time.Second
 func (c setupCmd) Run(ctx context.Context, s streams) error {
 	r := &reader{}
 	natsCfg, names := c.natsOptions.read(r), c.nameOptions.read(r)
-	replicas, _ := strconv.Atoi(r.oneOf("--replicas", c.Replicas, "0", "1", "3", "5")) // what is no number is told already
+	replicas, _ := strconv.Atoi(r.oneOf("--replicas", c.Replicas, "0", "1", "3", "5")) // oneOf has reported anything else
 	layout := topology.Layout{
 		Replicas:  replicas,
 		Memory:    r.oneOf("--storage", c.Storage, "file", "memory") == "memory",
@@ -64,7 +64,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 		Cooldown:      c.keepOptions.deviceTTL(r),
 		Update:        c.Update,
 	}
-	r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt) // told once
+	r.number("--max-bytes", c.MaxBytes, 0, math.MaxInt) // here, so that it is reported once
 	tenants := []string{names.Tenant}
 	if c.TenantsFile != "" {
 		tenants = c.tenantsOption.names(r)
@@ -82,9 +82,9 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	defer stop(nil)
 	nc, err := natsconn.Connect(natsCfg, nats.RetryOnFailedConnect(false),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			// To the one who asked, a request that is not allowed looks like
-			// one that nobody answers.
-			// Whether a stream of another domain takes the requests may stay unknown.
+			// To the caller, a request that is not allowed looks like one that nobody
+			// answers. The rights to publish on the worker's own subjects are not needed:
+			// they only help to find streams of other domains.
 			if errors.Is(err, nats.ErrPermissionViolation) && !about(err, names.Filter(), names.Dead(), names.FollowSubject+".0."+names.Tenant) {
 				stop(fmt.Errorf("a right is missing: %w", err))
 			}
@@ -124,7 +124,7 @@ func (c setupCmd) Run(ctx context.Context, s streams) error {
 	return topology.Unheard(js.Options(), err)
 }
 
-// retention refuses one that lets go of a record while it still keeps its
+// retention refuses a value that removes a record while it is still needed to keep its
 // request from being done again.
 func (c setupCmd) retention(r *reader) time.Duration {
 	r.tidy(&c.keepOptions)
@@ -138,12 +138,12 @@ func (c setupCmd) retention(r *reader) time.Duration {
 	return given
 }
 
-// size is that of one stream or bucket: its own, or that of all.
+// size is the size limit of one stream or bucket: its own, or the one for all.
 func (c setupCmd) size(r *reader, flag, own string) int64 {
 	if own != "" {
 		return int64(r.number(flag, own, 0, math.MaxInt))
 	}
-	all, _ := strconv.ParseInt(c.MaxBytes, 10, 64) // what is no number is told once, elsewhere
+	all, _ := strconv.ParseInt(c.MaxBytes, 10, 64) // Run reports what is not a number
 	return all
 }
 

@@ -21,16 +21,17 @@ type printer struct {
 	out    io.Writer
 	json   bool
 	colour bool
-	width  int   // of the terminal; 0: no terminal, so that nothing is cut to it
+	width  int   // of the terminal; 0: it is not known or there is none, so no row is cut
 	failed error // the first failure to write
 }
 
-// newPrinter colours only what goes to a terminal that is not told otherwise.
+// newPrinter makes a printer. It colours text only on a terminal, and not if NO_COLOR is
+// set or TERM is dumb.
 func newPrinter(out io.Writer, asJSON bool) *printer {
 	p := &printer{out: out, json: asJSON}
 	if f, ok := out.(*os.File); ok && !asJSON && term.IsTerminal(int(f.Fd())) {
 		p.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-		p.width, _, _ = term.GetSize(int(f.Fd())) // 0 where it is not known
+		p.width, _, _ = term.GetSize(int(f.Fd())) // 0 if it is not known
 	}
 	return p
 }
@@ -41,14 +42,13 @@ func (p *printer) write(b []byte) {
 	}
 }
 
-// line writes one line for people. What strangers wrote must have gone through
-// plain before.
+// line writes one line for people. Text from outside must have gone through plain.
 func (p *printer) line(format string, args ...any) {
 	p.write([]byte(strings.TrimRight(fmt.Sprintf(format, args...), " ") + "\n"))
 }
 
-// object writes one line of JSON. What a terminal could take for an order is
-// written as \uXXXX, beyond what JSON asks for.
+// object writes one line of JSON. It writes what a terminal could take for a command as
+// \uXXXX, which JSON does not require.
 func (p *printer) object(v any) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -60,8 +60,8 @@ func (p *printer) object(v any) {
 	p.write(append(jsonPlain(bytes.TrimRight(b.Bytes(), "\n")), '\n'))
 }
 
-// jsonPlain writes characters that are not to be seen as \uXXXX. In valid JSON
-// they stand within strings only.
+// jsonPlain writes hidden characters as \uXXXX. In valid JSON they occur only within
+// strings.
 func jsonPlain(in []byte) []byte {
 	if !bytes.ContainsFunc(in, hidden) {
 		return in
@@ -79,8 +79,8 @@ func jsonPlain(in []byte) []byte {
 	return out
 }
 
-// hidden reports whether a character is not one that is simply seen: an order to
-// the terminal, one that changes the direction of the text, one without width.
+// hidden reports whether a character does not simply show: a command to the terminal, one
+// that changes the direction of the text, or one without width.
 func hidden(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
 
 func escape(r rune, asJSON bool) string {
@@ -94,8 +94,7 @@ func escape(r rune, asJSON bool) string {
 	return fmt.Sprintf(`\U%08x`, r)
 }
 
-// plain makes text of strangers fit for a terminal: whatever is not simply seen
-// is written out.
+// plain makes text from outside safe for a terminal: it escapes hidden characters.
 func plain(s string) string {
 	if !strings.ContainsFunc(s, hidden) {
 		return s
@@ -124,8 +123,8 @@ type column struct {
 	right bool
 }
 
-// row writes one line of a table. On a terminal it is one line there, too: the
-// columns that matter most come first.
+// row writes one line of a table, cut to the width of the terminal. The columns that
+// matter most come first.
 func (p *printer) row(columns []column, values ...string) {
 	s := strings.TrimRight(cells(columns, values...), " ")
 	if p.width > 0 {
@@ -134,7 +133,7 @@ func (p *printer) row(columns []column, values ...string) {
 	p.line("%s", s)
 }
 
-// cells lays out one line of a table. A number is never cut: it would be another.
+// cells lays out one line of a table. It never cuts a number: that would change it.
 func cells(columns []column, values ...string) string {
 	var b strings.Builder
 	for i, c := range columns {
@@ -173,7 +172,7 @@ func (p *printer) coloured(colour, s string) string {
 	return colour + s + normal
 }
 
-// count writes a number with its thousands apart.
+// count writes a number with its thousands separated by commas.
 func count(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {

@@ -27,7 +27,7 @@ type statusCmd struct {
 // Help is shown by worker status --help.
 func (statusCmd) Help() string {
 	return "Without an id, shows the tenant's queue. With an id, shows the states of that request, as far as they are kept, and what its device did. " +
-		"The exit status is 1 if the id is unknown. All times are UTC, by the clock of the NATS server."
+		"The exit status is 1 if the id is unknown. All times are UTC, by the clock of the NATS server; only the last check-in of a device is by Graph's clock."
 }
 
 // Run shows the queue, or one request.
@@ -64,7 +64,8 @@ func (c statusCmd) Run(ctx context.Context, s streams, line *kong.Context) error
 	})
 }
 
-// some are the first names of a list that may have thousands, and how many more there are.
+// some returns the first names of a list that may have thousands, and how many more there
+// are.
 func some(names []string) []string {
 	const most = 20
 	if more := len(names) - most; more > 0 {
@@ -115,7 +116,7 @@ func (p *printer) queue(q ops.Queue) {
 	case !q.Knows(ops.PartState):
 		hold = "not known"
 	case q.Hold == nil && q.FuseBlownAt != nil:
-		hold = p.coloured(red, "fuse") // told below
+		hold = p.coloured(red, "fuse") // more about it below
 	case q.Hold != nil:
 		hold = p.coloured(red, plain(q.Hold.Cause)) + " since " + instant(q.Hold.Since)
 		if q.Hold.Detail != "" {
@@ -155,12 +156,12 @@ func (p *printer) queue(q ops.Queue) {
 	}
 }
 
-// openColumns are those of the oldest requests that are followed.
+// openColumns are the columns of the oldest requests that are followed.
 func openColumns() []column {
 	return []column{{"AGE", 11, true}, {"ID", 36, false}, {"OUTCOME", 8, false}, {"NEXT STEP", 13, false}, {"CHECKED IN", 20, false}}
 }
 
-// moment is an instant that may be missing.
+// moment writes an instant that may be missing.
 func moment(t *time.Time) string {
 	if t == nil || t.IsZero() {
 		return ""
@@ -168,13 +169,13 @@ func moment(t *time.Time) string {
 	return instant(*t)
 }
 
-// historyColumns are those of the history of one request.
+// historyColumns are the columns of the history of one request.
 func historyColumns() []column {
 	return []column{{"WRITTEN", 24, false}, {"STATE", 10, false}, {"ATTEMPT", 7, true}, {"STATUS", 6, true}, {"WHY", 60, false}, {"WORKER", 20, false}}
 }
 
 // historyLine is one state of a request as JSON: its record, and when it was
-// written. With the last one comes what the device did, where that is known.
+// written. The last one also has what the device did, if that is known.
 type historyLine struct {
 	WrittenAt time.Time `json:"writtenAt"`
 	record.Record
@@ -245,7 +246,7 @@ func why(r record.Record) string {
 	return r.Reason + ": " + r.Detail
 }
 
-// words tells a record to people.
+// words says what a record means.
 func words(r record.Record) string {
 	because := ""
 	if w := why(r); w != "" {

@@ -23,7 +23,7 @@ type tenantsOption struct {
 	TenantsFile string `group:"azure" env:"WORKER_TENANTS_FILE" placeholder:"FILE" help:"YAML list of tenants (name, tenantId, rate, credentials), instead of AZURE_TENANT_ID. The worker reads it again when it changes."`
 }
 
-// tenantEntry is one tenant in the file. What it leaves out is as the options say.
+// tenantEntry is one tenant in the file. The options apply to what it leaves out.
 type tenantEntry struct {
 	Name                      string `yaml:"name"`
 	TenantID                  string `yaml:"tenantId"`
@@ -37,7 +37,7 @@ type tenantEntry struct {
 	ManagedIdentity           bool   `yaml:"managedIdentity"`
 }
 
-// keyOf says in the file's words what is wrong with an entry.
+// keyOf replaces the names of options in a problem by the keys of the file.
 var keyOf = strings.NewReplacer(
 	"AZURE_TENANT_ID", "tenantId", "AZURE_CLIENT_ID", "clientId", "AZURE_CLIENT_SECRET_FILE", "clientSecretFile",
 	"AZURE_CLIENT_SECRET", "clientSecret", "AZURE_CLIENT_CERTIFICATE_PATH", "clientCertificatePath",
@@ -49,7 +49,7 @@ var keyOf = strings.NewReplacer(
 // maxTenantsFile is far more than thousands of tenants need.
 const maxTenantsFile = 16 << 20
 
-// parseTenants reads the list. Its errors quote no value: it may hold secrets.
+// parseTenants reads the list. Its errors quote no value, since the list may hold secrets.
 func parseTenants(data []byte) ([]tenantEntry, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
@@ -63,8 +63,8 @@ func parseTenants(data []byte) ([]tenantEntry, error) {
 	return list, nil
 }
 
-// yamlError keeps the place and the name of an unknown key; the library's own
-// words may quote a value.
+// yamlError keeps only the line and the name of an unknown key, since the library's
+// error may quote a value.
 func yamlError(err error) error {
 	text := err.Error()
 	line, _, _ := strings.Cut(text[max(0, strings.Index(text, "line ")):], ":")
@@ -79,7 +79,7 @@ func yamlError(err error) error {
 	return fmt.Errorf("%s: it is not a YAML list of tenants, each with name and tenantId", line)
 }
 
-// tenants makes of the list what it means, beside the options that hold for all.
+// tenants turns the list into tenants. The options apply to what an entry leaves out.
 func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.Tenant {
 	if len(list) == 0 {
 		r.fail("WORKER_TENANTS_FILE", "it lists no tenants")
@@ -101,7 +101,7 @@ func (c runCmd) tenants(r *reader, list []tenantEntry, rate pace.Rate) []worker.
 		switch {
 		case e.hasProof() || len(proofs(t.Credential)) == 0:
 			azure.prove(own, t.Credential, false)
-		case !proven: // what the options give is wrong once, not for each tenant
+		case !proven: // a problem of the shared options is reported once, not for each tenant
 			azure.prove(r, t.Credential, true)
 			proven = true
 		}
@@ -135,9 +135,9 @@ const graphGrants = 200.0/20 + 1e-6
 // mostNamed is how many tenants a warning names.
 const mostNamed = 5
 
-// sharing names the tenants that Graph takes for one, where their rates together
-// are more than it grants. A directory that is once given as a domain and once
-// as a GUID is not recognized.
+// sharing names the tenants whose calls Graph counts together, if their rates add up to
+// more than it grants. It does not notice a directory that is given once as a domain and
+// once as a GUID.
 func sharing(tenants []worker.Tenant) []string {
 	type application struct {
 		authority, directory, client string
@@ -149,7 +149,7 @@ func sharing(tenants []worker.Tenant) []string {
 		c := t.Credential
 		a := application{c.Authority, strings.ToLower(c.TenantID), strings.ToLower(c.ClientID), c.ManagedIdentity}
 		if c.ManagedIdentity {
-			a.authority, a.directory = "", "" // they are the machine's
+			a.authority, a.directory = "", "" // the machine's identity determines them
 		}
 		if same[a] == nil {
 			order = append(order, a)
@@ -178,8 +178,8 @@ func sharing(tenants []worker.Tenant) []string {
 
 const sharingHint = "merge them into one tenant, or give each a rate so that the rates add up to no more"
 
-// over puts an entry's own values over the options. A credential of its own
-// takes the place of theirs.
+// over returns the options with the entry's own values in their place. A credential of
+// its own replaces the options' as a whole.
 func (e tenantEntry) over(o azureOptions) azureOptions {
 	o.AzureTenantID = e.TenantID
 	if e.ClientID != "" {
@@ -206,7 +206,7 @@ func (c runCmd) readTenants(r *reader, rate pace.Rate) ([]worker.Tenant, []byte)
 	return c.understand(r, data, err, rate), data
 }
 
-// understand makes tenants of what was read; err is why it could not be.
+// understand turns what was read into tenants; err says why it could not be read.
 func (c runCmd) understand(r *reader, data []byte, err error, rate pace.Rate) []worker.Tenant {
 	if err != nil {
 		r.fail("WORKER_TENANTS_FILE", "it cannot be read: %v", err)
@@ -237,7 +237,7 @@ func readTenantsFile(path string) ([]byte, error) {
 	return data, err
 }
 
-// names are the tenants' names, of which no more needs to be right than that.
+// names reads the tenants' names. It does not check the rest of the file.
 func (o tenantsOption) names(r *reader) []string {
 	data, err := readTenantsFile(o.TenantsFile)
 	if err != nil {
@@ -261,25 +261,25 @@ func warnOfSharing(log *zap.Logger, tenants []worker.Tenant) {
 	}
 }
 
-// reloadInterval is how often the file is looked at. Its content is compared,
-// so that it does not matter how it is replaced.
+// reloadInterval is how often the file is read. Its content is compared, so that it
+// does not matter how it is replaced.
 const reloadInterval = 2 * time.Second
 
-// watchTenants brings the list anew each time the file has changed and is
-// right; where it is wrong, what was right before stays in force.
+// watchTenants sends the list each time the file has changed and is valid. While it is
+// invalid, the last valid list stays in force.
 func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, log *zap.Logger) <-chan []worker.Tenant {
 	changes := make(chan []worker.Tenant)
 	go func() {
 		ticker := time.NewTicker(reloadInterval)
 		defer ticker.Stop()
-		told := "" // what was wrong at the last look
+		told := "" // the problem at the last look; empty: there was none
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
 			}
-			// Thousands of tenants are not worked out again where nothing has changed: what
+			// If nothing has changed, thousands of tenants need not be checked again: what
 			// else they depend on, such as files with secrets, is read at every use.
 			data, err := readTenantsFile(c.TenantsFile)
 			if err == nil && told == "" && bytes.Equal(data, known) {
@@ -296,7 +296,7 @@ func (c runCmd) watchTenants(ctx context.Context, known []byte, rate pace.Rate, 
 			}
 			told = ""
 			if bytes.Equal(data, known) {
-				continue // it is right again
+				continue // it is as it was before it became invalid
 			}
 			known = data
 			log.Info("WORKER_TENANTS_FILE has changed; its tenants are used from now on", zap.Int("tenants", len(tenants)))

@@ -26,10 +26,10 @@ func (o outputOption) read(r *reader) (asJSON bool) {
 	return r.oneOf("--output", o.Output, "text", "json") == "json"
 }
 
-// errFailed ends a command with status 1 that has said why already.
+// errFailed ends, with status 1, a command that has already said why.
 var errFailed = errors.New("failed")
 
-// toolOptions are what every command needs that works on a tenant's queue.
+// toolOptions are the options of every command that works on a tenant's queue.
 type toolOptions struct {
 	natsOptions  `embed:""`
 	nameOptions  `embed:""`
@@ -42,12 +42,12 @@ type tool struct {
 	*printer
 	s      streams
 	tenant string
-	// writing keeps what is written at the same time apart.
+	// writing keeps the output of goroutines apart.
 	writing sync.Mutex
 }
 
-// run reads the options, of which r may have gathered problems already,
-// connects, and works.
+// run reads the options, connects, and calls work. r may already hold problems of the
+// command's own options.
 func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(context.Context, *tool) error) error {
 	natsCfg, names := o.natsOptions.read(r), o.nameOptions.read(r)
 	oneOfMany(r, names.Tenant)
@@ -75,21 +75,21 @@ func (o toolOptions) run(ctx context.Context, s streams, r *reader, work func(co
 	return t.failed
 }
 
-// oneOfMany refuses the default tenant where the environment names a file of
-// tenants that does not list it: what is sent to it would wait for ever.
+// oneOfMany refuses the default tenant if the environment names a file of tenants that
+// does not list it: what is sent to it would wait for ever.
 func oneOfMany(r *reader, tenant string) {
 	file := tenantsOption{TenantsFile: os.Getenv("WORKER_TENANTS_FILE")}
 	if tenant != defaultTenant || file.TenantsFile == "" {
 		return
 	}
-	unread := &reader{} // who works on one tenant need not be able to read it
+	unread := &reader{} // somebody who works on one tenant may not be able to read the file
 	if listed := file.names(unread); len(unread.problems) == 0 && !slices.Contains(listed, tenant) {
 		r.fail("--tenant", "it is missing: give one of the tenants in %s; %q is not one of them", file.TenantsFile, tenant)
 	}
 }
 
-// ownRate is the rate that the file of tenants, where the environment names one
-// that can be read, gives a tenant of its own.
+// ownRate is the rate of a tenant in the file of tenants. ok is false if the environment
+// names no such file, if it cannot be read, or if it gives the tenant no rate.
 func ownRate(tenant string) (rate pace.Rate, ok bool) {
 	path := os.Getenv("WORKER_TENANTS_FILE")
 	if path == "" {
@@ -97,7 +97,7 @@ func ownRate(tenant string) (rate pace.Rate, ok bool) {
 	}
 	data, err := readTenantsFile(path)
 	if err != nil {
-		return pace.Rate{}, false // who works on one tenant need not be able to read it
+		return pace.Rate{}, false // somebody who works on one tenant may not be able to read it
 	}
 	list, err := parseTenants(data)
 	if err != nil {
@@ -112,14 +112,14 @@ func ownRate(tenant string) (rate pace.Rate, ok bool) {
 	return pace.Rate{}, false
 }
 
-const defaultTenant = "default" // as the options say
+const defaultTenant = "default" // the same as in the options
 
-// tell writes a message for people.
+// tell writes a message for people to standard error.
 func (t *tool) tell(format string, args ...any) {
 	fmt.Fprintf(t.s.err, "worker: "+format+"\n", args...)
 }
 
-// progress tells how far a long job is, every few seconds.
+// progress reports how far a long job is, every few seconds.
 type progress struct {
 	t    *tool
 	last time.Time

@@ -15,13 +15,13 @@ import (
 	"passcode-worker/internal/worker"
 )
 
-// flushMost is how long the last spans are waited for at the end, or a tenth of
-// the drain time where that is short: it must be over before the drain time is.
+// flushMost is how long the end waits for the last spans, or a tenth of the drain
+// timeout if that is shorter: it must not outlast that timeout.
 const flushMost = time.Second
 
-// startTracing makes the tracer, if the environment asks for one. What is wrong
-// there is logged and no reason not to work: platforms set these variables for
-// all they run.
+// startTracing makes the tracer, if the environment asks for one. A problem is only
+// logged, and the worker runs without traces: platforms set these variables for
+// everything that they run.
 func startTracing(ctx context.Context, cfg *worker.Config) (stop func()) {
 	on, problem := tracing(os.Getenv)
 	if problem != "" {
@@ -45,8 +45,8 @@ func startTracing(ctx context.Context, cfg *worker.Config) (stop func()) {
 	}
 }
 
-// tracing reports whether the environment asks for traces, or what is wrong with
-// what it says. The variables are OpenTelemetry's; an empty one is not set.
+// tracing reports whether the environment asks for traces that can be sent, or the
+// problem with it. The variables are OpenTelemetry's; an empty one counts as not set.
 func tracing(getenv func(string) string) (on bool, problem string) {
 	get := func(names ...string) (name, value string) {
 		for _, name := range names {

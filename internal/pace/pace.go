@@ -16,7 +16,7 @@ import (
 // go back to the queue and hold nothing.
 const Patience = 5 * time.Second
 
-// Graph documents 200 writes per 20 s for an app in a tenant; where no rate is
+// Graph documents 200 writes per 20 s for an app in a tenant; if no rate is
 // configured, its window still bounds the pause after a 429 without Retry-After,
 // and the number of calls is learned for this window.
 // Source: Microsoft Graph throttling limits, Intune service limits.
