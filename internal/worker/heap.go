@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -24,10 +25,14 @@ const (
 	defaultPercent = 100
 	// heapLook is the time between two looks at what is in use.
 	heapLook = time.Second
+	// heapRest is how long a heap above mostGarbage may go without a collection. What a burst
+	// has used would otherwise stay until the collection that Go makes after two minutes.
+	heapRest = 15 * time.Second
 )
 
-// limitGarbage keeps to mostGarbage until ctx ends. A percentage that is not Go's default is
-// the operator's (GOGC), and stays.
+// limitGarbage keeps to mostGarbage until ctx ends, and collects once what a large heap that
+// has come to rest still holds. A percentage that is not Go's default is the operator's (GOGC):
+// then it does nothing.
 func limitGarbage(ctx context.Context) {
 	set := debug.SetGCPercent(defaultPercent)
 	defer func() { debug.SetGCPercent(set) }()
@@ -36,19 +41,45 @@ func limitGarbage(ctx context.Context) {
 	}
 	ticker := time.NewTicker(heapLook)
 	defer ticker.Stop()
+	var last rest
 	for now := set; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		inUse := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}}
-		metrics.Read(inUse)
-		if percent := gcPercent(inUse[0].Value.Uint64() + inUse[1].Value.Uint64()); percent != now {
+		seen := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
+		metrics.Read(seen)
+		inUse := seen[0].Value.Uint64() + seen[1].Value.Uint64()
+		if percent := gcPercent(inUse); percent != now {
 			now = percent
 			debug.SetGCPercent(now)
 		}
+		if inUse > mostGarbage && last.over(seen[2].Value.Uint64()) {
+			runtime.GC()
+		}
 	}
+}
+
+// rest is how long there has been no collection.
+type rest struct {
+	cycles uint64 // collections so far
+	looks  int    // since the last of them was seen
+}
+
+// over reports, once in each rest, that there has been no collection for heapRest. The one that
+// its caller makes then begins no other rest.
+func (r *rest) over(cycles uint64) bool {
+	if cycles != r.cycles {
+		*r = rest{cycles: cycles}
+		return false
+	}
+	r.looks++
+	if r.looks != int(heapRest/heapLook) {
+		return false
+	}
+	r.cycles++
+	return true
 }
 
 // gcPercent is how much garbage may gather, in percent of what is in use. It has steps, so
