@@ -64,8 +64,8 @@ func BenchmarkQueue(b *testing.B) {
 
 // BenchmarkReceive is what the queue does with a message before its work begins.
 func BenchmarkReceive(b *testing.B) {
-	p := &puller{slots: make(chan struct{}, 32), wake: make(chan struct{}, 1), health: health{alive: func() {}}}
-	p.tenure.take = func(*nats.Msg) { <-p.slots }
+	p := &puller{hand: make(chan struct{}, 32), wake: make(chan struct{}, 1), health: health{alive: func() {}}}
+	p.tenure.take = func(*nats.Msg) { <-p.hand }
 	m := &nats.Msg{Subject: spec.Filter(), Reply: "$JS.ACK.PASSCODE_RESETS.worker-default.1.1.1.1.1"}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -289,6 +289,10 @@ func TestOrphans(t *testing.T) {
 	r.await("no pull", func() bool { return r.info().NumWaiting == 0 })
 	r.publish("1")
 	info, now := r.info(), time.Now()
+	r.await("the consumer to know of it", func() bool {
+		info = r.info()
+		return info.NumPending == 1
+	})
 	w.q.Saw(info, now)
 	none(r, h.calls, "another's message is taken at once")
 	w.q.Saw(info, now.Add(orphanAfter))

@@ -47,9 +47,13 @@ func TestDepth(t *testing.T) {
 	}
 	w := r.run(Config{Slots: 2, Handle: h.handle})
 	first, second := take(r, h.calls, "a message"), take(r, h.calls, "a message")
-	if d, err := depth(r, q); err != nil || d.Messages != 3 || d.AckPending != 2 || d.Redelivered != 0 {
-		t.Errorf("two of three in work: %+v, %v", d, err)
-	}
+	r.await("two in work, and one that waits for a slot", func() bool {
+		d, err := depth(r, q)
+		if err != nil || d.Messages != 3 || d.Redelivered != 0 {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		return d.AckPending == 3
+	})
 	first.answer <- Nak(0)
 	second.answer <- Nak(0)
 	take(r, h.calls, "a message")

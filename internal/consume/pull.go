@@ -14,7 +14,7 @@ import (
 	"passcode-worker/internal/topology"
 )
 
-// puller asks a consumer for as many messages as there are free slots, one pull
+// puller asks a consumer for as many messages as there is room for in hand, one pull
 // at a time, and hands each message out as it comes.
 //
 // The library's iterator is not used: it takes a message that has no data and a
@@ -27,7 +27,7 @@ type puller struct {
 	info  *jetstream.ConsumerInfo // of the consumer when the queue was bound to it
 	times times
 	on    callbacks
-	slots chan struct{} // one is taken for each message in work
+	hand  chan struct{} // one is taken for each message that is handed out
 	inbox *inbox
 	wake  chan struct{} // something has changed that may allow another pull
 
@@ -43,12 +43,12 @@ type puller struct {
 // callbacks are what a puller calls.
 type callbacks struct {
 	// credit tells how many further messages it makes sense to take now. Where
-	// that is 0, at is when to ask again, zero if only a change tells; changed
+	// that is not above 0, at is when to ask again, zero if only a change tells; changed
 	// is closed at the next change. It is called with mu held: it must not wait.
 	credit func() (n int, at time.Time, changed <-chan struct{})
 	// begin is called when this replica becomes the one that works, with the message that
-	// has told so; nil: none has. What it returns takes the messages, each in a slot that
-	// is taken for it, until end is called.
+	// has told so; nil: none has. What it returns takes the messages, for each of which
+	// there is room in hand, until end is called.
 	begin func(first *nats.Msg) (take func(*nats.Msg), end func())
 	// active is told whether this replica is the one that works.
 	active func(bool)
@@ -87,13 +87,13 @@ func (p pull) lost(now time.Time, heartbeat time.Duration) bool {
 const owedMost = time.Second
 
 // newPuller begins to listen for messages; run asks for them.
-func newPuller(js jetstream.JetStream, info *jetstream.ConsumerInfo, t times, slots chan struct{}, on callbacks) (*puller, error) {
+func newPuller(js jetstream.JetStream, info *jetstream.ConsumerInfo, t times, hand chan struct{}, on callbacks) (*puller, error) {
 	p := &puller{
 		js:     js,
 		info:   info,
 		times:  t,
 		on:     on,
-		slots:  slots,
+		hand:   hand,
 		wake:   make(chan struct{}, 1),
 		tenure: newTenure(info.Config, on.begin, on.active),
 		health: health{alive: on.alive, seen: time.Now()},
@@ -152,7 +152,7 @@ func (p *puller) receive(m *nats.Msg) {
 	case ofTerm:
 	}
 	select {
-	case p.slots <- struct{}{}:
+	case p.hand <- struct{}{}:
 		p.tenure.take(m)
 	default:
 		// It answers a pull that was given up. To keep it would be to let it age.
@@ -250,7 +250,7 @@ func (p *puller) silent() bool {
 	return p.pull.left == 0 && len(p.tenure.nameless) == 0
 }
 
-// ask renews the pin and sends a pull for the slots that are free, where either
+// ask renews the pin and sends a pull for as many as there is room for, where either
 // is due, and pulls are wished for. It fails where the consumer is lost.
 func (p *puller) ask(now time.Time, wish wish) (n next, err error) {
 	p.mu.Lock()
@@ -288,15 +288,15 @@ func (p *puller) ask(now time.Time, wish wish) (n next, err error) {
 	return n, nil
 }
 
-// fill sends a pull for the slots that are free. Call with mu held.
+// fill sends a pull for as many as there is room for. Call with mu held.
 func (p *puller) fill(now time.Time, n *next) {
-	free := cap(p.slots) - len(p.slots)
-	// Only now: what freed a slot has used its credit before.
+	free := cap(p.hand) - len(p.hand)
+	// Only now: what has left its room has used its credit before.
 	credit, at, changed := p.on.credit()
 	if credit < free {
 		n.changed = changed
 	}
-	if credit == 0 {
+	if credit <= 0 {
 		n.by(at)
 	}
 	want := min(free, credit)

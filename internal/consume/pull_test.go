@@ -172,7 +172,8 @@ func TestDeliveryLost(t *testing.T) {
 	r.times = usual
 	w := r.run(Config{Setup: true, Slots: 2, Handle: h.handle})
 	w.awaitBound()
-	r.publish("pins") // the pull brings one more
+	r.publish("pins", "and one more") // the pull brings a third
+	take(r, h.calls, "a message").answer <- Ack()
 	take(r, h.calls, "a message").answer <- Ack()
 	lost := r.proxy.SwallowNext(1, func(m natstest.Message) bool { return string(m.Data) == "lost" })
 	r.publish("lost")

@@ -18,7 +18,7 @@ import (
 )
 
 // TestSlots looks at the server while handlers block: it never has more messages
-// out than there are slots, beside those whose ack is on its way.
+// out than there are slots and half as many, beside those whose ack is on its way.
 func TestSlots(t *testing.T) {
 	t.Parallel()
 	for _, slots := range []int{1, 3} {
@@ -29,16 +29,16 @@ func TestSlots(t *testing.T) {
 			for i := range n {
 				r.publish(fmt.Sprint(i))
 			}
-			w := r.run(Config{Slots: slots, Handle: h.handle})
+			w, hand := r.run(Config{Slots: slots, Handle: h.handle}), slots+slots/2
 			seen := map[string]bool{}
-			r.await("all slots taken", func() bool { return r.info().NumAckPending == slots })
+			r.await("all slots taken", func() bool { return r.info().NumAckPending == hand })
 			for range 20 {
-				if i := r.info(); i.NumAckPending != slots || i.NumWaiting != 0 {
+				if i := r.info(); i.NumAckPending != hand || i.NumWaiting != 0 {
 					t.Fatalf("%d messages out and %d pulls wait, with %d slots taken", i.NumAckPending, i.NumWaiting, slots)
 				}
 			}
 			for range n {
-				if i := r.info(); i.NumAckPending > slots+1 { // one ack at a time here
+				if i := r.info(); i.NumAckPending > hand+1 { // one ack at a time here
 					t.Fatalf("%d messages out with %d slots", i.NumAckPending, slots)
 				}
 				c := take(r, h.calls, "a message")
@@ -58,6 +58,50 @@ func TestSlots(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWaitsForSlot has messages wait for a slot: there are not more than the credit
+// allows, the server delivers none of them again meanwhile, and they are given back as soon
+// as nothing further is to be begun.
+func TestWaitsForSlot(t *testing.T) {
+	t.Parallel()
+	r, h := newRig(t), newHandler()
+	const (
+		ackWait = 600 * time.Millisecond
+		slots   = 4
+		credit  = 1
+	)
+	r.setupAckWait(topology.Layout{Memory: true}, ackWait)
+	for i := range 2 * slots {
+		r.publish(fmt.Sprint(i))
+	}
+	w := r.run(Config{Slots: slots, Handle: h.handle, Credit: func() (int, time.Time, <-chan struct{}) { return credit, time.Time{}, nil }})
+	var calls []call
+	for range slots {
+		calls = append(calls, take(r, h.calls, "a message"))
+	}
+	r.await("one to wait", func() bool { return r.info().NumAckPending == slots+credit })
+	for begun := time.Now(); time.Since(begun) < 3*ackWait; {
+		if i := r.info(); i.NumAckPending != slots+credit || i.NumRedelivered != 0 {
+			t.Fatalf("%d messages out, %d of them again", i.NumAckPending, i.NumRedelivered)
+		}
+	}
+	w.end()
+	left := map[string]bool{}
+	for range slots {
+		left[r.next()] = true // while the others are still in work
+	}
+	for _, c := range calls {
+		delete(left, string(c.Data))
+	}
+	if len(left) != slots {
+		t.Errorf("given back, or never taken: %v", left)
+	}
+	none(r, h.calls, "what waited was handled")
+	for _, c := range calls {
+		c.answer <- Ack()
+	}
+	r.receive(w.done, "the end of Run")
 }
 
 // TestTwoWorkers shares one consumer.
