@@ -133,14 +133,15 @@ func (w *world) counters(ctx context.Context, t *turns, p *process) (s spent, er
 		servers = append(servers, server.Pid())
 	}
 	var errs [6]error
+	var c connection
 	var records, alarms jetstream.StreamState
 	s.own, errs[0] = processorTime(p.Pid())
 	s.nats, errs[1] = processorTime(servers...)
 	s.graph, errs[2] = processorTime(w.graph.Pid())
-	s.sent, errs[3] = w.received(ctx, t.name)
+	c, errs[3] = w.connection(ctx, t.name)
 	records, errs[4] = w.state(ctx, "KV_"+w.names.Bucket)
 	alarms, errs[5] = w.state(ctx, w.names.FollowStream)
-	s.records, s.alarms = int(records.LastSeq), int(alarms.LastSeq)
+	s.sent, s.records, s.alarms = c.In, int(records.LastSeq), int(alarms.LastSeq)
 	return s, errors.Join(errs[:]...)
 }
 

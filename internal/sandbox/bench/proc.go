@@ -92,14 +92,21 @@ func memoryOfAll(all []*process, what string) (sum float64, err error) {
 // not permitted, the peak is that since the start.
 func forgetPeak(pid int) { _ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0) }
 
-// received is how many messages NATS has got so far from the connections of a name. With
-// acks, pulls and requests each counts as one.
-func (w *world) received(ctx context.Context, name string) (n int, err error) {
+// connection is what NATS shows of a connection.
+type connection struct {
+	// In counts the messages that NATS has got so far. With acks, pulls and requests each
+	// counts as one.
+	In            int `json:"in_msgs"`
+	Subscriptions int `json:"subscriptions"`
+}
+
+// connection adds up the connections of a name. Source: nats-server, server/monitor.go, ConnInfo.
+func (w *world) connection(ctx context.Context, name string) (all connection, err error) {
 	for _, s := range w.nats {
 		var got struct {
 			Connections []struct {
+				connection
 				Name string `json:"name"`
-				In   int    `json:"in_msgs"`
 			} `json:"connections"`
 		}
 		text, err := get(ctx, s.Monitor()+"/connz")
@@ -107,15 +114,15 @@ func (w *world) received(ctx context.Context, name string) (n int, err error) {
 			err = json.Unmarshal(text, &got)
 		}
 		if err != nil {
-			return 0, err
+			return all, err
 		}
 		for _, c := range got.Connections {
 			if c.Name == name {
-				n += c.In
+				all.In, all.Subscriptions = all.In+c.In, all.Subscriptions+c.Subscriptions
 			}
 		}
 	}
-	return n, nil
+	return all, nil
 }
 
 // get reads what an address answers, if it is 200.

@@ -76,6 +76,9 @@ func tenants(ctx context.Context, w *world) ([]sample, error) {
 		{what: "tenants", value: float64(w.tenants)},
 		{what: "start until a request of each would be taken", unit: "s", value: started.Seconds(), goal: atMost(5)},
 		{what: "nothing to do: " + worker + ", resident", unit: "MiB", value: idle.resident, goal: atMost(200)},
+		{what: "nothing to do: " + worker + ", resident, for each tenant", unit: "KiB", value: idle.resident * 1024 / float64(w.tenants)},
+		{what: "nothing to do: " + worker + ", goroutines", value: idle.goroutines},
+		{what: "nothing to do: " + worker + ", subscriptions", value: idle.subscriptions},
 		{what: "nothing to do: each server, resident", unit: "MiB", value: idle.server},
 		{what: "nothing to do: " + worker + ", of one processor", unit: "%", value: idle.worker},
 		{what: "nothing to do: " + worker + " and servers, of one processor", unit: "%", value: idle.both, goal: atMost(6)},
@@ -118,7 +121,10 @@ func (w *world) round(ctx context.Context, number, n int) (took time.Duration, e
 }
 
 // idleCost is what workers cost that have nothing to do.
-type idleCost struct{ resident, server, worker, both, scrape, scraped float64 }
+type idleCost struct {
+	resident, server, worker, both, scrape, scraped float64
+	goroutines, subscriptions                       float64
+}
 
 // How long nothing happens before it is measured what that costs: what the worker holds on
 // to for a while has to go. And how long it is measured.
@@ -161,6 +167,11 @@ func (w *world) nothingToDo(ctx context.Context, workers []*process) (c idleCost
 	if err := errors.Join(errAfter, errBoth, errWorker, errServer); err != nil {
 		return c, err
 	}
+	nats, err := w.connection(ctx, workerName)
+	if err != nil {
+		return c, err
+	}
+	c.subscriptions = float64(nats.Subscriptions)
 	for i := range 3 * len(workers) {
 		began := time.Now()
 		text, err := get(ctx, workers[i%len(workers)].http+"/metrics")
@@ -168,6 +179,9 @@ func (w *world) nothingToDo(ctx context.Context, workers []*process) (c idleCost
 			return c, err
 		}
 		c.scrape, c.scraped = max(c.scrape, time.Since(began).Seconds()), max(c.scraped, float64(len(text))/(1<<20))
+		if i < len(workers) {
+			c.goroutines += sum(text, "go_goroutines ")
+		}
 	}
 	return c, nil
 }
