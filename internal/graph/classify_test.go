@@ -221,7 +221,8 @@ func TestStoppedCall(t *testing.T) {
 			if e := wantKind(t, do(ctx, within(longEnough)), NotSent); !e.Benign || !errors.Is(e.Err, stop) {
 				t.Errorf("%s ended before: %#v", name, e)
 			}
-			if e := wantKind(t, do(t.Context(), within(soon)), Unknown); e.Benign {
+			// In time to connect and to send, however busy the machine is.
+			if e := wantKind(t, do(t.Context(), within(4*soon)), Unknown); e.Benign {
 				t.Errorf("%s over: %#v", name, e)
 			}
 			<-came

@@ -244,7 +244,8 @@ func TestNoGetInAPauseOfGets(t *testing.T) {
 		begun, inside := r.told429(4 * time.Second)
 		r.start()
 		r.publish(reset("a", graphsim.GoodDevice(1)), nil)
-		r.await("the pause", begun)
+		// Before the answer is there, the list may go.
+		r.await("the worker to know of the pause", func() bool { return begun() && strings.Contains(r.log.String(), "a look at a device failed") })
 		for i := range 30 {
 			r.publish(reset(fmt.Sprint("r", i), graphsim.FaultDevice(404, 0, 0, i+1)), nil)
 		}
