@@ -1,8 +1,39 @@
 #!/bin/sh
-# Runs every fuzz target of the module for a while, one after another.
-# Usage: tools/fuzz.sh [TIME]    TIME as go test -fuzztime takes it, 30s if absent
+# Runs every fuzz target of the module for a while.
+# Usage: tools/fuzz.sh [TIME [NUMBER]]
+#   TIME    for each, as go test -fuzztime takes it; 30s if absent
+#   NUMBER  of targets that run side by side; 1 if absent
 set -eu
-fuzztime=${1:-30s}
+
+# one runs a target, and prints the end of its output, or all of it if the target failed.
+one() {
+    fuzztime=$1 pkg=$2 name=$3
+    log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+    minimize=5s
+    # An input to the whole worker never covers quite the same twice, so that its time
+    # would go into making small what is nothing new.
+    if [ "$name" = FuzzForged ]; then minimize=1x; fi
+    if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime "$minimize" "$pkg" \
+        >"$log" 2>&1 </dev/null; then
+        printf 'fuzz %s %s %s\n%s\n' "$pkg" "$name" "$fuzztime" "$(tail -n 3 "$log")"
+        exit 0
+    fi
+    # Before Go 1.27 the end of the time may be reported as a failure of its own, without
+    # a failing input: https://go.dev/issue/75804
+    if awk '/--- FAIL:/ { fails++; if (getline && $0 == "    context deadline exceeded") late++ }
+            END { exit !(fails == 1 && late == 1) }' "$log"; then
+        echo "fuzz $pkg $name: time is over, no failing input"
+        exit 0
+    fi
+    printf 'fuzz %s %s: FAILED\n%s\n' "$pkg" "$name" "$(cat "$log")"
+    exit 1
+}
+
+if [ "${1:-}" = --one ]; then
+    shift
+    one "$@"
+fi
 
 list=$(mktemp)
 log=$(mktemp)
@@ -17,27 +48,5 @@ if [ ! -s "$list" ]; then
     echo "no fuzz targets"
     exit 0
 fi
-
-failed=0
-while read -r pkg name; do
-    echo "fuzz $pkg $name $fuzztime"
-    minimize=5s
-    # An input to the whole worker never covers quite the same twice, so that its time
-    # would go into making small what is nothing new.
-    if [ "$name" = FuzzForged ]; then minimize=1x; fi
-    if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime "$minimize" "$pkg" \
-        >"$log" 2>&1 </dev/null; then
-        tail -n 3 "$log"
-        continue
-    fi
-    # Before Go 1.27 the end of the time may be reported as a failure of its own, without
-    # a failing input: https://go.dev/issue/75804
-    if awk '/--- FAIL:/ { fails++; if (getline && $0 == "    context deadline exceeded") late++ }
-            END { exit !(fails == 1 && late == 1) }' "$log"; then
-        echo "fuzz $pkg $name: time is over, no failing input"
-        continue
-    fi
-    cat "$log"
-    failed=1
-done <"$list"
-exit "$failed"
+# It goes on with the others where one fails, and fails in the end.
+xargs -n 2 -P "${2:-1}" "$0" --one "${1:-30s}" <"$list"
