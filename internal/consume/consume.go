@@ -329,8 +329,8 @@ func (q *Queue) consumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	return info, nil
 }
 
-// waiting is how many messages wait for a slot.
-func (q *Queue) waiting() int { return max(0, len(q.hand)-len(q.slots)) }
+// waiting is how many messages in hand have no slot.
+func (q *Queue) waiting() int { return max(0, len(q.hand)-cap(q.slots)) }
 
 // pull hands out messages until soft ends (nil) or the consumer is lost.
 func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, alive func()) error {
@@ -343,7 +343,10 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 	p, err := newPuller(q.js, info, q.times, q.hand, callbacks{
 		credit: func() (int, time.Time, <-chan struct{}) {
 			n, at, changed := q.cfg.Credit()
-			return n - q.waiting(), at, changed
+			if n > 0 { // what waits may use it up: until one of these is done, or it changes
+				n, at = n-q.waiting(), time.Time{}
+			}
+			return n, at, changed
 		},
 		begin: func(first *nats.Msg) (func(*nats.Msg), func()) {
 			term, end := context.WithCancel(soft)
@@ -356,7 +359,8 @@ func (q *Queue) pull(soft, hard context.Context, info *jetstream.ConsumerInfo, a
 			return func(m *nats.Msg) {
 				q.demand.stir(time.Now())
 				d := delivery{place: q.place(m, created), msg: m, beat: info.Config.AckWait / 3, done: done}
-				q.last.Store(&d.place)
+				last := d.place // alone, or the message would be kept
+				q.last.Store(&last)
 				q.inWork.Go(func() {
 					<-begun
 					q.work(term, hard, d)
@@ -410,12 +414,12 @@ func (q *Queue) work(soft, hard context.Context, d delivery) {
 		return
 	}
 	q.heartbeats.add(d.msg, d.beat)
-	select {
-	case q.slots <- struct{}{}:
-	case <-soft.Done():
+	if !q.awaitSlot(soft) {
 		q.heartbeats.remove(d.msg)
 		d.done()
-		q.nak(d.msg, 0)
+		if !q.outdated(d) {
+			q.nak(d.msg, 0)
+		}
 		return
 	}
 	verdict := q.cfg.Handle(soft, hard, Message{
@@ -440,6 +444,20 @@ func (q *Queue) work(soft, hard context.Context, d delivery) {
 	default:
 		q.nak(d.msg, verdict.delay)
 	}
+}
+
+// awaitSlot takes a slot, unless soft ends first.
+func (q *Queue) awaitSlot(soft context.Context) bool {
+	select {
+	case <-soft.Done():
+		return false
+	case q.slots <- struct{}{}:
+	}
+	if soft.Err() != nil { // both at a time
+		<-q.slots
+		return false
+	}
+	return true
 }
 
 // outdated tells that the consumer, and perhaps the stream, was made anew since

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,8 +62,8 @@ func TestSlots(t *testing.T) {
 }
 
 // TestWaitsForSlot has messages wait for a slot: there are not more than the credit
-// allows, the server delivers none of them again meanwhile, and they are given back as soon
-// as nothing further is to be begun.
+// allows, nobody asks for more all the time, the server delivers none of them again
+// meanwhile, and they are given back as soon as nothing further is to be begun.
 func TestWaitsForSlot(t *testing.T) {
 	t.Parallel()
 	r, h := newRig(t), newHandler()
@@ -75,7 +76,11 @@ func TestWaitsForSlot(t *testing.T) {
 	for i := range 2 * slots {
 		r.publish(fmt.Sprint(i))
 	}
-	w := r.run(Config{Slots: slots, Handle: h.handle, Credit: func() (int, time.Time, <-chan struct{}) { return credit, time.Time{}, nil }})
+	var asked atomic.Int64
+	w := r.run(Config{Slots: slots, Handle: h.handle, Credit: func() (int, time.Time, <-chan struct{}) {
+		asked.Add(1)
+		return credit, time.Now(), nil // as the pacer answers
+	}})
 	var calls []call
 	for range slots {
 		calls = append(calls, take(r, h.calls, "a message"))
@@ -85,6 +90,9 @@ func TestWaitsForSlot(t *testing.T) {
 		if i := r.info(); i.NumAckPending != slots+credit || i.NumRedelivered != 0 {
 			t.Fatalf("%d messages out, %d of them again", i.NumAckPending, i.NumRedelivered)
 		}
+	}
+	if n := asked.Load(); n > 1000 {
+		t.Errorf("the credit was asked for %d times", n)
 	}
 	w.end()
 	left := map[string]bool{}
