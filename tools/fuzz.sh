@@ -4,19 +4,21 @@
 #   TIME    for each, as go test -fuzztime takes it; 30s if absent
 #   NUMBER  of targets that run side by side; 1 if absent
 set -eu
+trap 'exit 1' HUP INT TERM
 
 # one runs a target, and prints the end of its output, or all of it if the target failed.
 one() {
     fuzztime=$1 pkg=$2 name=$3
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
+    echo "fuzz $pkg $name $fuzztime"
     minimize=5s
     # An input to the whole worker never covers quite the same twice, so that its time
     # would go into making small what is nothing new.
     if [ "$name" = FuzzForged ]; then minimize=1x; fi
     if go test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime "$minimize" "$pkg" \
         >"$log" 2>&1 </dev/null; then
-        printf 'fuzz %s %s %s\n%s\n' "$pkg" "$name" "$fuzztime" "$(tail -n 3 "$log")"
+        printf 'fuzz %s %s: passed\n%s\n' "$pkg" "$name" "$(tail -n 3 "$log")"
         exit 0
     fi
     # Before Go 1.27 the end of the time may be reported as a failure of its own, without
@@ -38,7 +40,6 @@ fi
 list=$(mktemp)
 log=$(mktemp)
 trap 'rm -f "$list" "$log"' EXIT
-trap 'exit 1' HUP INT TERM
 
 # go test -list prints the names of a package's targets and then its "ok" line.
 go test -list '^Fuzz' ./... >"$log" || { cat "$log"; exit 1; }
@@ -48,5 +49,5 @@ if [ ! -s "$list" ]; then
     echo "no fuzz targets"
     exit 0
 fi
-# It goes on with the others where one fails, and fails in the end.
+# Where one fails, the others go on, and it fails in the end.
 xargs -n 2 -P "${2:-1}" "$0" --one "${1:-30s}" <"$list"

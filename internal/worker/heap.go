@@ -30,8 +30,8 @@ const (
 	heapRest = 15 * time.Second
 )
 
-// limitGarbage keeps to mostGarbage until ctx ends, and collects once what a large heap that
-// has come to rest still holds. A percentage that is not Go's default is the operator's (GOGC):
+// limitGarbage keeps to mostGarbage until ctx ends, and collects once in each rest what a
+// large heap still holds. A percentage that is not Go's default is the operator's (GOGC):
 // then it does nothing.
 func limitGarbage(ctx context.Context) {
 	set := debug.SetGCPercent(defaultPercent)
