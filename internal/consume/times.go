@@ -22,7 +22,9 @@ type times struct {
 	pauseMin time.Duration
 	pauseMax time.Duration
 	api      time.Duration // of one call to the server
-	ack      time.Duration // of one ack
+	// ack bounds the wait for one confirmation. A server that is busy is slow to give it,
+	// and each ack costs it a look at all consumers of the stream.
+	ack time.Duration
 }
 
 // usual are the times of the service.
@@ -35,5 +37,5 @@ var usual = times{
 	pauseMin:  250 * time.Millisecond,
 	pauseMax:  5 * time.Second,
 	api:       apiWait,
-	ack:       time.Second,
+	ack:       4 * time.Second,
 }
