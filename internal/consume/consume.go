@@ -64,7 +64,7 @@ type Config struct {
 	// Begin is called when this replica becomes the one that works on the queue,
 	// and before it handles a message; nil does nothing. soft ends when it is that
 	// no longer. continues: the server has delivered nothing to another replica since
-	// the last message that this one has handed to Handle.
+	// the last message that this one was given, whether or not it handled that.
 	Begin func(soft context.Context, continues bool)
 	// Active is told whether this replica is the one that works on the queue; nil is
 	// not told. While the queue rests, it is the one that would.

@@ -84,7 +84,7 @@ func (r *rig) pinnedID() string {
 }
 
 // TestContinues: a term continues if the server has delivered nothing to another replica
-// since the last message of this one, and nothing that was not handled here.
+// since the last message of this one, and nothing that was not taken here.
 func TestContinues(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
