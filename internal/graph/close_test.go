@@ -142,7 +142,7 @@ func TestTimeoutRetires(t *testing.T) {
 		arrived <- r.RemoteAddr
 		switch r.Header.Get("Client-Request-Id") {
 		case "wait":
-			<-goOn
+			held(r, goOn)
 		case "never":
 			<-r.Context().Done()
 		}

@@ -145,7 +145,7 @@ func TestRetiredAfter503(t *testing.T) {
 			switch r.Header.Get("Client-Request-Id") {
 			case "wait":
 				close(waiting)
-				<-goOn
+				held(r, goOn)
 			case "503":
 				w.WriteHeader(http.StatusServiceUnavailable)
 				_, _ = io.WriteString(w, graphError("ServiceUnavailable", "busy"))

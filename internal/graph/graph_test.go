@@ -57,6 +57,15 @@ func serve(t testing.TB, http2 bool, h http.HandlerFunc, change ...func(*http.Se
 	return s, newTestClient(t, s.URL, roots(s))
 }
 
+// held waits until the test says go on, or the request ends: a test that fails never
+// says it.
+func held(r *http.Request, goOn <-chan struct{}) {
+	select {
+	case <-goOn:
+	case <-r.Context().Done():
+	}
+}
+
 func roots(s *httptest.Server) *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(s.Certificate())

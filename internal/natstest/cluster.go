@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -23,6 +24,8 @@ const (
 	startTries    = 5
 	startPatience = 2 * time.Second
 	pollInterval  = 10 * time.Millisecond
+	// answerTime is how long one question of UntilAnswered waits.
+	answerTime = 2 * time.Second
 	// globalAccount is the account of clients where none is configured.
 	globalAccount = "$G"
 )
@@ -145,6 +148,20 @@ func (c *Cluster) leader(what string, leads func(*server.Server) bool) (*Server,
 		return false
 	})
 	return found, err
+}
+
+// UntilAnswered asks again where nobody answers, until ctx ends. A cluster that elects a
+// leader loses questions that need one. What ask does must bear to be done twice.
+func UntilAnswered(ctx context.Context, ask func(context.Context) error) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, answerTime)
+		err := ask(try)
+		unanswered := try.Err() != nil
+		cancel()
+		if err == nil || !unanswered || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // URL names all servers.

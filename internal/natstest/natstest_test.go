@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	testTime = 20 * time.Second
+	testTime = 60 * time.Second
 	// notComing is how long a test waits for what must not come.
 	notComing = 100 * time.Millisecond
 )
@@ -343,10 +343,16 @@ func TestCluster(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), testTime)
 	defer cancel()
-	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3}); err != nil {
+	if err := UntilAnswered(ctx, func(ctx context.Context) error {
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateConsumer(ctx, "S", jetstream.ConsumerConfig{Durable: "c", Replicas: 3}); err != nil {
+	if err := UntilAnswered(ctx, func(ctx context.Context) error {
+		_, err := js.CreateConsumer(ctx, "S", jetstream.ConsumerConfig{Durable: "c", Replicas: 3})
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	leader, err := c.StreamLeader("S")

@@ -100,14 +100,11 @@ func newRig(t *testing.T, p place, change func(*jetstream.KeyValueConfig)) *rig 
 	}
 	t.Cleanup(r.direct.Close)
 	js := newJetStream(t, r.direct)
-	for r.admin == nil {
-		// A cluster that has just started does not always answer.
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		r.admin, err = js.CreateKeyValue(try, cfg)
-		cancel()
-		if err != nil && try.Err() == nil || ctx.Err() != nil {
-			t.Fatal(err)
-		}
+	if err := natstest.UntilAnswered(ctx, func(ctx context.Context) (err error) {
+		r.admin, err = js.CreateKeyValue(ctx, cfg)
+		return err
+	}); err != nil {
+		t.Fatal(err)
 	}
 	r.proxy, err = natstest.StartProxy(p.url)
 	if err != nil {

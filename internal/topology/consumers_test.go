@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -25,7 +26,10 @@ func (r *rig) tenants(n int) {
 			for i := range next {
 				names := spec
 				names.Tenant = fmt.Sprintf("t%04d", i)
-				if _, err := r.admin.CreateConsumer(r.ctx, spec.Stream, Layout{}.Worker(names)); err != nil {
+				if err := natstest.UntilAnswered(r.ctx, func(ctx context.Context) error {
+					_, err := r.admin.CreateConsumer(ctx, spec.Stream, Layout{}.Worker(names))
+					return err
+				}); err != nil {
 					r.t.Error(err)
 				}
 			}

@@ -621,10 +621,7 @@ func underWay(r *rig, device string) (release func()) {
 		answer := httptest.NewRecorder()
 		r.sim.ServeHTTP(answer, q)
 		close(under)
-		select {
-		case <-end:
-		case <-q.Context().Done():
-		}
+		held(q, end)
 		w.WriteHeader(answer.Code)
 		return true
 	})

@@ -274,7 +274,7 @@ func TestFollowEndsInTime(t *testing.T) {
 	r.front(func(_ http.ResponseWriter, q *http.Request) bool {
 		if q.Method == http.MethodGet {
 			looking.Add(1)
-			<-release
+			held(q, release)
 		}
 		return false
 	})

@@ -358,15 +358,27 @@ func (r *rig) own(cfg graphsim.Config) {
 	r.cfg.Tenants[0].Credential.Authority, r.cfg.Tenants[0].Credential.RootCAs = s.URL(), s.CAs()
 }
 
-// front puts a handler before Graph; it returns true where it has answered.
+// front puts a handler before Graph; it returns true where it has answered. Where it
+// waits for the test it ends with its request, too: a test that fails never says go on.
 func (r *rig) front(h func(w http.ResponseWriter, q *http.Request) bool) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if !h(w, q) {
 			r.sim.ServeHTTP(w, q)
 		}
 	}))
-	r.t.Cleanup(s.Close)
+	r.t.Cleanup(func() {
+		s.CloseClientConnections() // which ends the requests
+		s.Close()
+	})
 	r.cfg.Endpoint = s.URL
+}
+
+// held waits until the test says go on, or the request ends.
+func held(q *http.Request, goOn <-chan struct{}) {
+	select {
+	case <-goOn:
+	case <-q.Context().Done():
+	}
 }
 
 // eventually waits as await does, but does not look as often: it is for tests

@@ -44,10 +44,7 @@ func meanwhile(r *rig, device string, header http.Header, status int) (answer fu
 			return false
 		}
 		close(under)
-		select {
-		case <-release:
-		case <-q.Context().Done():
-		}
+		held(q, release)
 		for name, values := range header {
 			w.Header()[name] = values
 		}
@@ -105,10 +102,7 @@ func row() func(q *http.Request) {
 		if calls.Add(1) == 5 {
 			close(full)
 		}
-		select {
-		case <-full:
-		case <-q.Context().Done():
-		}
+		held(q, full)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"passcode-worker/internal/graph/graphsim"
@@ -17,13 +18,19 @@ import (
 func TestRevokedWhileTwoAreHeld(t *testing.T) {
 	t.Parallel()
 	const waiting = 4
-	odd := graphsim.FaultDevice(401, 0, 0, 1)
+	odd, throttled := graphsim.FaultDevice(401, 0, 0, 1), graphsim.GoodDevice(99)
 	r, release := newRig(t, graphsim.Config{}, nil), make(chan struct{})
-	r.front(func(_ http.ResponseWriter, q *http.Request) bool {
+	var refused atomic.Bool
+	r.front(func(w http.ResponseWriter, q *http.Request) bool {
 		if strings.Contains(q.URL.Path, odd) {
-			<-release
+			held(q, release)
 		}
-		return false
+		if !strings.Contains(q.URL.Path, throttled) || refused.Swap(true) {
+			return false
+		}
+		w.Header().Set("Retry-After", "5") // time for the test to publish what waits for its end
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
 	})
 	r.start()
 	r.publish(reset("before", graphsim.GoodDevice(0)), nil)
@@ -31,8 +38,8 @@ func TestRevokedWhileTwoAreHeld(t *testing.T) {
 	inFlight := func(n float64) bool { return r.metric(`in_flight{tenant="default"}`) == n }
 	r.publish(reset("odd", odd), nil)
 	r.await("the odd one's call", func() bool { return r.record("odd").State == record.Attempting })
-	r.publish(reset("pause", graphsim.FaultDevice(429, 1, 1, 1)), nil)
-	r.await("a pause", func() bool { return r.sim.Status().Throttled == 1 && inFlight(1) })
+	r.publish(reset("pause", throttled), nil)
+	r.await("a pause", func() bool { return refused.Load() && inFlight(1) })
 	for i := range waiting {
 		r.publish(reset(fmt.Sprint("w", i), graphsim.GoodDevice(i+1)), nil)
 	}

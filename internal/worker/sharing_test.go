@@ -122,10 +122,10 @@ func TestLatePauseReachesTheNextOwner(t *testing.T) {
 		}
 		if early.Add(1) > 10 {
 			others.Add(1)
-			<-end
+			held(q, end)
 			return false
 		}
-		<-answer
+		held(q, answer)
 		w.Header().Set("Retry-After", "50")
 		w.WriteHeader(http.StatusTooManyRequests)
 		return true
