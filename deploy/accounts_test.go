@@ -49,9 +49,6 @@ type locked struct {
 // that it is to be done.
 func startLocked(t *testing.T, edits ...func(accounts string) string) locked {
 	t.Helper()
-	for _, role := range []string{"SETUP", "PUBLISHER", "WORKER", "OPERATOR", "HELPDESK"} {
-		t.Setenv(role+"_PASSWORD", password(role))
-	}
 	accounts, places := twice(read(t, "nats/accounts.conf"))
 	if places != 3 {
 		t.Fatalf("the marks around a tenant stand at %d places, not 3", places)
@@ -262,6 +259,7 @@ func workerEnv(t *testing.T, natsURL, tenant string, sim *graphsim.Sim, more ...
 
 // Everybody can do their job with the accounts of deploy/nats.
 func TestAccountsAreEnough(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
 		t.Skip("SSL_CERT_FILE has no effect here")
 	}
@@ -630,6 +628,7 @@ func (u user) looksUp(tenant, id string) outcome.Document {
 
 // A worker that may make what is missing makes all that following needs, and follows.
 func TestAccountsAreEnoughToSetUp(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
 		t.Skip("SSL_CERT_FILE has no effect here")
 	}
@@ -678,6 +677,7 @@ func TestAccountsAreEnoughToSetUp(t *testing.T) {
 // The worker of a tenant hears that a request has come, and neither the worker of another
 // one nor anybody else does. It binds by one list.
 func TestOnlyTheWorkerIsWoken(t *testing.T) {
+	t.Parallel()
 	l := startLocked(t)
 	setup := l.as("setup", "")
 	for _, tenant := range []string{"default", "other"} {

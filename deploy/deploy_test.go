@@ -111,6 +111,12 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	built = dir
+	// deploy/nats/accounts.conf takes the passwords from the environment.
+	for _, role := range []string{"SETUP", "PUBLISHER", "WORKER", "OPERATOR", "HELPDESK"} {
+		if err := os.Setenv(role+"_PASSWORD", password(role)); err != nil {
+			panic(err)
+		}
+	}
 	code := m.Run()
 	_ = os.RemoveAll(dir) // a temporary folder
 	os.Exit(code)

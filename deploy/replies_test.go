@@ -163,6 +163,7 @@ func stream(accounts string) string {
 // comes of it, whatever its permissions; in one account with the worker the very
 // same requests overwrite records, orders and dead letters.
 func TestForgedReplySubjects(t *testing.T) {
+	t.Parallel()
 	for _, l := range []layout{
 		{name: shipped, edit: strings.Clone, user: "publisher-default"},
 		{name: shipped, edit: strings.Clone, user: "publisher-default", lenient: true},

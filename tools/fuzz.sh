@@ -41,8 +41,11 @@ list=$(mktemp)
 log=$(mktemp)
 trap 'rm -f "$list" "$log"' EXIT
 
-# go test -list prints the names of a package's targets and then its "ok" line.
-go test -list '^Fuzz' ./... >"$log" || { cat "$log"; exit 1; }
+# Only packages that have a target are built. go test -list prints the names of a package's
+# targets and then its "ok" line.
+packages=$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal deploy api docs | sed 's|/[^/]*$||; s|^|./|' | sort -u)
+# shellcheck disable=SC2086
+go test -list '^Fuzz' $packages >"$log" || { cat "$log"; exit 1; }
 awk '/^Fuzz/ { names[++n] = $1 }
      $1 == "ok" { for (i = 1; i <= n; i++) print $2, names[i]; n = 0 }' "$log" >"$list"
 if [ ! -s "$list" ]; then

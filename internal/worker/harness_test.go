@@ -39,9 +39,9 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	// Most of the tests wait most of the time. With -short comes the race detector,
 	// which makes work of it.
-	parallel := "8"
+	parallel := "14"
 	if testing.Short() {
-		parallel = "6"
+		parallel = "10"
 	}
 	if err := flag.Set("test.parallel", parallel); err != nil {
 		panic(err)
@@ -177,27 +177,29 @@ func (r *rig) await(what string, ok func() bool) {
 
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(testTime)
+	deadline, calm := time.After(testTime), time.After(500*time.Millisecond)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline:
 			t.Fatalf("waited in vain for: %s", what)
+		case <-calm:
+			tick.Reset(50 * time.Millisecond) // looking costs more than what is looked at
 		case <-tick.C:
 		}
 	}
 }
 
 func (r *rig) get(path string) (int, string) {
-	resp, err := http.Get("http://" + r.addr + path)
+	client := http.Client{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + r.addr + path)
 	if err != nil {
 		return 0, ""
 	}
 	defer resp.Body.Close()
 	var b bytes.Buffer
 	_, _ = b.ReadFrom(resp.Body)
-	http.DefaultClient.CloseIdleConnections()
 	return resp.StatusCode, b.String()
 }
 
