@@ -3,7 +3,6 @@ package graph
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -120,7 +119,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 
 type dialedKey struct{}
 
-func newConns(scheme, addr string, roots *x509.CertPool) *conns {
+func newConns(scheme, addr string, trust *tls.Config) *conns {
 	dialer := &net.Dialer{Timeout: dialTimeout, Control: giveUpUnacknowledged(unackedTimeout)}
 	proxy := proxyFromEnvironment()
 	return &conns{
@@ -134,7 +133,7 @@ func newConns(scheme, addr string, roots *x509.CertPool) *conns {
 			OnProxyConnectResponse: throughProxy,
 
 			ForceAttemptHTTP2: true,
-			TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			TLSClientConfig:   trust,
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				c, err := dialer.DialContext(ctx, network, addr)
 				if err != nil {

@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"crypto/tls"
 	"net/url"
 	"strings"
 	"testing"
@@ -103,7 +104,7 @@ func TestProxyChoice(t *testing.T) {
 					if port == "" {
 						port = "443"
 					}
-					conns := newConns(u.Scheme, u.Hostname()+":"+port, nil)
+					conns := newConns(u.Scheme, u.Hostname()+":"+port, &tls.Config{})
 					return conns.transport.Proxy(nil)
 				},
 				"tokens": func() (*url.URL, error) { return proxyFromEnvironment()(u) },

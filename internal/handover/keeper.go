@@ -49,25 +49,32 @@ func NewKeeper(tenant string, store func() *Store, now func() Snapshot, log *zap
 	return &Keeper{tenant: tenant, store: store, now: now, log: log, changed: make(chan struct{}, 1), written: &Snapshot{}}
 }
 
-// Recall reads what the previous replica has handed on, and when an operator
-// last released the fuse. The snapshot is nil if there is no bucket.
-func (k *Keeper) Recall(ctx context.Context) (*Snapshot, time.Time, error) {
+// Recall reads what the previous replica has handed on; nil if there is no bucket.
+func (k *Keeper) Recall(ctx context.Context) (*Snapshot, error) {
 	store := k.store()
 	if store == nil {
-		return nil, time.Time{}, nil
+		return nil, nil
 	}
 	k.mu.Lock() // for a write of the last term
 	defer k.mu.Unlock()
 	s, _, err := store.Snapshot(ctx, k.tenant)
 	if err != nil {
-		return nil, time.Time{}, err
-	}
-	released, err := store.ReleasedAt(ctx, k.tenant)
-	if err != nil {
-		return nil, time.Time{}, err
+		return nil, err
 	}
 	k.written, k.revision = &s, 0 // another's, or not even the last value
-	return &s, released, nil
+	return &s, nil
+}
+
+// Released reads when an operator released the fuse last; zero: never, or there is no
+// bucket.
+func (k *Keeper) Released(ctx context.Context) (time.Time, error) {
+	store := k.store()
+	if store == nil {
+		return time.Time{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeWait)
+	defer cancel()
+	return store.ReleasedAt(ctx, k.tenant)
 }
 
 // Begin lets this replica hand on until term ends. The previous
@@ -174,24 +181,14 @@ func (k *Keeper) late(ctx context.Context, store *Store, pausedUntil time.Time) 
 // down is not its own. Anybody's value may be written over it, and so many that
 // nothing is left of the one that says that the fuse has blown. late is given such a
 // value, which may hold the pause that the replica before this one was told late; it
-// is called with the keeper locked. Check returns when an operator released the fuse
-// last; zero: never, or nobody can tell now.
-func (k *Keeper) Check(ctx context.Context, late func(Snapshot)) (released time.Time) {
+// is called with the keeper locked.
+func (k *Keeper) Check(ctx context.Context, late func(Snapshot)) {
 	store := k.store()
 	if store == nil {
-		return time.Time{}
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()
-	k.compare(ctx, store, late)
-	released, err := store.ReleasedAt(ctx, k.tenant)
-	if err != nil {
-		k.log.Debug("the release of the fuse could not be read; trying again", zap.Error(err))
-	}
-	return released
-}
-
-func (k *Keeper) compare(ctx context.Context, store *Store, late func(Snapshot)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.InTerm() {

@@ -49,11 +49,14 @@ func TestTerm(t *testing.T) {
 	step("after the term", false)
 
 	next := keeper(func() *Store { return s }, nil)
-	got, released, err := next.Recall(t.Context())
-	if err != nil || got == nil || got.Granted != 1 || !got.PausedUntil.Equal(now.PausedUntil) || !released.IsZero() {
-		t.Errorf("the next one reads %+v, %s, %v", got, released, err)
+	got, err := next.Recall(t.Context())
+	if err != nil || got == nil || got.Granted != 1 || !got.PausedUntil.Equal(now.PausedUntil) {
+		t.Errorf("the next one reads %+v, %v", got, err)
 	}
-	if next.compare(t.Context(), s, func(Snapshot) { t.Error("not yet its own business") }); !next.written.PausedUntil.Equal(now.PausedUntil) {
+	if released, err := next.Released(t.Context()); err != nil || !released.IsZero() {
+		t.Errorf("released at %s, %v", released, err)
+	}
+	if next.Check(t.Context(), func(Snapshot) { t.Error("not yet its own business") }); !next.written.PausedUntil.Equal(now.PausedUntil) {
 		t.Errorf("%+v", next.written)
 	}
 }
@@ -92,8 +95,8 @@ func TestForeignValue(t *testing.T) {
 	if err := s.Release(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if at := k.Check(t.Context(), func(Snapshot) {}); at.IsZero() {
-		t.Error("the release is not seen")
+	if at, err := k.Released(t.Context()); err != nil || at.IsZero() {
+		t.Errorf("released at %s, %v", at, err)
 	}
 }
 
@@ -119,8 +122,11 @@ func TestFailedWrite(t *testing.T) {
 		t.Error("it was written although it is written down")
 	}
 	nc.Close()
-	if _, _, err := k.Recall(t.Context()); err == nil {
+	if _, err := k.Recall(t.Context()); err == nil {
 		t.Error("nothing can be read")
+	}
+	if _, err := k.Released(t.Context()); err == nil {
+		t.Error("no release can be read")
 	}
 }
 
@@ -128,11 +134,14 @@ func TestFailedWrite(t *testing.T) {
 func TestNoBucket(t *testing.T) {
 	k := keeper(func() *Store { return nil }, func() Snapshot { return Snapshot{Granted: 1} })
 	k.Begin(t.Context())
-	if s, released, err := k.Recall(t.Context()); s != nil || !released.IsZero() || err != nil {
-		t.Errorf("%+v, %s, %v", s, released, err)
+	if s, err := k.Recall(t.Context()); s != nil || err != nil {
+		t.Errorf("%+v, %v", s, err)
 	}
-	if at := k.Check(t.Context(), func(Snapshot) { t.Error("there is nothing") }); !at.IsZero() || !k.write(t.Context()) {
-		t.Errorf("released at %s", at)
+	if at, err := k.Released(t.Context()); err != nil || !at.IsZero() {
+		t.Errorf("released at %s, %v", at, err)
+	}
+	if k.Check(t.Context(), func(Snapshot) { t.Error("there is nothing") }); !k.write(t.Context()) {
+		t.Error("there is something to write")
 	}
 	k.Leave(t.Context(), time.Now().Add(time.Hour))
 }

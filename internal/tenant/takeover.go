@@ -86,7 +86,11 @@ func (t *Tenant) recall(ctx context.Context, knows bool) error {
 		defer cancel()
 	}
 	now := time.Now()
-	s, released, err := t.Keeper.Recall(ctx)
+	s, err := t.Keeper.Recall(ctx)
+	if err != nil {
+		return err
+	}
+	released, err := t.released(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,6 +104,14 @@ func (t *Tenant) recall(ctx context.Context, knows bool) error {
 		return nil
 	}
 	return t.rebuild(ctx, now)
+}
+
+// released is when an operator released the fuse last; zero: never, or it is off.
+func (t *Tenant) released(ctx context.Context) (time.Time, error) {
+	if !t.gate.Fuse.On() {
+		return time.Time{}, nil
+	}
+	return t.Keeper.Released(ctx)
 }
 
 // restore takes over what another replica has handed on, and when an

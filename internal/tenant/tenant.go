@@ -186,7 +186,12 @@ func (t *Tenant) Refresh(ctx context.Context) {
 	}
 	// A pause may have been announced to a call of the replica before this one. A release
 	// counts also while the fuse has not blown, because it begins the count anew.
-	released := t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })
+	t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })
+	released, err := t.released(ctx)
+	if err != nil {
+		t.cfg.Log.Debug("the release of the fuse could not be read; trying again", zap.Error(err))
+		return
+	}
 	t.gate.Release(t.Clock.Local(released))
 }
 

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -73,7 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func (t Tenant) check(cfg Config) error {
-	c, err := t.client(cfg, nil, nil)
+	c, err := t.client(cfg, nil, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -84,11 +85,12 @@ func (t Tenant) check(cfg Config) error {
 
 // client makes the tenant's own client of Graph, so that a tenant whose connections
 // are retired or filled with hanging calls takes none from another.
-func (t Tenant) client(cfg Config, observe func(method string, status int, took time.Duration), unknownAction func(name string)) (*graph.Client, error) {
+func (t Tenant) client(cfg Config, sessions tls.ClientSessionCache, observe func(method string, status int, took time.Duration), unknownAction func(name string)) (*graph.Client, error) {
 	return graph.New(graph.Config{
 		Endpoint:  cfg.Endpoint,
 		UserAgent: "passcode-worker/" + cfg.Build.Version,
 		RootCAs:   cfg.RootCAs,
+		Sessions:  sessions,
 		Observe:   observe,
 
 		ActionNames:   cfg.ActionNames,
