@@ -175,16 +175,11 @@ func (q *Queue) Resting() bool { return q.demand.isResting() }
 // example in a list of all; nil: the list does not name it, and it is looked up. It
 // reports whether a message waits while the queue rests: nobody has called [Queue.Wake].
 func (q *Queue) Saw(info *jetstream.ConsumerInfo, asked time.Time) (missed bool) {
-	q.demand.update(func(d *demand) {
-		if info == nil || topology.Unusable(info.Config, q.cfg.Names) != nil {
-			d.info, d.interest.stirred = nil, time.Now()
-			return
-		}
-		missed = d.missed(info)
-		d.info, d.asked = info, asked
-		d.interest.saw(info, asked)
-	})
-	return missed
+	if info == nil || topology.Unusable(info.Config, q.cfg.Names) != nil {
+		q.demand.update(func(d *demand) { d.info, d.interest.stirred = nil, time.Now() })
+		return false
+	}
+	return q.demand.saw(info, asked, time.Now(), q.cfg.Rests(), q.times.linger)
 }
 
 // Times of calls to the server.

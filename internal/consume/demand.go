@@ -89,6 +89,7 @@ type demand struct {
 	mu       sync.Mutex
 	interest interest
 	resting  time.Time               // since when the queue waits for changed; zero: it does not
+	told     view                    // what rest has said last
 	info     *jetstream.ConsumerInfo // as it was seen last; nil: it has to be looked up
 	asked    time.Time               // when the server was asked for it
 }
@@ -101,6 +102,23 @@ func (d *demand) update(change func(*demand)) {
 	change(d)
 	d.mu.Unlock()
 	d.signal()
+}
+
+// saw takes what the server said of the consumer when it was asked at an instant. Of a
+// queue that rests nothing is decided anew where that changes nothing: thousands of them are
+// seen at a time, and what has work would wait behind them all.
+func (d *demand) saw(info *jetstream.ConsumerInfo, asked, now time.Time, may bool, linger time.Duration) (missed bool) {
+	d.mu.Lock()
+	missed = d.missed(info)
+	d.info, d.asked = info, asked
+	d.interest.saw(info, asked)
+	pulls, v := d.decide(now, may, linger)
+	decided := !d.resting.IsZero() && !pulls && v == d.told
+	d.mu.Unlock()
+	if !decided {
+		d.signal()
+	}
+	return missed
 }
 
 // stir notes that there is something to do. A queue that is pulled has nothing decided
@@ -152,13 +170,21 @@ type view struct {
 func (d *demand) rest(now time.Time, may bool, linger time.Duration) (pulls bool, v view) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	wish := d.interest.wish(now, may, linger)
-	if wish == pulled || wish == doubted {
-		d.resting = time.Time{}
-		return true, view{}
-	}
 	if d.resting.IsZero() {
 		d.resting = now
+	}
+	if pulls, v = d.decide(now, may, linger); pulls {
+		d.resting = time.Time{}
+	}
+	d.told = v
+	return pulls, v
+}
+
+// decide is what rest says. Call with mu held.
+func (d *demand) decide(now time.Time, may bool, linger time.Duration) (pulls bool, v view) {
+	wish := d.interest.wish(now, may, linger)
+	if wish == pulled || wish == doubted {
+		return true, view{}
 	}
 	// What was seen before may be this replica's own pin.
 	others := d.info != nil && d.asked.After(d.resting) && pinned(d.info) != ""

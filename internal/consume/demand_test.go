@@ -73,6 +73,45 @@ func TestInterest(t *testing.T) {
 	}
 }
 
+// TestSeenAgain: what is seen of a queue that rests wakes it only where that changes
+// something; a look sees thousands of them.
+func TestSeenAgain(t *testing.T) {
+	t.Parallel()
+	const linger = 10 * time.Second
+	start := time.Unix(1e9, 0)
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	taken := &jetstream.ConsumerInfo{PriorityGroups: []jetstream.PriorityGroupState{{Group: group, PinnedClientID: "x"}}}
+	worked := &jetstream.ConsumerInfo{Delivered: jetstream.SequenceInfo{Consumer: 1}}
+	for _, c := range []struct {
+		what     string
+		disowned bool
+		info     *jetstream.ConsumerInfo
+		rests    bool
+		wakes    bool
+	}{
+		{"empty as before", false, &jetstream.ConsumerInfo{}, true, false},
+		{"another's, as before", true, &jetstream.ConsumerInfo{}, true, false},
+		{"another's, in which messages wait", true, &jetstream.ConsumerInfo{NumPending: 1}, true, false},
+		{"a message waits", false, &jetstream.ConsumerInfo{NumPending: 1}, true, true},
+		{"a message waits for its acknowledgement", false, &jetstream.ConsumerInfo{NumAckPending: 1}, true, true},
+		{"another replica works on it", false, taken, true, true},
+		{"a message was worked on", false, worked, true, true},
+		{"it must not rest", false, &jetstream.ConsumerInfo{}, false, true},
+	} {
+		d := newDemand()
+		d.update(func(d *demand) { d.interest.disowned = c.disowned })
+		d.saw(&jetstream.ConsumerInfo{}, at(1), at(1), true, linger)
+		<-d.changed
+		if pulls, _ := d.rest(at(2), true, linger); pulls {
+			t.Errorf("%s: it is pulled", c.what)
+		}
+		d.saw(c.info, at(3), at(3), c.rests, linger)
+		if woken := len(d.changed) > 0; woken != c.wakes {
+			t.Errorf("%s: woken %t", c.what, woken)
+		}
+	}
+}
+
 // rester runs a queue that may rest, wakes it by the server's words, and looks at the
 // consumer now and then.
 func (r *rig) rester(direct bool, h *handler, terms *atomic.Int32, active *atomic.Bool) *running {

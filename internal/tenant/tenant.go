@@ -180,10 +180,10 @@ func (t *Tenant) Refresh(ctx context.Context) {
 	t.backlog.Forget(time.Now(), patience)
 	pacer := t.gate.Pacer
 	t.cfg.Metrics.SetRate(pacer.Limit(), pacer.Rate().PerSecond())
-	t.Keeper.Changed()
-	if !t.gate.Fuse.On() && !t.Keeper.InTerm() {
-		return
+	if !t.gate.Fuse.On() && !t.Keeper.InTerm() && pacer.Paused().IsZero() {
+		return // there is nothing to hand on, and nothing to learn
 	}
+	t.Keeper.Changed()
 	// A pause may have been announced to a call of the replica before this one. A release
 	// counts also while the fuse has not blown, because it begins the count anew.
 	t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })

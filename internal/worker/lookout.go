@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"passcode-worker/internal/topology"
 )
@@ -190,34 +189,43 @@ func (l *lookout) tell(s *service) (info *jetstream.ConsumerInfo, missed bool) {
 // see tells the queues what the look has seen of them, and shows
 // it. If the list may not be read, each queue is looked at separately.
 func (l *lookout) see(ctx context.Context) {
-	var group errgroup.Group
-	group.SetLimit(seeAtOnce)
-	missed := false
-	for _, s := range l.fleet.all() {
-		info, unheard := l.tell(s)
-		missed = missed || unheard
-		if s.binding() != nil {
-			continue
-		}
-		group.Go(func() error {
-			if info == nil {
-				var err error
-				if info, err = s.queue.Look(ctx); err != nil {
-					s.log.Debug("the depth of the queue could not be read", zap.Error(err))
-					return nil
+	services := l.fleet.all()
+	var missed atomic.Bool
+	var next atomic.Int64
+	var seeing sync.WaitGroup
+	for range seeAtOnce {
+		seeing.Go(func() {
+			for i := next.Add(1); i <= int64(len(services)); i = next.Add(1) {
+				if l.seeOne(ctx, services[i-1]) {
+					missed.Store(true)
 				}
 			}
-			s.see(ctx, info)
-			return nil
 		})
 	}
-	if missed && l.missed.Add(1) == mostMissed {
+	seeing.Wait()
+	if missed.Load() && l.missed.Add(1) == mostMissed {
 		l.fleet.warnings.once("the request stream sends wake-ups and the worker may subscribe to them, but they do not arrive; the worker polls "+
 			"empty queues instead, which costs more. If the stream belongs to another account, import its wake subject", zap.String("subject", l.fleet.wakeSubject()))
 		l.fleet.divide() // each queue then decides again
 	}
-	_ = group.Wait() // none fails
 	l.giveBack()
+}
+
+// seeOne is see for one tenant. It reports whether a message waits there without a wake-up.
+func (l *lookout) seeOne(ctx context.Context, s *service) (missed bool) {
+	info, missed := l.tell(s)
+	if s.binding() != nil {
+		return missed
+	}
+	if info == nil {
+		var err error
+		if info, err = s.queue.Look(ctx); err != nil {
+			s.log.Debug("the depth of the queue could not be read", zap.Error(err))
+			return missed
+		}
+	}
+	s.see(ctx, info)
+	return missed
 }
 
 const (
