@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	natstest.Main()
 	// Most of the tests wait for a process of their own, and more of them than
 	// there are processors may do so.
-	if err := flag.Set("test.parallel", "14"); err != nil {
+	if err := flag.Set("test.parallel", "10"); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)

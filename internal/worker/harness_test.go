@@ -39,9 +39,9 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	// Most of the tests wait most of the time. With -short comes the race detector,
 	// which makes work of it.
-	parallel := "14"
+	parallel := "10"
 	if testing.Short() {
-		parallel = "10"
+		parallel = "8"
 	}
 	if err := flag.Set("test.parallel", parallel); err != nil {
 		panic(err)

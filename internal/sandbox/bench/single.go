@@ -33,7 +33,7 @@ func latency(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	floor50, floor99, err := w.trickle(ctx)
+	floor50, floor99, err := w.trickle(ctx, 0)
 	if err == nil {
 		err = f.end()
 	}
@@ -47,7 +47,7 @@ func latency(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	p50, p99, err := w.trickle(ctx)
+	p50, p99, err := w.trickle(ctx, 0)
 	if err == nil {
 		err = p.end()
 	}
@@ -62,17 +62,18 @@ func latency(ctx context.Context, w *world) ([]sample, error) {
 // trickle publishes requests one by one, and returns the median and the 99th
 // percentile of the time to their POST in milliseconds. The first call of all,
 // which connects and fetches a token, is not counted. Where there are many tenants, each
-// request is another one's.
-func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
+// request is another one's. number tells the trickles of one worker apart.
+func (w *world) trickle(ctx context.Context, number int) (p50, p99 float64, err error) {
 	began := time.Now()
 	published := map[string]time.Time{}
 	order := rand.Perm(max(1, w.tenants))
+	first := trickled + number*2*trickleCount
 	for i := range trickleCount + 1 {
 		names := w.names
 		if w.tenants > 0 {
 			names = w.tenant(order[i%w.tenants])
 		}
-		n := trickled + i
+		n := first + i
 		published[graphsim.GoodDevice(n)] = time.Now()
 		if _, err := w.js.Publish(ctx, names.Filter(), request(n), jetstream.WithExpectStream(names.Stream)); err != nil {
 			return 0, 0, err
@@ -248,7 +249,7 @@ func (w *world) following(ctx context.Context, n int) (f followed, err error) {
 	if err != nil {
 		return f, err
 	}
-	if f.p50, f.p99, err = w.trickle(ctx); err != nil {
+	if f.p50, f.p99, err = w.trickle(ctx, 0); err != nil {
 		return f, err
 	}
 	if f.worker, err = memoryOf(p.Pid(), peakResident); err != nil {
