@@ -5,7 +5,6 @@ package graph
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -30,10 +29,6 @@ type Config struct {
 	UserAgent string
 	// RootCAs are trusted for TLS; nil means the system's.
 	RootCAs *x509.CertPool
-	// Sessions keeps TLS sessions, which a later connection resumes. Clients of one
-	// endpoint share it: a full handshake costs about twice as much processor time. nil:
-	// each connection makes a full one.
-	Sessions tls.ClientSessionCache
 	// Observe, if not nil, is told of every call that was tried: its method,
 	// the status (0 without an answer) and how long it took.
 	Observe func(method string, status int, took time.Duration)
@@ -94,7 +89,7 @@ func New(cfg Config) (*Client, error) {
 		root:      u.String() + "/v1.0",
 		userAgent: cfg.UserAgent,
 		observe:   observe,
-		conns:     newConns(u.Scheme, net.JoinHostPort(u.Hostname(), port), &tls.Config{RootCAs: cfg.RootCAs, ClientSessionCache: cfg.Sessions, MinVersion: tls.VersionTLS12}),
+		conns:     newConns(u.Scheme, net.JoinHostPort(u.Hostname(), port), cfg.RootCAs),
 
 		actionNames:   cfg.ActionNames,
 		unknownAction: unknownAction,

@@ -3,6 +3,7 @@ package graph
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -119,7 +120,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 
 type dialedKey struct{}
 
-func newConns(scheme, addr string, trust *tls.Config) *conns {
+func newConns(scheme, addr string, roots *x509.CertPool) *conns {
 	dialer := &net.Dialer{Timeout: dialTimeout, Control: giveUpUnacknowledged(unackedTimeout)}
 	proxy := proxyFromEnvironment()
 	return &conns{
@@ -133,7 +134,7 @@ func newConns(scheme, addr string, trust *tls.Config) *conns {
 			OnProxyConnectResponse: throughProxy,
 
 			ForceAttemptHTTP2: true,
-			TLSClientConfig:   trust,
+			TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				c, err := dialer.DialContext(ctx, network, addr)
 				if err != nil {

@@ -1,7 +1,6 @@
 package graph
 
 import (
-	"crypto/tls"
 	"net/url"
 	"strings"
 	"testing"
@@ -104,7 +103,7 @@ func TestProxyChoice(t *testing.T) {
 					if port == "" {
 						port = "443"
 					}
-					conns := newConns(u.Scheme, u.Hostname()+":"+port, &tls.Config{})
+					conns := newConns(u.Scheme, u.Hostname()+":"+port, nil)
 					return conns.transport.Proxy(nil)
 				},
 				"tokens": func() (*url.URL, error) { return proxyFromEnvironment()(u) },

@@ -2,7 +2,6 @@ package graph
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"runtime"
 	"testing"
@@ -22,7 +21,7 @@ func TestUnacknowledged(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	c, err := newConns("https", l.Addr().String(), &tls.Config{}).transport.DialContext(ctx, "tcp", l.Addr().String())
+	c, err := newConns("https", l.Addr().String(), nil).transport.DialContext(ctx, "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

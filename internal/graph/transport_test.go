@@ -3,7 +3,6 @@ package graph
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -282,42 +281,6 @@ func TestStreamEnds(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestSessions: a second client resumes the session of the first, and makes a full
-// handshake where the server knows the session no more.
-func TestSessions(t *testing.T) {
-	t.Parallel()
-	both(t, func(t *testing.T, http2 bool) {
-		var resumed atomic.Int32
-		s, _ := serve(t, http2, func(w http.ResponseWriter, r *http.Request) {
-			if r.TLS.DidResume {
-				resumed.Add(1)
-			}
-			w.WriteHeader(http.StatusNoContent)
-		})
-		sessions := tls.NewLRUClientSessionCache(0)
-		call := func(want int32) {
-			t.Helper()
-			c, err := New(Config{Endpoint: s.URL, RootCAs: roots(s), Sessions: sessions})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			if _, err := c.Reset(t.Context(), Target{Device: testDevice}, within(longEnough)); err != nil {
-				t.Error(err)
-			}
-			if n := resumed.Load(); n != want {
-				t.Errorf("%d calls on a resumed session, want %d", n, want)
-			}
-		}
-		call(0)
-		call(1)
-		call(2)
-		s.TLS.SetSessionTicketKeys([][32]byte{{1}})
-		call(2)
-		call(3)
-	})
 }
 
 // TestIdleConnectionClosed checks that a connection which the server closed

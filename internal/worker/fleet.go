@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"maps"
 	"os"
@@ -39,7 +38,6 @@ type fleet struct {
 	// announcer publishes the first alarms of accepted requests; nil if following is off.
 	announcer *follow.Announcer
 	warnings  *warnings
-	sessions  tls.ClientSessionCache // with Graph, which all tenants resume
 	lookout   *lookout
 	replica   *share.Replica
 	// checked is set once the settings of what all tenants share were looked at.
@@ -65,7 +63,7 @@ func newFleet(cfg Config, js jetstream.JetStream, m *metrics.Metrics) *fleet {
 	if err != nil {
 		host = "unknown"
 	}
-	f := &fleet{cfg: cfg, js: js, metrics: m, host: host, sessions: tls.NewLRUClientSessionCache(0),
+	f := &fleet{cfg: cfg, js: js, metrics: m, host: host,
 		left: make(chan *service), served: map[string]*service{}, warnings: &warnings{log: cfg.Log, said: map[string]struct{}{}}}
 	f.buckets = newBuckets(f)
 	f.announcer = newAnnouncer(f)

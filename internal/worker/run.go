@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -74,7 +73,7 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func (t Tenant) check(cfg Config) error {
-	c, err := t.client(cfg, nil, nil, nil)
+	c, err := t.client(cfg, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -85,12 +84,11 @@ func (t Tenant) check(cfg Config) error {
 
 // client makes the tenant's own client of Graph, so that a tenant whose connections
 // are retired or filled with hanging calls takes none from another.
-func (t Tenant) client(cfg Config, sessions tls.ClientSessionCache, observe func(method string, status int, took time.Duration), unknownAction func(name string)) (*graph.Client, error) {
+func (t Tenant) client(cfg Config, observe func(method string, status int, took time.Duration), unknownAction func(name string)) (*graph.Client, error) {
 	return graph.New(graph.Config{
 		Endpoint:  cfg.Endpoint,
 		UserAgent: "passcode-worker/" + cfg.Build.Version,
 		RootCAs:   cfg.RootCAs,
-		Sessions:  sessions,
 		Observe:   observe,
 
 		ActionNames:   cfg.ActionNames,

@@ -46,7 +46,7 @@ func newService(f *fleet, spec Tenant) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := spec.client(f.cfg, f.sessions, f.metrics.GraphRequest, f.unknownAction)
+	client, err := spec.client(f.cfg, f.metrics.GraphRequest, f.unknownAction)
 	if err != nil {
 		return nil, err
 	}
