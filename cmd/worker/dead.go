@@ -96,7 +96,8 @@ type deadRemoveCmd struct {
 
 // Help is shown by worker dead remove --help.
 func (deadRemoveCmd) Help() string {
-	return "Removes the selected letters and the requests in them from the dead-letter stream. The records stay. This cannot be undone."
+	return "Removes the selected letters and the requests in them from the dead-letter stream. The records stay. This cannot be undone. " +
+		"The exit status is 1 if a letter that you named is missing."
 }
 
 // Run removes dead letters.

@@ -112,7 +112,7 @@ type deadListCmd struct {
 // Help is shown by worker dead list --help.
 func (deadListCmd) Help() string {
 	return "Prints one line per letter. LETTER is its number in the dead-letter stream; worker dead show prints the whole letter. " +
-		"Without a selection it lists all letters of the tenant."
+		"Without a selection it lists all letters of the tenant. The exit status is 1 if a letter that you named is missing."
 }
 
 func letterColumns() []column {

@@ -8,7 +8,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -239,16 +238,13 @@ func (outcomeFollowCmd) Help() string {
 		"The exit status is 1 if a request that you named is not accepted, or if an order could not be stored."
 }
 
-// longestFollowed is how long outcomes are kept.
-const longestFollowed = 90 * 24 * time.Hour
-
 // Run orders looks.
 func (c outcomeFollowCmd) Run(ctx context.Context, s streams, line *kong.Context) error {
 	r := &reader{}
 	o := ops.Order{IDs: c.IDs, Since: r.since("--since", c.Since), Limit: r.number("--limit", c.Limit, 0, math.MaxInt),
 		For: r.duration("--for", c.For, outcome.AgeOfFirstLook), Dry: c.DryRun}
-	if o.For > longestFollowed {
-		r.fail("--for", "%q is too long: outcomes are kept for %s", c.For, brief(longestFollowed))
+	if o.For > ops.LongestOrder {
+		r.fail("--for", "%q is too long: outcomes are kept for %s", c.For, brief(ops.LongestOrder))
 	}
 	r.ids(line, c.IDs)
 	if len(c.IDs) == 0 && c.Since == "" {

@@ -4,10 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"passcode-worker/internal/topology"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"passcode-worker/internal/topology"
 )
 
 const (

@@ -9,12 +9,13 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"passcode-worker/internal/hold"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"passcode-worker/internal/hold"
 )
 
 // stopTimeout is how long Serve waits for answers under way once it is told to

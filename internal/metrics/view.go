@@ -3,11 +3,12 @@ package metrics
 import (
 	"cmp"
 	"fmt"
-	"passcode-worker/internal/hold"
 	"slices"
 	"strings"
 	"time"
 	"unicode"
+
+	"passcode-worker/internal/hold"
 )
 
 // Bounds of the page.

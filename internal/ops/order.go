@@ -19,6 +19,7 @@ import (
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/record"
 	"passcode-worker/internal/request"
+	"passcode-worker/internal/topology"
 )
 
 // The actions about an outcome.
@@ -53,12 +54,11 @@ type OrderResult struct {
 	Detail string    `json:"detail,omitzero"`
 }
 
-const (
-	// longestOrder is how far away the end of an order may be: outcomes are kept no longer.
-	longestOrder = 90 * 24 * time.Hour
-	// ordersAtATime is how many orders are handled at a time.
-	ordersAtATime = 16
-)
+// LongestOrder is how far away the end of an order may be: outcomes are kept no longer.
+const LongestOrder = topology.Retention
+
+// ordersAtATime is how many orders are handled at a time.
+const ordersAtATime = 16
 
 // errNoFollowStream says what to do about a missing follow stream.
 const errNoFollowStream = finalError("no stream takes alarms: run worker setup if it has not been run, and check that WORKER_FOLLOW_STREAM and WORKER_FOLLOW_SUBJECT are the same as the worker's")
@@ -241,7 +241,7 @@ func orderAlarm(r record.Record, atLeast time.Duration, now time.Time) outcome.A
 	a := outcome.Of(r)
 	a.Order = uuid.NewString()
 	a.Until = a.AcceptedAt.Add(outcome.DefaultFor)
-	if end := now.UTC().Add(min(atLeast, longestOrder)); end.After(a.Until) {
+	if end := now.UTC().Add(min(atLeast, LongestOrder)); end.After(a.Until) {
 		a.Until = end
 	}
 	next := outcome.Plan{For: outcome.DefaultFor}.Next(a, now)

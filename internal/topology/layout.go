@@ -35,11 +35,14 @@ type Layout struct {
 // Sizes are the limits of the streams and buckets, in bytes; 0 means none.
 type Sizes struct{ Requests, Dead, Records, State, Devices, Outcomes, Follow int64 }
 
+// Retention is how long dead letters, records and outcomes are kept, unless a [Layout] says
+// otherwise.
+const Retention = 90 * 24 * time.Hour
+
 const (
 	ackWait       = 30 * time.Second
 	maxAckPending = 1000
 	dedupeWindow  = 10 * time.Minute
-	retention     = 90 * 24 * time.Hour
 	history       = 16
 	maxReplicas   = 3
 	// outcomeHistory is what the bucket of outcomes keeps of each key.
@@ -79,7 +82,7 @@ func (l Layout) storage() jetstream.StorageType {
 
 func (l Layout) retention() time.Duration {
 	if l.Retention == 0 {
-		return retention
+		return Retention
 	}
 	return l.Retention
 }

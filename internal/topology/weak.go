@@ -58,7 +58,7 @@ const (
 // which is none, it is the usual retention.
 func Keep(maxAge, cooldown, fuse time.Duration) time.Duration {
 	if maxAge == 0 {
-		maxAge = retention - graceRecords
+		maxAge = Retention - graceRecords
 	}
 	return max(maxAge, dedupeWindow, cooldown, fuse) + graceRecords
 }
@@ -121,8 +121,8 @@ func StreamWeaknesses(cfg jetstream.StreamConfig, n Names, keep time.Duration) [
 		w.add(cfg.MaxMsgsPerSubject < int64(want.History), doUpdate, "keeps %d states of an outcome instead of %d", cfg.MaxMsgsPerSubject, want.History)
 		w.add(cfg.RePublish == nil || cfg.RePublish.Destination != want.RePublish.Destination, doUpdate,
 			"does not publish its changes on %s, so nobody sees an outcome without a right on the bucket", n.Outcome("*"))
-		w.add(cfg.MaxAge > 0 && cfg.MaxAge < retention, doRetention,
-			"keeps outcomes for %s instead of %s: an outcome can be gone while its request is still followed", cfg.MaxAge, retention)
+		w.add(cfg.MaxAge > 0 && cfg.MaxAge < Retention, doRetention,
+			"keeps outcomes for %s instead of %s: an outcome can be gone while its request is still followed", cfg.MaxAge, Retention)
 	case "KV_" + n.DeviceBucket():
 		want := l.Devices(n)
 		w.bucket(cfg, want)
