@@ -43,7 +43,7 @@ trap 'rm -f "$list" "$log"' EXIT
 
 # Only packages that have a target are built. go test -list prints the names of a package's
 # targets and then its "ok" line.
-packages=$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal deploy api docs | sed 's|/[^/]*$||; s|^|./|' | sort -u)
+packages=$(grep -rl --include='*_test.go' '^func Fuzz' . | sed 's|/[^/]*$||' | sort -u)
 # shellcheck disable=SC2086
 go test -list '^Fuzz' $packages >"$log" || { cat "$log"; exit 1; }
 awk '/^Fuzz/ { names[++n] = $1 }

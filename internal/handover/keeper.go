@@ -72,8 +72,6 @@ func (k *Keeper) Released(ctx context.Context) (time.Time, error) {
 	if store == nil {
 		return time.Time{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, writeWait)
-	defer cancel()
 	return store.ReleasedAt(ctx, k.tenant)
 }
 

@@ -169,6 +169,9 @@ func (t *Tenant) Credit() (n int, at time.Time, changed <-chan struct{}) {
 	return t.gate.Pacer.Available()
 }
 
+// refreshWait bounds what Refresh reads.
+const refreshWait = 5 * time.Second
+
 // Refresh must be called from time to time. It asks whether
 // an operator has released the fuse and whether the handed-on
 // state is still there, and hands on what has changed.
@@ -184,6 +187,8 @@ func (t *Tenant) Refresh(ctx context.Context) {
 		return // there is nothing to hand on, and nothing to learn
 	}
 	t.Keeper.Changed()
+	ctx, cancel := context.WithTimeout(ctx, refreshWait)
+	defer cancel()
 	// A pause may have been announced to a call of the replica before this one. A release
 	// counts also while the fuse has not blown, because it begins the count anew.
 	t.Keeper.Check(ctx, func(s handover.Snapshot) { t.gate.RestorePause(t.Clock.Local(s.PausedUntil)) })

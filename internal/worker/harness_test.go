@@ -375,11 +375,14 @@ func (r *rig) front(h func(w http.ResponseWriter, q *http.Request) bool) {
 	r.cfg.Endpoint = s.URL
 }
 
-// held waits until the test says go on, or the request ends.
-func held(q *http.Request, goOn <-chan struct{}) {
+// held waits until the test says go on, or the request ends, and reports whether that has
+// ended.
+func held(q *http.Request, goOn <-chan struct{}) (ended bool) {
 	select {
 	case <-goOn:
+		return false
 	case <-q.Context().Done():
+		return true
 	}
 }
 

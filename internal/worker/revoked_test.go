@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/record"
@@ -20,10 +21,11 @@ func TestRevokedWhileTwoAreHeld(t *testing.T) {
 	const waiting = 4
 	odd, throttled := graphsim.FaultDevice(401, 0, 0, 1), graphsim.GoodDevice(99)
 	r, release := newRig(t, graphsim.Config{}, nil), make(chan struct{})
+	r.cfg.Policy.RequestTimeout = 20 * time.Second
 	var refused atomic.Bool
 	r.front(func(w http.ResponseWriter, q *http.Request) bool {
-		if strings.Contains(q.URL.Path, odd) {
-			held(q, release)
+		if strings.Contains(q.URL.Path, odd) && held(q, release) {
+			return true
 		}
 		if !strings.Contains(q.URL.Path, throttled) || refused.Swap(true) {
 			return false

@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +12,7 @@ import (
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/outcome"
 	"passcode-worker/internal/sandbox"
+	"passcode-worker/internal/topology"
 )
 
 // Requests of a trickle, and the time between two of them.
@@ -33,7 +33,7 @@ func latency(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	floor50, floor99, err := w.trickle(ctx, 0)
+	floor50, floor99, err := w.trickle(ctx)
 	if err == nil {
 		err = f.end()
 	}
@@ -47,7 +47,7 @@ func latency(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	p50, p99, err := w.trickle(ctx, 0)
+	p50, p99, err := w.trickle(ctx)
 	if err == nil {
 		err = p.end()
 	}
@@ -61,19 +61,18 @@ func latency(ctx context.Context, w *world) ([]sample, error) {
 
 // trickle publishes requests one by one, and returns the median and the 99th
 // percentile of the time to their POST in milliseconds. The first call of all,
-// which connects and fetches a token, is not counted. Where there are many tenants, each
-// request is another one's. number tells the trickles of one worker apart.
-func (w *world) trickle(ctx context.Context, number int) (p50, p99 float64, err error) {
+// which connects and fetches a token, is not counted.
+func (w *world) trickle(ctx context.Context) (p50, p99 float64, err error) {
+	return w.trickleOf(ctx, 0, func(int) topology.Names { return w.names })
+}
+
+// trickleOf is trickle where the tenant of each request is looked up by its number, which
+// counts from first: no two trickles of one worker may have the same.
+func (w *world) trickleOf(ctx context.Context, first int, tenant func(number int) topology.Names) (p50, p99 float64, err error) {
 	began := time.Now()
 	published := map[string]time.Time{}
-	order := rand.Perm(max(1, w.tenants))
-	first := trickled + number*2*trickleCount
-	for i := range trickleCount + 1 {
-		names := w.names
-		if w.tenants > 0 {
-			names = w.tenant(order[i%w.tenants])
-		}
-		n := first + i
+	for i := first; i <= first+trickleCount; i++ {
+		names, n := tenant(i), trickled+i
 		published[graphsim.GoodDevice(n)] = time.Now()
 		if _, err := w.js.Publish(ctx, names.Filter(), request(n), jetstream.WithExpectStream(names.Stream)); err != nil {
 			return 0, 0, err
@@ -82,7 +81,7 @@ func (w *world) trickle(ctx context.Context, number int) (p50, p99 float64, err 
 		if w.tenants > 0 {
 			pause = aloneEvery
 		}
-		if i == 0 {
+		if i == first {
 			delete(published, graphsim.GoodDevice(n))
 			pause = settled
 		}
@@ -249,7 +248,7 @@ func (w *world) following(ctx context.Context, n int) (f followed, err error) {
 	if err != nil {
 		return f, err
 	}
-	if f.p50, f.p99, err = w.trickle(ctx, 0); err != nil {
+	if f.p50, f.p99, err = w.trickle(ctx); err != nil {
 		return f, err
 	}
 	if f.worker, err = memoryOf(p.Pid(), peakResident); err != nil {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"time"
 
 	"passcode-worker/internal/graph/graphsim"
 	"passcode-worker/internal/sandbox"
+	"passcode-worker/internal/topology"
 )
 
 // sampled is the distance of the tenants that have a request when a worker is started.
@@ -99,20 +101,23 @@ func tenants(ctx context.Context, w *world) ([]sample, error) {
 }
 
 // trickles is how many trickles are measured, of which the median counts: whatever else the
-// machine does in the few seconds of one would decide alone.
+// machine does in the few seconds of one would decide alone. There are no more than have
+// tenants of their own.
 func (w *world) trickles() int {
 	if w.brief {
 		return 1
 	}
-	return 3
+	return max(1, min(3, w.tenants/(trickleCount+1)))
 }
 
-// alone is a trickle of requests that find their tenant at rest. The devices of each have
-// been looked at before the next.
+// alone is a trickle of requests that find their tenant at rest, without a connection to
+// Graph. The devices of each have been looked at before the next.
 func (w *world) alone(ctx context.Context) (p50, p99 float64, err error) {
+	order := rand.Perm(w.tenants)
+	tenant := func(number int) topology.Names { return w.tenant(order[number%w.tenants]) }
 	var all50, all99 []float64
 	for i := range w.trickles() {
-		p50, p99, err := w.trickle(ctx, i)
+		p50, p99, err := w.trickleOf(ctx, i*(trickleCount+1), tenant)
 		if err != nil {
 			return 0, 0, err
 		}
