@@ -207,7 +207,7 @@ func (u user) unrefused() {
 // send publishes a request as the publisher does.
 func (u user) send(tenant, id, device string) {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), testTime)
 	defer cancel()
 	body := fmt.Sprintf(`{"id":%q,"managedDeviceId":%q}`, id, device)
 	if _, err := u.js.Publish(ctx, "passcode.reset.requests."+tenant, []byte(body)); err != nil {
@@ -326,13 +326,13 @@ func TestAccountsAreEnough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, 10*time.Second, "an empty stream", func() bool {
+	await(t, testTime, "an empty stream", func() bool {
 		info, err := s.Info(t.Context())
 		return err == nil && info.State.Msgs == 0
 	})
 	operator.doesItsJob()
 	operator.unrefused()
-	await(t, 10*time.Second, "the letter that was sent again to come back", func() bool {
+	await(t, testTime, "the letter that was sent again to come back", func() bool {
 		dead, err := operator.js.Stream(t.Context(), "PASSCODE_RESETS_DEAD")
 		return err == nil && dead.CachedInfo().State.Msgs == 2
 	})
@@ -413,7 +413,7 @@ func operatorCommands(t *testing.T, l locked) {
 func (u user) isAnswered() {
 	t := u.t
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testTime)
 	defer cancel()
 	const subject = "passcode.reset.requests.default"
 	body := fmt.Appendf(nil, `{"id":"once","managedDeviceId":%q}`, graphsim.GoodDevice(40))
@@ -498,7 +498,7 @@ func setUp(t *testing.T, l locked) {
 func (u user) doesItsJob() {
 	t := u.t
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testTime)
 	defer cancel()
 	must := func(what string, err error) {
 		t.Helper()
@@ -616,7 +616,7 @@ const directGet = "$JS.API.DIRECT.GET.KV_passcode-resets-outcomes.$KV.passcode-r
 // looksUp reads an outcome as a help desk does, by one message.
 func (u user) looksUp(tenant, id string) outcome.Document {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), testTime)
 	defer cancel()
 	m, err := u.nc.RequestWithContext(ctx, directGet+tenant+"."+id, nil)
 	if err != nil {
@@ -646,7 +646,7 @@ func TestAccountsAreEnoughToSetUp(t *testing.T) {
 	t.Cleanup(func() { _ = sim.Close() })
 	workerRun(t, workerEnv(t, l.url, "default", sim, "WORKER_SETUP=true", "NATS_USER=worker-default", "NATS_PASSWORD="+password("WORKER")))
 	operator := l.as("operator", "default")
-	await(t, 20*time.Second, "the last queue of alarms", func() bool {
+	await(t, testTime, "the last queue of alarms", func() bool {
 		_, err := operator.js.Consumer(t.Context(), "PASSCODE_RESETS_FOLLOW", topology.FollowConsumer(topology.FollowSteps-1))
 		return err == nil
 	})
@@ -753,7 +753,7 @@ func TestHelpDeskReachesNothingElse(t *testing.T) {
 	}
 	// Others of a stream that is read by a key of one's own.
 	for _, body := range []string{`{"seq":1}`, `{"last_by_subj":"$KV.passcode-resets-outcomes.other.A"}`, `{"multi_last":["$KV.passcode-resets-outcomes.other.A"]}`} {
-		m, err := helpdesk.nc.Request(directGet+"default.A", []byte(body), 5*time.Second)
+		m, err := helpdesk.nc.Request(directGet+"default.A", []byte(body), testTime)
 		if err != nil || m.Header.Get("Status") != "408" {
 			t.Errorf("%s: %v, %v", body, m, err)
 		}

@@ -24,6 +24,9 @@ import (
 // set where the tools have been installed on purpose.
 const requireTools = "DEPLOY_REQUIRE_TOOLS"
 
+// testTime bounds the wait for what a server or a worker does at once.
+const testTime = time.Minute
+
 // slowToo is set to run the tests that take minutes.
 const slowToo = "DEPLOY_SLOW"
 

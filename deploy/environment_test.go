@@ -39,7 +39,7 @@ func workerTakes(t *testing.T, env map[string]string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(testTime, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	var said []string
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {

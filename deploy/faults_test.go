@@ -176,8 +176,8 @@ func (s *sandbox) firstWorker(p *prom) {
 	}
 	// One request alone is no outage for everybody: it expires unknown.
 	s.outage("500")
-	s.publish("default", graphsim.GoodDevice(0), fmt.Sprintf(`,"notAfter":%q`, time.Now().Add(2*time.Second).Format(time.RFC3339Nano)))
-	p.awaitAlerts(30*time.Second, "PasscodeResetOutcomeUnknown")
+	s.publish("default", graphsim.GoodDevice(0), fmt.Sprintf(`,"notAfter":%q`, time.Now().Add(6*time.Second).Format(time.RFC3339Nano)))
+	p.awaitAlerts(testTime, "PasscodeResetOutcomeUnknown")
 	s.outage("none")
 
 	stop, stopped := make(chan struct{}), make(chan struct{})

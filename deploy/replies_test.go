@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -217,7 +216,7 @@ func forge(t *testing.T, l layout) {
 		if l.name == free {
 			// What its account does not import reaches nobody, or JetStream, which
 			// knows no streams of that account.
-			m, err := publisher.nc.Request(forged.reply, []byte(body), 2*time.Second)
+			m, err := publisher.nc.Request(forged.reply, []byte(body), testTime)
 			if !errors.Is(err, nats.ErrNoResponders) && (err != nil || !strings.Contains(string(m.Data), `"error":`)) {
 				t.Errorf("a message on %s: %v, %v", forged.reply, m, err)
 			}
@@ -240,7 +239,7 @@ func forge(t *testing.T, l layout) {
 		}
 		changes := look()
 		if forged.harms(l) && len(changes) == 0 { // JetStream's own requests wait for a goroutine of their own
-			await(t, 5*time.Second, "the harm of "+forged.reply, func() bool { changes = look(); return len(changes) > 0 })
+			await(t, testTime, "the harm of "+forged.reply, func() bool { changes = look(); return len(changes) > 0 })
 		}
 		if harmed := len(changes) > 0; harmed != forged.harms(l) {
 			t.Errorf("reply %s: changed %t, want %t: %q", forged.reply, harmed, forged.harms(l), changes)
@@ -272,7 +271,7 @@ func difference(before, after map[string]string) []string {
 // stores publishes a message and waits until it is stored.
 func (u user) stores(subject, value string) {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), testTime)
 	defer cancel()
 	if _, err := u.js.Publish(ctx, subject, []byte(value)); err != nil {
 		u.t.Fatalf("%s: %v", subject, err)
@@ -284,7 +283,7 @@ func (u user) stores(subject, value string) {
 // stream once it is its turn. PubAcks were sent before the publisher's next one.
 func (u user) settled() {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), testTime)
 	defer cancel()
 	for _, subject := range []string{
 		"passcode.reset.requests.default", "passcode.reset.dead.default", "$KV.passcode-resets.default.x", "$KV.passcode-resets-state.default.x",
@@ -301,7 +300,7 @@ func (u user) settled() {
 // and subject, and the state of the consumers.
 func (u user) everything() map[string]string {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), testTime)
 	defer cancel()
 	all := map[string]string{}
 	must := func(err error) {

@@ -36,7 +36,7 @@ func tlsServer(t *testing.T, first bool) (url, ca string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := startNATS(t, server.Options{TLS: true, TLSHandshakeFirst: first, TLSTimeout: 2,
+	s := startNATS(t, server.Options{TLS: true, TLSHandshakeFirst: first, TLSTimeout: 30,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{both}, MinVersion: tls.VersionTLS12}})
 	_, host, _ := strings.Cut(s.URL(), "://")
 	return "nats://" + host, write(t, "ca.pem", p.cert)
@@ -94,7 +94,7 @@ func TestSlowLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(proxy.Close)
-	proxy.DelayFirst(2500 * time.Millisecond)
+	proxy.DelayFirst(2100 * time.Millisecond) // longer than the library waits
 	env := w.env("NATS_URL", proxy.URL())
 	if r := runFor(t, env, "setup"); r.code != exitDone {
 		t.Errorf("status %d\n%s", r.code, r.err)
@@ -107,7 +107,7 @@ func TestSlowLink(t *testing.T) {
 		t.Errorf("status %d\n%s", r.code, r.err)
 	}
 	proxy.DelayFirst(6 * time.Second)
-	if r := runFor(t, with(env, "NATS_TIMEOUT", "9s"), "status"); r.code != exitDone {
+	if r := runFor(t, with(env, "NATS_TIMEOUT", "30s"), "status"); r.code != exitDone {
 		t.Errorf("status %d\n%s", r.code, r.err)
 	}
 }

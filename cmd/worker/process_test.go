@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"passcode-worker/internal/sandbox"
 )
@@ -123,7 +122,7 @@ func (p *process) awaitLine(message string) map[string]any {
 func (p *process) get(path string) (int, string) {
 	p.t.Helper()
 	address := p.awaitLine("serving metrics and health")["address"]
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: testTime, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get(fmt.Sprintf("http://%v%s", address, path))
 	if err != nil {
 		return 0, err.Error()

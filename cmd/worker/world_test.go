@@ -76,7 +76,7 @@ func connect(t *testing.T, url string, opts ...nats.Option) jetstream.JetStream 
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(testTime))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // shortPin is long enough for a busy machine, and short enough to wait for.
-const shortPin = time.Second
+const shortPin = 2 * time.Second
 
 // setupPin makes the streams, and the consumer with a short pin.
 func (r *rig) setupPin() {

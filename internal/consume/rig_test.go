@@ -27,23 +27,23 @@ func TestMain(m *testing.M) {
 
 const (
 	// testTime bounds every wait of a test.
-	testTime = 30 * time.Second
+	testTime = 120 * time.Second
 	// atOnce is how long may be taken by what waits for nothing. It is much
 	// less than any ack wait, and more than a busy machine needs.
-	atOnce = 5 * time.Second
+	atOnce = 15 * time.Second
 )
 
 // quick are times that tests can wait for.
 var quick = times{
 	heartbeat: 200 * time.Millisecond,
 	expiry:    2 * time.Second,
-	patience:  time.Second,
+	patience:  3 * time.Second,
 	linger:    300 * time.Millisecond,
 	giveBack:  500 * time.Millisecond,
 	pauseMin:  20 * time.Millisecond,
 	pauseMax:  100 * time.Millisecond,
-	api:       500 * time.Millisecond,
-	ack:       500 * time.Millisecond,
+	api:       2 * time.Second,
+	ack:       2 * time.Second,
 }
 
 // spec are the names that the tests use.

@@ -229,13 +229,15 @@ func TestManyCalls(t *testing.T) {
 			calls = 30 // each has its own
 		}
 		var requests, remotes sync.Map
-		var all sync.WaitGroup
-		all.Add(calls)
+		var under atomic.Int64
+		all := make(chan struct{})
 		_, c := serve(t, http2, func(w http.ResponseWriter, r *http.Request) {
 			requests.Store(r.Header.Get("Client-Request-Id"), true)
 			remotes.Store(r.RemoteAddr, true)
-			all.Done()
-			all.Wait() // all are under way at once
+			if under.Add(1) == int64(calls) {
+				close(all)
+			}
+			held(r, all) // all are under way at once
 			w.WriteHeader(http.StatusNoContent)
 		})
 		var group sync.WaitGroup

@@ -12,7 +12,7 @@ import (
 )
 
 // startTimeout is how long a server may take to be ready.
-const startTimeout = 20 * time.Second
+const startTimeout = 60 * time.Second
 
 // Server is one server that can be stopped and started again on its store. It
 // is to be used by one goroutine at a time.
@@ -33,6 +33,9 @@ func StartWith(opts server.Options) (*Server, error) {
 	opts.JetStream = true
 	opts.NoSigs = true
 	opts.NoLog = true
+	if opts.AuthTimeout == 0 {
+		opts.AuthTimeout = 30 // seconds; a client on a busy machine may be slow
+	}
 	if opts.Host == "" {
 		opts.Host = "127.0.0.1"
 	}

@@ -21,9 +21,9 @@ import (
 
 const (
 	// testTime bounds every wait of a test.
-	testTime = 30 * time.Second
+	testTime = 120 * time.Second
 	// shortReply is how long a test waits for a reply that never comes.
-	shortReply = 300 * time.Millisecond
+	shortReply = time.Second
 )
 
 // place is where a bucket is kept.

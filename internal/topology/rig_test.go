@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 }
 
 // testTime bounds every wait of a test.
-const testTime = 30 * time.Second
+const testTime = 120 * time.Second
 
 // spec are the names of the contract.
 var spec = Names{

@@ -107,7 +107,7 @@ func TestConfiguredActionName(t *testing.T) {
 // one that a person has to decide.
 func TestExpiredInDoubt(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.MaxAge = 2 * time.Second })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.MaxAge = 6 * time.Second })
 	r.start()
 	device := graphsim.FaultDevice(702, 1, int(graphsim.ListNull), 1)
 	r.publish(reset("INC1", device), nil)

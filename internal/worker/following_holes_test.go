@@ -154,7 +154,7 @@ func TestFollowStreamIsSlow(t *testing.T) {
 		r.publish(reset(fmt.Sprint("a", i), graphsim.GoodDevice(i)), nil)
 	}
 	r.awaitEmpty()
-	if took := time.Since(begun); took > 8*time.Second {
+	if took := time.Since(begun); took > 30*time.Second {
 		t.Errorf("%d requests took %s", n, took)
 	}
 	<-lost
@@ -262,7 +262,7 @@ func TestNoGetInAPauseOfGets(t *testing.T) {
 // devices. It ends within its drain time.
 func TestFollowEndsInTime(t *testing.T) {
 	t.Parallel()
-	r := followRig(t, graphsim.Config{}, func(c *Config) { c.DrainTimeout = 4 * time.Second })
+	r := followRig(t, graphsim.Config{}, func(c *Config) { c.DrainTimeout = 8 * time.Second })
 	p, err := natstest.StartProxy(r.nats.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -294,7 +294,7 @@ func TestFollowEndsInTime(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > 12*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }

@@ -122,7 +122,7 @@ func newRig(t testing.TB, sim graphsim.Config, change func(*Config)) *rig {
 		RootCAs:     s.CAs(),
 		Concurrency: 32,
 		MaxPause:    5 * time.Second,
-		Policy: verdict.Policy{RequestTimeout: 2 * time.Second, MaxAttempts: 4, BackoffMin: 50 * time.Millisecond,
+		Policy: verdict.Policy{RequestTimeout: 4 * time.Second, MaxAttempts: 4, BackoffMin: 50 * time.Millisecond,
 			BackoffMax: 500 * time.Millisecond, MaxAge: time.Hour, VerifyAfter: 300 * time.Millisecond, OnUnknown: verdict.UnknownDeadLetter},
 		HTTPAddr:     r.addr,
 		DrainTimeout: 10 * time.Second,

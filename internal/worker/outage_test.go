@@ -46,7 +46,11 @@ func TestOutages(t *testing.T) {
 	} {
 		t.Run(row.outage.String(), func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.RequestTimeout = time.Second })
+			r := newRig(t, graphsim.Config{}, func(c *Config) {
+				if row.outage == graphsim.OutageSilence {
+					c.Policy.RequestTimeout = 2 * time.Second
+				}
+			})
 			r.start()
 			if row.outage != graphsim.OutagePermission && row.outage != graphsim.OutageTokenDown && row.cause != hold.Refused {
 				// The fault comes in the middle of good work. (A permission that
@@ -126,7 +130,7 @@ func TestHoldExpires(t *testing.T) {
 	r := newRig(t, graphsim.Config{}, nil)
 	r.sim.SetOutage(graphsim.OutagePermission)
 	r.start()
-	until := time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339Nano)
+	until := time.Now().Add(6 * time.Second).UTC().Format(time.RFC3339Nano)
 	r.publish(fmt.Sprintf(`{"id":"INC1","managedDeviceId":%q,"notAfter":%q}`, graphsim.GoodDevice(1), until), nil)
 	rec := r.awaitState("INC1", record.Dead)
 	if rec.Reason != string(verdict.ReasonExpired) || !strings.Contains(rec.Detail, "403") || rec.Attempts != 0 {

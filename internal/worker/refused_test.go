@@ -76,8 +76,10 @@ func TestRefusedEverything(t *testing.T) {
 			if code, body := r.get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, `"refused"`) || !strings.Contains(body, row.words) {
 				t.Errorf("/readyz %d: %s", code, body)
 			}
-			posts := r.sim.Status().Posts
 			asked := r.lists()
+			r.await("a probe", func() bool { return r.lists() > asked }) // what was under way has arrived
+			posts := r.sim.Status().Posts
+			asked = r.lists()
 			r.await("two probes", func() bool { return r.lists() >= asked+2 })
 			if n := r.sim.Status().Posts; n != posts {
 				t.Errorf("%d calls while the tenant was held: the list is the probe", n-posts)
@@ -213,7 +215,7 @@ func TestRefusedIsHandedOn(t *testing.T) {
 func TestLookRefused(t *testing.T) {
 	t.Parallel()
 	for _, outage := range []graphsim.Outage{graphsim.OutageNoLicence, graphsim.OutageWrongPath} {
-		r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.VerifyAfter = time.Second })
+		r := newRig(t, graphsim.Config{}, func(c *Config) { c.Policy.VerifyAfter = 4 * time.Second })
 		r.start()
 		dev := graphsim.FaultDevice(602, 1, 1, 1) // the reply is lost
 		r.publish(reset("INC1", dev), nil)

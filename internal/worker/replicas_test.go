@@ -261,7 +261,7 @@ func TestUnpinLost(t *testing.T) {
 // answer: it ends in time all the same.
 func TestStopWithHandOnLost(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, graphsim.Config{}, func(c *Config) { c.DrainTimeout = 3 * time.Second })
+	r := newRig(t, graphsim.Config{}, func(c *Config) { c.DrainTimeout = 8 * time.Second })
 	w := newWire(r)
 	state := func(m said) bool { return strings.HasPrefix(m.subject, "$KV."+r.names.StateBucket()+".") }
 	lost := w.set(before, state)

@@ -34,6 +34,7 @@ func TestRecordsComeLater(t *testing.T) {
 	for over := time.After(3 * pollInterval); over != nil; { // some looks
 		select {
 		case err := <-done:
+			done <- nil // for the end of the test
 			t.Fatalf("it has ended: %v", err)
 		case <-over:
 			over = nil
