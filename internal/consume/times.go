@@ -13,7 +13,8 @@ type times struct {
 	// the queue counts as lost: an election takes some seconds.
 	patience time.Duration
 	// linger is how long a queue is pulled after the last sign that there is
-	// something to do.
+	// something to do. It is much more than the server's consumer takes to count a message
+	// after the wake-up was sent.
 	linger time.Duration
 	// giveBack bounds the wait for what was on its way when a puller ends, and
 	// for handing over to another replica.
