@@ -14,7 +14,19 @@ import (
 const (
 	heapReserve = 8 << 20
 	heapEach    = 40 << 10
+	// heapPiece is the size of a piece of it. Of one that begins where the heap has been
+	// before, Go clears the whole, and so takes it from the machine.
+	heapPiece = 256 << 10
 )
+
+// newReserve is the reserve of a process with so many tenants.
+func newReserve(tenants int) [][]byte {
+	reserve := make([][]byte, max(0, heapReserve-tenants*heapEach)/heapPiece)
+	for i := range reserve {
+		reserve[i] = make([]byte, heapPiece)
+	}
+	return reserve
+}
 
 const (
 	// mostGarbage is how much garbage may gather before it is collected, unless fewestPercent

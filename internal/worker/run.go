@@ -58,7 +58,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	reserve := make([]byte, max(0, heapReserve-len(cfg.Tenants)*heapEach))
+	reserve := newReserve(len(cfg.Tenants))
 	defer runtime.KeepAlive(reserve)
 	f := newFleet(cfg, js, m)
 	err = f.serve(ctx, ln, metrics.Handler(m, func() metrics.State {
