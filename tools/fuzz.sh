@@ -50,7 +50,7 @@ awk '/^Fuzz/ { names[++n] = $1 }
      $1 == "ok" { for (i = 1; i <= n; i++) print $2, names[i]; n = 0 }' "$log" >"$list"
 if [ ! -s "$list" ]; then
     echo "no fuzz targets"
-    exit 0
+    exit 1
 fi
 # Where one fails, the others go on, and it fails in the end.
 xargs -n 2 -P "${2:-1}" "$0" --one "${1:-30s}" <"$list"

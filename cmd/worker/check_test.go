@@ -48,7 +48,7 @@ func runCheck(t *testing.T, env map[string]string, code int, args ...string) pre
 	if r.code != code || (code == exitFailed) != (failed > 0) || strings.Contains(r.out+r.err, graphsim.DefaultClientSecret) {
 		t.Errorf("status %d, %d failed:\n%s%s", r.code, failed, r.out, r.err)
 	}
-	if took > 60*time.Second {
+	if took > 40*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	return out

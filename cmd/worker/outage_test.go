@@ -63,7 +63,7 @@ func TestOutageOverRestarts(t *testing.T) {
 			over := time.Now()
 			w.awaitEmpty()
 			t.Logf("%d restarts, %d calls; all was done %s after the end", restarts, len(w.sim.Calls()), time.Since(over))
-			if took := time.Since(over); took > 80*time.Second {
+			if took := time.Since(over); took > time.Minute {
 				t.Errorf("all was done only %s after the end", took)
 			}
 			p.stop()

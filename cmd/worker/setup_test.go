@@ -139,7 +139,7 @@ func TestSetupWithoutNATS(t *testing.T) {
 		if warning != "worker: the environment variable WORKER_BUKET is unknown and has no effect; see worker run --help" || strings.Count(failure, "\n") != 1 {
 			t.Errorf("standard error:\n%s", r.err)
 		}
-		if took := time.Since(began); took > 40*time.Second {
+		if took := time.Since(began); took > 25*time.Second {
 			t.Errorf("%s took %s", list, took)
 		}
 	}

@@ -281,7 +281,7 @@ func TestToolsWithoutNATS(t *testing.T) {
 					strings.Count(r.err, "\n") != 1 || strings.Contains(r.err, "hunter2") {
 					t.Errorf("status %d\n%s%s", r.code, r.out, r.err)
 				}
-				if took := time.Since(began); took > 40*time.Second {
+				if took := time.Since(began); took > 25*time.Second {
 					t.Errorf("it took %s", took)
 				}
 			})

@@ -30,7 +30,7 @@ const (
 	testTime = 120 * time.Second
 	// atOnce is how long may be taken by what waits for nothing. It is much
 	// less than any ack wait, and more than a busy machine needs.
-	atOnce = 15 * time.Second
+	atOnce = 10 * time.Second
 )
 
 // quick are times that tests can wait for.

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// writeWait bounds one write, and one look at what is written.
+	// writeWait bounds one write.
 	writeWait = 5 * time.Second
 	// Again is the wait before a failed step is tried again.
 	Again = time.Second
@@ -185,8 +185,6 @@ func (k *Keeper) Check(ctx context.Context, late func(Snapshot)) {
 	if store == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, writeWait)
-	defer cancel()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.InTerm() {

@@ -22,8 +22,8 @@ func TestRecovery(t *testing.T) {
 	}
 	const (
 		lasts = 16 * time.Second // so long that what may double has done so four times
-		first = 9 * time.Second  // a probe each five seconds, and a busy machine; without their limit it is 15
-		rest  = 10 * time.Second
+		first = 5500 * time.Millisecond
+		rest  = 5 * time.Second
 	)
 	for _, tc := range []struct {
 		outage graphsim.Outage
