@@ -231,19 +231,20 @@ func (h *Hold) listed(st *Standing, sequence uint64, s Signal, now time.Time) {
 
 // Serves tells what is known of whether Graph serves the tenant, when a message
 // was turned down with another 4xx than 401, 403 and 429. It counts the message:
-// after a row of them what was known has to be asked anew. So it has after the
-// refusal of a probe, since during a hold nothing is certain.
+// after a row of them what was known has to be asked anew. So it has during any
+// hold, also for a call that was under way when it began: what was known
+// before a hold says nothing of what comes after it.
 func (h *Hold) Serves(sequence uint64, now time.Time) Serves {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	known := h.known.serves(sequence, now)
-	switch probe := h.breaker.probes(sequence); {
-	case h.breaker.cause == Refused && !probe:
+	switch b := &h.breaker; {
+	case b.cause == "":
+		return known
+	case b.cause == Refused && !b.probes(sequence):
 		return Unserved
-	case probe:
-		return NotKnown
 	}
-	return known
+	return NotKnown
 }
 
 // ServedAt is when Graph last served the tenant; zero: that is not known, or it

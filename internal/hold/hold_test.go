@@ -367,7 +367,7 @@ func TestServes(t *testing.T) {
 	listed(m, Served, Standing{}) // the permission was granted
 	row(refusalRow-1, Served)
 
-	// Held, nothing that was known counts, for a probe; the others come back.
+	// Held, nothing that was known counts; who is refused while everybody is comes back.
 	listed(m, Unserved, tripped)
 	h.wantCause(Refused)
 	if !h.ServedAt().IsZero() {
@@ -383,7 +383,7 @@ func TestServes(t *testing.T) {
 	for i := range uint64(outageRow) {
 		h.Observe(100+i, failing, h.now)
 	}
-	row(1, Served) // it was under way
+	row(1, NotKnown) // it was under way, and may be refused as everything else after the outage
 	h.sleep(probeMin)
 	h.admitted(m, true)
 	serves(m, NotKnown)

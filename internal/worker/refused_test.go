@@ -113,6 +113,42 @@ func TestRefusedEverything(t *testing.T) {
 	}
 }
 
+// TestRefusedAfterOutage: a call that was under way when an outage held the tenant is
+// refused after it, as everything is by then. It is no proof that the refusal is its
+// own: nothing dies, and the hold goes on.
+func TestRefusedAfterOutage(t *testing.T) {
+	t.Parallel()
+	late := graphsim.GoodDevice(99)
+	r, release := newRig(t, graphsim.Config{}, nil), make(chan struct{})
+	r.cfg.Policy.RequestTimeout = testTime
+	r.front(func(_ http.ResponseWriter, q *http.Request) bool {
+		return strings.Contains(q.URL.Path, late) && held(q, release)
+	})
+	r.start()
+	r.publish(reset("before", graphsim.GoodDevice(0)), nil)
+	r.awaitState("before", record.Accepted)
+	r.publish(reset("late", late), nil)
+	r.await("its call", func() bool { return r.record("late").State == record.Attempting })
+	r.sim.SetOutage(graphsim.Outage503)
+	for i := 1; i <= 10; i++ {
+		r.publish(reset(fmt.Sprint("r", i), graphsim.GoodDevice(i)), nil)
+	}
+	r.await("the outage to be seen", func() bool { return r.metric(`hold{cause="graph_unavailable",tenant="default"}`) == 1 })
+	r.sim.SetOutage(graphsim.OutageNoLicence)
+	close(release)
+	r.await("the hold", func() bool { return r.metric(refusedGauge) == 1 })
+	r.await("the late one's answer", func() bool { return r.record("late").State != record.Attempting })
+	if dead := r.letters(); len(dead) != 0 {
+		t.Errorf("%d dead letters", len(dead))
+	}
+	r.sim.SetOutage(graphsim.OutageNone)
+	r.awaitEmpty()
+	for i := 1; i <= 10; i++ {
+		r.accepted(fmt.Sprint("r", i), graphsim.GoodDevice(i), 1, false)
+	}
+	r.accepted("late", late, 1, false)
+}
+
 // TestDevicesAreGone: devices that Graph does not know drain as fast as others, with
 // one list for twenty of them, whether or not something was accepted before.
 func TestDevicesAreGone(t *testing.T) {
