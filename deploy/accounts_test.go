@@ -688,7 +688,7 @@ func TestOnlyTheWorkerIsWoken(t *testing.T) {
 	heard := map[string]*nats.Subscription{}
 	for _, tenant := range []string{"default", "other"} {
 		worker := l.as("worker", tenant)
-		if found, err := topology.Consumers(t.Context(), worker.js, names(tenant).Stream); err != nil || len(found) != 2 {
+		if found, err := topology.Consumers(t.Context(), worker.js, names(tenant).Stream, 0); err != nil || len(found) != 2 {
 			t.Errorf("the consumers are %v, %v", found, err)
 		}
 		sub, err := worker.nc.SubscribeSync(names(tenant).Wake())

@@ -26,7 +26,10 @@ const (
 // same, so that nothing may be concluded from that but that it has to be asked for by
 // itself: the pages are cut by number from a list that changes meanwhile, and in a cluster
 // those are left out whose servers have not answered in time.
-func Consumers(ctx context.Context, js jetstream.JetStream, stream string) (map[string]*jetstream.ConsumerInfo, error) {
+//
+// rest is how long it pauses between two pages, each of which takes the server and this
+// process some milliseconds of a processor; 0: not at all.
+func Consumers(ctx context.Context, js jetstream.JetStream, stream string, rest time.Duration) (map[string]*jetstream.ConsumerInfo, error) {
 	found := map[string]*jetstream.ConsumerInfo{}
 	for offset, pages := 0, 0; pages < mostPages; pages++ {
 		page, err := consumerPage(ctx, js, stream, offset)
@@ -45,6 +48,10 @@ func Consumers(ctx context.Context, js jetstream.JetStream, stream string) (map[
 		}
 		if offset += page.Limit; offset >= page.Total {
 			break
+		}
+		select {
+		case <-ctx.Done(): // the next page fails with it
+		case <-time.After(rest):
 		}
 	}
 	return found, nil

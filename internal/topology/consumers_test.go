@@ -49,7 +49,7 @@ func TestConsumers(t *testing.T) {
 	r.setup(Layout{Memory: true})
 	const n = 700 // of three pages
 	r.tenants(n)
-	found, err := Consumers(r.ctx, r.js, spec.Stream)
+	found, err := Consumers(r.ctx, r.js, spec.Stream, 0)
 	if err != nil || len(found) != n+1 {
 		t.Fatalf("%d, %v", len(found), err)
 	}
@@ -58,7 +58,7 @@ func TestConsumers(t *testing.T) {
 			t.Fatalf("%s: %+v", name, info)
 		}
 	}
-	if _, err := Consumers(r.ctx, r.js, "NONE"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+	if _, err := Consumers(r.ctx, r.js, "NONE", 0); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Error(err)
 	}
 	if err := r.admin.DeleteStream(r.ctx, spec.Stream); err != nil {
@@ -67,7 +67,7 @@ func TestConsumers(t *testing.T) {
 	if _, err := r.admin.CreateStream(r.ctx, Layout{Replicas: 1}.Requests(spec)); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := Consumers(r.ctx, r.js, spec.Stream); err != nil || len(found) != 0 {
+	if found, err := Consumers(r.ctx, r.js, spec.Stream, 0); err != nil || len(found) != 0 {
 		t.Errorf("of none %d, %v", len(found), err)
 	}
 }
@@ -84,12 +84,12 @@ func TestConsumersOfCluster(t *testing.T) {
 	r.setupInTime(Layout{})
 	r.tenants(20)
 	r.await("the list", func() bool {
-		found, err := Consumers(r.ctx, r.js, spec.Stream)
+		found, err := Consumers(r.ctx, r.js, spec.Stream, 0)
 		return err == nil && len(found) == 21
 	})
 	c.Servers[2].Stop()
 	r.await("the list without a server", func() bool {
-		found, err := Consumers(r.ctx, r.js, spec.Stream)
+		found, err := Consumers(r.ctx, r.js, spec.Stream, 0)
 		return err == nil && len(found) == 21
 	})
 }

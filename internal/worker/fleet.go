@@ -115,7 +115,7 @@ func (f *fleet) apply(ctx, hard context.Context, tenants []Tenant) {
 	f.listed = tenants
 	f.mu.Unlock()
 	f.replica.Serve(f.cfg.Names.Replicas(namesOf(tenants)), namesOf(tenants))
-	f.lookout.look(ctx, startWait)
+	f.lookout.look(ctx, startWait, 0)
 	f.buckets.find(ctx)
 	for _, t := range tenants {
 		listed[t.Name] = true

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,11 @@ const (
 	mostMissed = 3
 	// seeAtOnce is for how many tenants the server is asked at a time.
 	seeAtOnce = 8
+	// A look at thousands of tenants takes the server and this process a tenth of a second of
+	// a processor. So it pauses for lookRest between two pages of the list, and each time it has
+	// seen seeInRow tenants: what is at work meanwhile does not wait for all of it.
+	lookRest = 20 * time.Millisecond
+	seeInRow = 256
 )
 
 // lookout listens for new requests, and reads the state of all
@@ -84,13 +90,14 @@ func (l *lookout) run(ctx context.Context) {
 		case <-ticker.C:
 		}
 		ticker.Reset(l.fleet.poll())
-		l.look(ctx, listWait)
+		l.look(ctx, listWait, lookRest)
 		l.see(ctx)
 	}
 }
 
 // look reads the list of the stream's consumers, and keeps the subscription to wake-ups up to date.
-func (l *lookout) look(ctx context.Context, within time.Duration) {
+// It pauses between pages for rest.
+func (l *lookout) look(ctx context.Context, within, rest time.Duration) {
 	f := l.fleet
 	if !f.js.Conn().IsConnected() {
 		return // what is there is seen once it is
@@ -114,7 +121,7 @@ func (l *lookout) look(ctx context.Context, within time.Duration) {
 	}
 	l.heard.Store(wakes && l.listen(f.wakeSubject()))
 	now.asked = time.Now()
-	now.list, err = topology.Consumers(ctx, f.js, f.cfg.Names.Stream)
+	now.list, err = topology.Consumers(ctx, f.js, f.cfg.Names.Stream, rest)
 	if err != nil && ctx.Err() == nil {
 		f.cfg.Log.Debug("the consumers of the stream could not be listed", zap.Error(err))
 	}
@@ -189,20 +196,27 @@ func (l *lookout) tell(s *service) (info *jetstream.ConsumerInfo, missed bool) {
 // see tells the queues what the look has seen of them, and shows
 // it. If the list may not be read, each queue is looked at separately.
 func (l *lookout) see(ctx context.Context) {
-	services := l.fleet.all()
 	var missed atomic.Bool
-	var next atomic.Int64
-	var seeing sync.WaitGroup
-	for range seeAtOnce {
-		seeing.Go(func() {
-			for i := next.Add(1); i <= int64(len(services)); i = next.Add(1) {
-				if l.seeOne(ctx, services[i-1]) {
-					missed.Store(true)
+	for services := range slices.Chunk(l.fleet.all(), seeInRow) {
+		var next atomic.Int64
+		var seeing sync.WaitGroup
+		for range seeAtOnce {
+			seeing.Go(func() {
+				for i := next.Add(1); i <= int64(len(services)); i = next.Add(1) {
+					if l.seeOne(ctx, services[i-1]) {
+						missed.Store(true)
+					}
 				}
+			})
+		}
+		seeing.Wait()
+		if len(services) == seeInRow {
+			select {
+			case <-ctx.Done():
+			case <-time.After(lookRest):
 			}
-		})
+		}
 	}
-	seeing.Wait()
 	if missed.Load() && l.missed.Add(1) == mostMissed {
 		l.fleet.warnings.once("the request stream sends wake-ups and the worker may subscribe to them, but they do not arrive; the worker polls "+
 			"empty queues instead, which costs more. If the stream belongs to another account, import its wake subject", zap.String("subject", l.fleet.wakeSubject()))

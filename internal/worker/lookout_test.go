@@ -75,7 +75,7 @@ func TestDeafWorkerDoesNotRest(t *testing.T) {
 	f.listed = r.cfg.Tenants
 	defer f.lookout.listen("")
 	for range 3 {
-		if f.lookout.look(t.Context(), testTime); !f.lookout.listed.Load() || f.lookout.rests() {
+		if f.lookout.look(t.Context(), testTime, 0); !f.lookout.listed.Load() || f.lookout.rests() {
 			t.Fatalf("listed: %t; queues rest though no wake-up may be heard", f.lookout.listed.Load())
 		}
 		if err := errors.Join(nc.Publish(r.names.Replicas(nil), nil), nc.Flush()); err != nil {
