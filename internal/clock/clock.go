@@ -44,6 +44,16 @@ func (c *Clock) Local(t time.Time) time.Time {
 	return t.Add(-c.Ahead())
 }
 
+// Latest is the latest that an instant of the server's may be by this machine's
+// clock: it is [Clock.Local], and as much later as that may be wrong.
+func (c *Clock) Latest(t time.Time) time.Time {
+	r := c.reading.Load()
+	if r == nil {
+		return t
+	}
+	return t.Add(r.still(time.Now()) - r.ahead)
+}
+
 // Remote is an instant of this machine's by the server's clock. The zero instant
 // stays zero.
 func (c *Clock) Remote(t time.Time) time.Time {
@@ -68,6 +78,11 @@ const drift = 500 * time.Microsecond
 // at least as exact as that one still is, or contradicts it: then a clock was
 // set.
 func (r reading) replaces(earlier reading) bool {
-	still := earlier.within + time.Duration(max(0, r.at.Sub(earlier.at).Seconds())*float64(drift))
+	still := earlier.still(r.at)
 	return r.within <= still || (r.ahead-earlier.ahead).Abs() > r.within+still
+}
+
+// still is by how much the reading may be wrong at an instant after it.
+func (r reading) still(now time.Time) time.Duration {
+	return r.within + time.Duration(max(0, now.Sub(r.at).Seconds())*float64(drift))
 }

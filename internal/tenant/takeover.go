@@ -131,7 +131,8 @@ func (t *Tenant) rebuild(ctx context.Context, now time.Time) error {
 	since := now.Add(-max(g.Pacer.Window(), g.Fuse.Horizon()))
 	calls := newCalls(since.Add(-t.cfg.Policy.RequestTimeout))
 	err := t.cfg.Stores().Records.Since(ctx, t.cfg.Name, t.Clock.Remote(since), func(r record.Record, stored time.Time) {
-		r, stored = r.Shifted(-t.Clock.Ahead()), t.Clock.Local(stored)
+		// A call that counts for too short a time would let another one through too early.
+		r, stored = r.Shifted(-t.Clock.Ahead()), t.Clock.Latest(stored)
 		calls.saw(r, stored)
 		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
 			g.Fuse.Began(r.ManagedDeviceID, r.AttemptedAt, now)

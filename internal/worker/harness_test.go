@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,7 +51,7 @@ func TestMain(m *testing.M) {
 }
 
 // testTime bounds every test that waits for something.
-const testTime = 60 * time.Second
+const testTime = 120 * time.Second
 
 // clockGrace is by how much an action may seem to have begun before its attempt.
 const clockGrace = 2 * time.Second
@@ -219,7 +220,9 @@ func (r *rig) metric(series string) float64 {
 // publish puts a request on the stream and returns its sequence.
 func (r *rig) publish(body string, header nats.Header) uint64 {
 	r.t.Helper()
-	ack, err := r.js.PublishMsg(context.Background(), &nats.Msg{Subject: r.names.Filter(), Data: []byte(body), Header: header})
+	// The worker may not have made the stream yet.
+	ack, err := r.js.PublishMsg(context.Background(), &nats.Msg{Subject: r.names.Filter(), Data: []byte(body), Header: header},
+		jetstream.WithRetryAttempts(int(testTime/time.Second)), jetstream.WithRetryWait(time.Second))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -325,19 +328,31 @@ func (r *rig) branch(t *testing.T, n int) *rig {
 	return &b
 }
 
-// lowPort is the last port that was tried by lowAddr.
-var lowPort = func() *atomic.Int64 {
-	var p atomic.Int64
-	p.Store(12000 + rand.Int64N(15000))
-	return &p
-}()
+// ports is how many ports below those of connections a process of tests has for itself.
+const ports = 1500
+
+// nextLowPort counts through a process's own ports. It listens on the first of them as long
+// as it lives, so that other processes take others.
+var nextLowPort = sync.OnceValue(func() func() int {
+	for _, block := range rand.Perm(10) {
+		first := 12000 + block*ports
+		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", first)); err == nil {
+			var tried atomic.Int64
+			return func() int {
+				runtime.KeepAlive(l) // else it would be closed
+				return first + 1 + int(tried.Add(1))%(ports-1)
+			}
+		}
+	}
+	panic("other processes have all ports")
+})
 
 // lowAddr is a free address with a port that no connection and no other
 // listener is given by chance.
 func lowAddr(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		addr := fmt.Sprint("127.0.0.1:", lowPort.Add(1))
+	for range ports {
+		addr := fmt.Sprint("127.0.0.1:", nextLowPort()())
 		if l, err := net.Listen("tcp", addr); err == nil {
 			_ = l.Close()
 			return addr
