@@ -70,7 +70,7 @@ func (c Options) all() []row {
 		{name: "drain", quick: true, in: silent, run: drain},
 		{name: "cluster", in: three, run: drain},
 		{name: "burst", quick: true, runs: 3, in: granting(graphsim.Decimal), run: burst},
-		{name: "latency", quick: true, run: latency},
+		{name: "latency", quick: true, runs: 3, run: latency},
 		{name: "start", quick: true, runs: 3, run: start},
 		{name: "throttled", quick: true, in: neighbours, run: badNeighbour(neighbourThrottled)},
 		{name: "forbidden", in: neighbours, run: badNeighbour(neighbourForbidden)},
