@@ -44,14 +44,13 @@ func (c *Clock) Local(t time.Time) time.Time {
 	return t.Add(-c.Ahead())
 }
 
-// Latest is the latest that an instant of the server's may be by this machine's
-// clock: it is [Clock.Local], and as much later as that may be wrong.
-func (c *Clock) Latest(t time.Time) time.Time {
-	r := c.reading.Load()
-	if r == nil {
-		return t
+// Within is by how much [Clock.Local] and [Clock.Remote] may be wrong now; 0 as long as
+// nothing is known.
+func (c *Clock) Within() time.Duration {
+	if r := c.reading.Load(); r != nil {
+		return r.still(time.Now())
 	}
-	return t.Add(r.still(time.Now()) - r.ahead)
+	return 0
 }
 
 // Remote is an instant of this machine's by the server's clock. The zero instant

@@ -46,22 +46,20 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestLatest: no instant of the server's was later than told, however wrong the reading
-// may have been, and may have become.
-func TestLatest(t *testing.T) {
+// TestWithin: a reading is as wrong as it may have been, and ever more with time.
+func TestWithin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clock, now := &Clock{}, time.Now()
-		if got := clock.Latest(now); !got.Equal(now) {
-			t.Errorf("without a reading %s", got.Sub(now))
+		clock := &Clock{}
+		if got := clock.Within(); got != 0 {
+			t.Errorf("without a reading %s", got)
 		}
-		const ahead, within = -5 * time.Minute, 20 * time.Millisecond
-		clock.Set(ahead, within)
-		if got := clock.Latest(now); got.Sub(now) != within-ahead {
-			t.Errorf("%s, want %s", got.Sub(now), within-ahead)
+		clock.Set(-5*time.Minute, 20*time.Millisecond)
+		if got := clock.Within(); got != 20*time.Millisecond {
+			t.Errorf("at once %s", got)
 		}
 		time.Sleep(time.Minute) // fake time
-		if got := clock.Latest(now); got.Sub(now) != within-ahead+60*drift {
-			t.Errorf("after a minute %s, want %s", got.Sub(now), within-ahead+60*drift)
+		if got := clock.Within(); got != 20*time.Millisecond+60*drift {
+			t.Errorf("after a minute %s", got)
 		}
 	})
 }

@@ -62,7 +62,7 @@ func (l *leave) complete(soft, hard context.Context, mayCall bool) (until time.T
 	if p.Cause == hold.Refused {
 		// The list is the probe, because it has no effect. If Graph answers it, the hold is over.
 		serves := t.lists.serves(soft, hard, l.sequence, token)
-		if open, until := t.gate.Hold.Allows(l.sequence); serves == hold.NotKnown || !open {
+		if open, until := t.gate.Hold.Allows(l.sequence); serves == hold.NotKnown || serves == hold.Unserved || !open {
 			return later(until, t.gate.Pacer.Paused()), false
 		}
 		l.pass = hold.Pass{}

@@ -128,11 +128,12 @@ func restore(s handover.Snapshot, g *gate.Gate, c *clock.Clock, released, now ti
 // made, for the windows of the pacer and the fuse.
 func (t *Tenant) rebuild(ctx context.Context, now time.Time) error {
 	g := t.gate
-	since := now.Add(-max(g.Pacer.Window(), g.Fuse.Horizon()))
+	// A call that counts for too short a time would let another one through too early.
+	within := t.Clock.Within()
+	since := now.Add(-max(g.Pacer.Window(), g.Fuse.Horizon()) - within)
 	calls := newCalls(since.Add(-t.cfg.Policy.RequestTimeout))
 	err := t.cfg.Stores().Records.Since(ctx, t.cfg.Name, t.Clock.Remote(since), func(r record.Record, stored time.Time) {
-		// A call that counts for too short a time would let another one through too early.
-		r, stored = r.Shifted(-t.Clock.Ahead()), t.Clock.Latest(stored)
+		r, stored = r.Shifted(-t.Clock.Ahead()), t.Clock.Local(stored).Add(within)
 		calls.saw(r, stored)
 		if r.ClientRequestID != "" && r.AttemptedAt.After(since) {
 			g.Fuse.Began(r.ManagedDeviceID, r.AttemptedAt, now)

@@ -4,18 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -221,7 +220,9 @@ func (r *rig) metric(series string) float64 {
 func (r *rig) publish(body string, header nats.Header) uint64 {
 	r.t.Helper()
 	// The worker may not have made the stream yet.
-	ack, err := r.js.PublishMsg(context.Background(), &nats.Msg{Subject: r.names.Filter(), Data: []byte(body), Header: header},
+	ctx, cancel := context.WithTimeout(context.Background(), testTime)
+	defer cancel()
+	ack, err := r.js.PublishMsg(ctx, &nats.Msg{Subject: r.names.Filter(), Data: []byte(body), Header: header},
 		jetstream.WithRetryAttempts(int(testTime/time.Second)), jetstream.WithRetryWait(time.Second))
 	if err != nil {
 		r.t.Fatal(err)
@@ -328,31 +329,49 @@ func (r *rig) branch(t *testing.T, n int) *rig {
 	return &b
 }
 
-// ports is how many ports below those of connections a process of tests has for itself.
-const ports = 1500
+// lowPorts counts through ports below those of connections, in blocks. It listens on the
+// first of each block as long as the process lives, so that other processes take others:
+// fuzzing has a dozen.
+type lowPorts struct {
+	mu        sync.Mutex
+	next, end int // of the block
+	held      []net.Listener
+}
 
-// nextLowPort counts through a process's own ports. It listens on the first of them as long
-// as it lives, so that other processes take others.
-var nextLowPort = sync.OnceValue(func() func() int {
-	for _, block := range rand.Perm(10) {
-		first := 12000 + block*ports
-		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", first)); err == nil {
-			var tried atomic.Int64
-			return func() int {
-				runtime.KeepAlive(l) // else it would be closed
-				return first + 1 + int(tried.Add(1))%(ports-1)
+var lows lowPorts
+
+func (p *lowPorts) take() (port int, err error) {
+	const first, size, blocks = 12000, 100, 150
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next == p.end {
+		err = errors.New("other processes have all ports")
+		for _, block := range rand.Perm(blocks) {
+			var l net.Listener
+			if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", first+block*size)); err == nil {
+				p.held = append(p.held, l)
+				p.next, p.end = first+block*size+1, first+(block+1)*size
+				break
 			}
 		}
 	}
-	panic("other processes have all ports")
-})
+	if err != nil {
+		return 0, err
+	}
+	p.next++
+	return p.next - 1, nil
+}
 
 // lowAddr is a free address with a port that no connection and no other
 // listener is given by chance.
 func lowAddr(t testing.TB) string {
 	t.Helper()
-	for range ports {
-		addr := fmt.Sprint("127.0.0.1:", nextLowPort()())
+	for range 100 {
+		port, err := lows.take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := fmt.Sprint("127.0.0.1:", port)
 		if l, err := net.Listen("tcp", addr); err == nil {
 			_ = l.Close()
 			return addr

@@ -100,6 +100,9 @@ func (l *lookout) run(ctx context.Context) {
 func (l *lookout) look(ctx context.Context, within, rest time.Duration) {
 	f := l.fleet
 	if !f.js.Conn().IsConnected() {
+		l.mu.Lock()
+		l.sight.within = 0 // nobody must take what it told of the clock for new
+		l.mu.Unlock()
 		return // what is there is seen once it is
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)

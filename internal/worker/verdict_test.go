@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -89,9 +90,13 @@ func TestVerdicts(t *testing.T) {
 		}
 	}
 	pauses := r.pauses()
+	var told time.Time // when Graph asked for a pause last
 	for _, c := range r.sim.Calls() {
-		if c.SentDuringRetryAfter && !sentBefore(c.Time, pauses) {
-			t.Errorf("a call inside an announced Retry-After: %+v, pauses %+v", c, pauses)
+		if c.SentDuringRetryAfter && !sentBefore(c.Time, told, pauses) {
+			t.Errorf("a call inside an announced Retry-After: %+v, asked for at %s, pauses %+v", c, told, pauses)
+		}
+		if c.Status == http.StatusTooManyRequests || c.Status == http.StatusServiceUnavailable {
+			told = c.Time
 		}
 	}
 	if v := r.sim.Violations(); len(v) > 0 {
@@ -99,36 +104,30 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// pause is one that the worker has logged.
-type pause struct{ logged, until time.Time }
-
-func (r *rig) pauses() (out []pause) {
+// pauses are the instants at which the worker has logged one.
+func (r *rig) pauses() (logged []time.Time) {
 	for line := range strings.Lines(r.log.String()) {
 		var l struct {
-			Msg       string
-			TS, Until float64
+			Msg string
+			TS  float64
 		}
 		if json.Unmarshal([]byte(line), &l) == nil && l.Msg == "pause" {
-			at := func(s float64) time.Time { return time.UnixMicro(int64(s * 1e6)) }
-			out = append(out, pause{at(l.TS), at(l.Until)})
+			logged = append(logged, time.UnixMicro(int64(l.TS*1e6)))
 		}
 	}
-	return out
+	return logged
 }
 
-// sentBefore reports whether a call that Graph saw while it wanted none was sent
-// before the worker knew: it has read the answer at most a little earlier, or afterwards.
-func sentBefore(at time.Time, pauses []pause) bool {
+// sentBefore reports whether a call that Graph saw although it had asked for a pause before
+// was sent before the worker had read that: at most a little after it logged the pause.
+func sentBefore(at, told time.Time, pauses []time.Time) bool {
 	const little = 50 * time.Millisecond
-	later := false
 	for _, p := range pauses {
-		knew := p.logged.Add(little)
-		if at.After(knew) && at.Before(p.until) {
-			return false
+		if !p.Before(told) {
+			return at.Before(p.Add(little))
 		}
-		later = later || at.Before(knew)
 	}
-	return later
+	return false
 }
 
 // documentRows are the cells of the table under a heading of a document.
