@@ -268,11 +268,21 @@ func TestStopWithHandOnLost(t *testing.T) {
 	stop := r.start()
 	r.publish(reset("INC1", graphsim.FaultDevice(429, 1, 4, 1)), nil) // a long pause
 	<-lost
-	w.Swallow() // whatever it says now, and when
+	again := w.set(before, state)
 	began := time.Now()
 	stop()
-	if took := time.Since(began); took > r.cfg.DrainTimeout+time.Second {
+	if took := time.Since(began); took > r.cfg.DrainTimeout {
 		t.Errorf("the stop took %s", took)
+	}
+	select {
+	case <-again:
+	default:
+		// It may have said it again before that was to be lost.
+		if kv, err := r.js.KeyValue(t.Context(), r.names.StateBucket()); err != nil {
+			t.Error(err)
+		} else if _, err := kv.Get(t.Context(), "default"); err != nil {
+			t.Errorf("it has not handed on the pause, nor tried to again: %v", err)
+		}
 	}
 }
 
