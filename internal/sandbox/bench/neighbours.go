@@ -14,22 +14,28 @@ import (
 
 const (
 	neighbourCount = 100
-	perTenant      = 50  // requests of each in a turn
 	few            = 150 // requests of a bad one that gets none done
 	crowd          = 20_000
+
+	// shortTurn is how many requests each good tenant has in a turn, and longTurn where the
+	// bad one gets work done. While the last of a turn end, it has the processors almost to
+	// itself; a longer turn measures less of that and more of what it takes from the others.
+	shortTurn = 50
+	longTurn  = 150
 )
 
 // neighbour is what is wrong with one tenant of a hundred.
 type neighbour struct {
-	requests int
+	requests int // of the bad one
+	each     int // of each good one in a turn
 	spoil    func(g *sandbox.Graph, tenantID string) error
 }
 
 var (
-	neighbourThrottled = neighbour{few, (*sandbox.Graph).GrantNothing}
-	neighbourForbidden = neighbour{few, func(g *sandbox.Graph, id string) error { return g.SetOutage(id, graphsim.OutagePermission) }}
-	neighbourHanging   = neighbour{few, func(g *sandbox.Graph, id string) error { return g.SetOutage(id, graphsim.OutageSilence) }}
-	neighbourCrowded   = neighbour{crowd, func(*sandbox.Graph, string) error { return nil }}
+	neighbourThrottled = neighbour{few, shortTurn, (*sandbox.Graph).GrantNothing}
+	neighbourForbidden = neighbour{few, shortTurn, func(g *sandbox.Graph, id string) error { return g.SetOutage(id, graphsim.OutagePermission) }}
+	neighbourHanging   = neighbour{few, shortTurn, func(g *sandbox.Graph, id string) error { return g.SetOutage(id, graphsim.OutageSilence) }}
+	neighbourCrowded   = neighbour{crowd, longTurn, func(*sandbox.Graph, string) error { return nil }}
 )
 
 const (
@@ -181,9 +187,10 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 		return 0, err
 	}
 	const good = neighbourCount - 1
+	each := n.bad.each
 	began := time.Now()
 	for i := range good {
-		if err := n.w.send(n.w.tenant(i).Filter(), (n.turns*good+i)*perTenant, perTenant); err != nil {
+		if err := n.w.send(n.w.tenant(i).Filter(), (n.turns*good+i)*each, each); err != nil {
 			return 0, err
 		}
 	}
@@ -193,7 +200,7 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 	if err := n.w.emptiedBut(ctx, bad); err != nil {
 		return 0, err
 	}
-	rate = good * perTenant / time.Since(began).Seconds()
+	rate = float64(good*each) / time.Since(began).Seconds()
 	n.turns++
 	if with {
 		if err := n.pause(ctx, true); err != nil {
