@@ -81,6 +81,7 @@ func (c Options) all() []row {
 		{name: "streams", named: true, in: spread, run: tenants},
 		{name: "cluster-streams", named: true, in: spreadOnThree, run: tenants},
 		{name: "consumers", in: silent, run: consumers},
+		{name: "cluster-consumers", named: true, in: three, run: consumers},
 		{name: "replicas", in: fleet, run: replicas},
 		{name: "memory", in: silent, run: memory},
 		{name: "alarms", run: alarms},

@@ -15,6 +15,9 @@ func consumers(ctx context.Context, w *world) (out []sample, err error) {
 	bare := &turns{name: floorName, start: func() (*process, error) { return w.floor("--bare") }}
 	ours := &turns{name: workerName, start: func() (*process, error) { return w.work(noRate) }}
 	n := max(1, w.N/2)
+	if w.cluster {
+		n = max(1, n/clusterShare)
+	}
 	there := 0
 	// How many consumers are on the stream beside the one that has work.
 	for _, crowd := range []int{0, 500, 1000, 2000} {
