@@ -52,9 +52,9 @@ type dayCmd struct {
 func (c dayCmd) Run(ctx context.Context) error { return day.Run(ctx, day.Options(c), os.Stdout) }
 
 type benchCmd struct {
-	Rows    []string `default:"all" help:"What to measure: all, quick, or any of: ${rows}. All leaves out streams and cluster-streams, which take minutes."`
+	Rows    []string `default:"all" help:"What to measure: all, quick, or any of: ${rows}. All leaves out streams, cluster-streams and cluster-consumers, which take minutes for figures without a goal."`
 	Repeats int      `default:"0" help:"Runs of each row. 0: as many as the row needs."`
-	N       int      `default:"10000" help:"Requests of each turn of the row drain; the row cluster takes a fifth of them."`
+	N       int      `default:"10000" help:"Requests of each turn of the row drain; the row cluster takes half of them."`
 	Waiting int      `default:"1000000" help:"Requests that wait during the row memory."`
 	Tenants int      `default:"2000" help:"Tenants of the rows tenants and replicas; the rows cluster-tenants and cluster-streams take a quarter of them, the row streams two and a half times as many."`
 	Streams int      `default:"3" help:"Streams over which the rows streams and cluster-streams spread their tenants, with a worker for each."`

@@ -196,7 +196,7 @@ func TestCheckWeakness(t *testing.T) {
 		"stream PASSCODE_RESETS_DEAD":                        {"so it stores no dead letter on passcode.reset.dead.default", "does not allow direct reads"},
 		"consumer worker-default":                            {"at most 5 times", "back-off list", "paused", "no pinned priority group"},
 		"bucket passcode-resets":                             {"keeps 2 states of a request", "does not publish its changes", "keeps records for 1h0m0s", "in memory"},
-		"tenants with requests but no consumer":              {`["other"]`},
+		"tenants with requests but no worker":                {`["other"]`},
 		"permission DeviceManagementManagedDevices.Read.All": {"dead letter with reason outcome_unknown", "Accepted requests are not followed"},
 	} {
 		for _, detail := range details {

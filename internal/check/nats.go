@@ -142,11 +142,11 @@ func allowed(ctx context.Context, nc *nats.Conn, m *nats.Msg) (bool, error) {
 // mostNamed is how many tenants a line names.
 const mostNamed = 20
 
-// unserved names tenants that have requests but no consumer.
+// unserved names tenants whose requests no worker takes.
 func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
-	const what = "tenants with requests but no consumer"
+	const what = "tenants with requests but no worker"
 	tenants, err := topology.Unserved(ctx, js, c.cfg.Tenants[0].Names)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound): // reported already
@@ -157,7 +157,7 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 		if more := len(tenants) - mostNamed; more > 0 {
 			detail += fmt.Sprintf(", and %d more", more)
 		}
-		c.say(Warning, what, detail, "start a worker with WORKER_TENANT for each, or remove their requests")
+		c.say(Warning, what, detail, "start a worker that serves each, or remove their requests")
 	default:
 		c.ok(what, "none")
 	}

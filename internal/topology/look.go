@@ -3,6 +3,7 @@ package topology
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -59,8 +60,15 @@ func Weaknesses(ctx context.Context, js jetstream.JetStream, n Names, keep time.
 	return out
 }
 
-// Unserved tells the tenants that have requests waiting on the stream, but no
-// consumer; n.Tenant is not looked at. It fails where that may not be read.
+// secondLook is how long after the first look [Unserved] looks again: a request
+// wakes its worker within that.
+const secondLook = time.Second
+
+// Unserved tells the tenants that have requests waiting on the stream which no worker
+// takes: there is no consumer, or nobody asks it for messages and none is in work; a
+// consumer that is paused says nothing about that. n.Tenant is not looked at. It fails where
+// the subjects or the names of the consumers may not be read. Where their states may
+// not, only tenants without a consumer are told.
 func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
@@ -72,23 +80,57 @@ func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, e
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", n.Stream, err)
 	}
-	waiting := map[string]string{}
+	waiting := map[string]string{} // tenant by consumer
 	for subject := range info.State.Subjects {
 		other := n
 		other.Tenant = strings.TrimPrefix(subject, n.Subject+".")
 		waiting[other.Consumer()] = other.Tenant
 	}
+	var out []string
+	without := maps.Clone(waiting)
 	names := s.ConsumerNames(ctx)
 	for name := range names.Name() {
-		delete(waiting, name)
+		delete(without, name)
 	}
 	if names.Err() != nil {
 		return nil, fmt.Errorf("consumers of stream %s: %w", n.Stream, names.Err())
 	}
-	var out []string
-	for _, tenant := range waiting {
+	for name, tenant := range without {
 		out = append(out, tenant)
+		delete(waiting, name)
+	}
+	for _, name := range untaken(ctx, js, n.Stream, waiting) {
+		out = append(out, waiting[name])
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// untaken are those of some consumers from which nobody takes messages at two looks.
+func untaken(ctx context.Context, js jetstream.JetStream, stream string, among map[string]string) []string {
+	var found []string
+	for look := range 2 {
+		if look > 0 {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(secondLook):
+			}
+		}
+		// What may not be read, or does not answer, is not told.
+		list, _ := Consumers(ctx, js, stream, 0)
+		var idle []string
+		for name, info := range list {
+			if _, ok := among[name]; ok && info.NumPending > 0 && info.NumWaiting == 0 && info.NumAckPending == 0 && !info.Paused {
+				idle = append(idle, name)
+			}
+		}
+		if look > 0 {
+			idle = slices.DeleteFunc(idle, func(name string) bool { return !slices.Contains(found, name) })
+		}
+		if found = idle; len(found) == 0 {
+			return nil
+		}
+	}
+	return found
 }

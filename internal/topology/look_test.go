@@ -112,6 +112,9 @@ func TestWeaknessesLockedDown(t *testing.T) {
 	}
 }
 
+// TestUnserved: those have no worker whose requests wait without a consumer, or at a
+// consumer that nobody asks for messages, because what a tenant had stays when it is
+// removed from the list of those that are served.
 func TestUnserved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -119,19 +122,44 @@ func TestUnserved(t *testing.T) {
 		t.Errorf("without a stream: %q", got)
 	}
 	r.setup(Layout{Memory: true})
-	for _, tenant := range []string{"default", "zeta", "alpha", "alpha", "other"} {
+	told := func(want ...string) {
+		t.Helper()
+		if got, err := Unserved(r.ctx, r.js, spec); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+	consumer := func(tenant string) jetstream.Consumer {
+		n := spec
+		n.Tenant = tenant
+		if _, err := SetupConsumer(r.ctx, r.admin, n, Layout{}); err != nil {
+			t.Fatal(err)
+		}
+		c, err := r.admin.Consumer(r.ctx, n.Stream, n.Consumer())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	taken, paused := consumer("taken"), consumer("paused")
+	consumer("left")
+	consumer("quiet") // has no requests
+	for _, tenant := range []string{"default", "zeta", "alpha", "alpha", "left", "taken", "taken", "paused"} {
 		if _, err := r.admin.Publish(r.ctx, "passcode.reset.requests."+tenant, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	other := spec
-	other.Tenant = "other"
-	if _, err := Setup(r.ctx, r.admin, other, Layout{}); err != nil {
+	if _, err := r.admin.PauseConsumer(r.ctx, spec.Stream, paused.CachedInfo().Name, time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Unserved(r.ctx, r.js, spec); err != nil || !slices.Equal(got, []string{"alpha", "zeta"}) {
-		t.Errorf("%q, %v, want alpha and zeta", got, err)
+	batch, err := taken.Fetch(1, jetstream.FetchMaxWait(time.Minute), jetstream.FetchPriorityGroup(group))
+	if err != nil {
+		t.Fatal(err)
 	}
+	if msg := <-batch.Messages(); msg == nil {
+		t.Fatal(batch.Error())
+	}
+	told("alpha", "default", "left", "zeta")
+
 	if err := r.stream(spec.Stream).Purge(r.ctx, jetstream.WithPurgeSubject(spec.Filter())); err != nil {
 		t.Fatal(err)
 	}
@@ -139,9 +167,7 @@ func TestUnserved(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Nothing waits for the default tenant, so nobody need serve it.
-	if got, err := Unserved(r.ctx, r.js, spec); err != nil || !slices.Equal(got, []string{"alpha", "zeta"}) {
-		t.Errorf("%q, %v, want alpha and zeta", got, err)
-	}
+	told("alpha", "left", "zeta")
 }
 
 func TestOlderThan(t *testing.T) {

@@ -291,7 +291,7 @@ func (f *fleet) watchUnserved(ctx context.Context) {
 		// Best effort: the right to read this is not needed for the work.
 		tenants, _ := topology.Unserved(ctx, f.js, f.cfg.Names)
 		for _, name := range tenants {
-			if !named[name] {
+			if !named[name] && f.get(name) == nil { // what this process serves is not neglected
 				named[name] = true
 				f.cfg.Log.Warn("requests wait for a tenant that no worker serves", zap.String("tenant", name))
 			}

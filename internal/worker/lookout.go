@@ -25,6 +25,10 @@ const (
 	// before no queue rests any more: then wake-ups do not reach this process. A
 	// single wake-up may be lost with a connection, or come a moment after the look.
 	mostMissed = 3
+	// mostFailed is how many looks in a row may fail before queues no longer rest, and
+	// before each replica takes what it gets. One that fails must not wake thousands of queues:
+	// it fails when the server is slow.
+	mostFailed = 3
 	// seeAtOnce is for how many tenants the server is asked at a time.
 	seeAtOnce = 8
 	// A look at thousands of tenants takes the server and this process a tenth of a second of
@@ -39,8 +43,8 @@ const (
 // queue needs nothing of its own at the server, and costs nothing.
 type lookout struct {
 	fleet *fleet
-	// heard means that the server's wake-ups reach this
-	// process, and listed that the last look saw all queues.
+	// heard means that the server's wake-ups reach this process, and listed that looks
+	// see all queues: one of the last mostFailed did.
 	heard, listed atomic.Bool
 	// missed counts the looks since the last wake-up
 	// that found a message without a wake-up.
@@ -56,6 +60,7 @@ type lookout struct {
 	denied     bool
 	reconnects uint64
 	sight      sight
+	failed     int // looks in a row that could not read the list
 }
 
 // sight is what the last look has seen.
@@ -112,7 +117,8 @@ func (l *lookout) look(ctx context.Context, within, rest time.Duration) {
 	streamCtx, cancelStream := context.WithTimeout(ctx, startWait) // the list does without it
 	defer cancelStream()
 	stream, err := f.js.Stream(streamCtx, f.cfg.Names.Stream)
-	wakes := false
+	// A stream that does not answer sends what it sent before; if not, looks miss wake-ups.
+	wakes := l.heard.Load()
 	if err == nil {
 		info := stream.CachedInfo()
 		wakes = topology.Wakes(info.Config, f.cfg.Names)
@@ -129,9 +135,13 @@ func (l *lookout) look(ctx context.Context, within, rest time.Duration) {
 		f.cfg.Log.Debug("the consumers of the stream could not be listed", zap.Error(err))
 	}
 	l.mu.Lock()
+	if l.failed++; err == nil {
+		l.failed = 0
+	}
+	listed := err == nil || l.listed.Load() && l.failed < mostFailed
 	l.sight = now
 	l.mu.Unlock()
-	if l.listed.Swap(err == nil) != (err == nil) {
+	if l.listed.Swap(listed) != listed {
 		f.divide()
 	}
 }
@@ -197,8 +207,15 @@ func (l *lookout) tell(s *service) (info *jetstream.ConsumerInfo, missed bool) {
 }
 
 // see tells the queues what the look has seen of them, and shows
-// it. If the list may not be read, each queue is looked at separately.
+// it. If the list may not be read, each queue is looked at separately; if it could not be
+// read this once, the next look shows what this one did not.
 func (l *lookout) see(ctx context.Context) {
+	l.mu.Lock()
+	unread := l.sight.list == nil && l.listed.Load()
+	l.mu.Unlock()
+	if unread {
+		return
+	}
 	var missed atomic.Bool
 	for services := range slices.Chunk(l.fleet.all(), seeInRow) {
 		var next atomic.Int64

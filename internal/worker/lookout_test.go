@@ -84,6 +84,36 @@ func TestDeafWorkerDoesNotRest(t *testing.T) {
 	}
 }
 
+// TestLooksThatFail: a look that fails, as it does where the server is slow, wakes no queue
+// and gives no replica the tenants of another, until several in a row do.
+func TestLooksThatFail(t *testing.T) {
+	t.Parallel()
+	r := restricted(t, nil, nil)
+	nc, err := nats.Connect(r.cfg.NATS.URL, nats.UserInfo("worker", "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFleet(r.cfg, js, metrics.New(r.cfg.Build))
+	f.listed = r.cfg.Tenants
+	defer f.lookout.listen("")
+	for round := range 2 {
+		if f.lookout.look(t.Context(), testTime, 0); !f.lookout.rests() {
+			t.Fatalf("round %d: queues do not rest though all is seen", round)
+		}
+		for failed := range mostFailed {
+			f.lookout.look(t.Context(), time.Nanosecond, 0)
+			if got, want := f.lookout.rests(), failed+1 < mostFailed; got != want {
+				t.Errorf("round %d: after %d looks that failed queues rest: %t", round, failed+1, got)
+			}
+		}
+	}
+}
+
 // TestWorkerWithOldRights has only the rights that a worker needed that listed nothing,
 // shared nothing and was woken by nobody.
 func TestWorkerWithOldRights(t *testing.T) {

@@ -18,6 +18,9 @@ func consumers(ctx context.Context, w *world) (out []sample, err error) {
 	if w.cluster {
 		n = max(1, n/clusterShare)
 	}
+	// What a message costs in a cluster depends on how many of the leaders are at the server
+	// that the client talks to, which it chooses at random.
+	w.env["NATS_URL"] = w.nats[0].URL()
 	there := 0
 	// How many consumers are on the stream beside the one that has work.
 	for _, crowd := range []int{0, 500, 1000, 2000} {

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -16,6 +17,7 @@ const (
 	neighbourCount = 100
 	few            = 150 // requests of a bad one that gets none done
 	crowd          = 20_000
+	badRequests    = 10_000_000 // the number of the bad one's first
 
 	// shortTurn is how many requests each good tenant has in a turn, and longTurn where the
 	// bad one gets work done. While the last of a turn end, it has the processors almost to
@@ -28,15 +30,24 @@ const (
 type neighbour struct {
 	requests int // of the bad one
 	each     int // of each good one in a turn
-	spoil    func(g *sandbox.Graph, tenantID string) error
+	// sides is after how many steps the two workers change sides. If it is more than one,
+	// what the bad one has begun goes on when its turn is over: the workers are then killed
+	// before they change, and it is well until it has had a request, and so has a token.
+	sides int
+	works bool // the bad one gets its requests done
+	spoil func(g *sandbox.Graph, tenantID string) error
 }
 
 var (
-	neighbourThrottled = neighbour{few, shortTurn, (*sandbox.Graph).GrantNothing}
-	neighbourForbidden = neighbour{few, shortTurn, func(g *sandbox.Graph, id string) error { return g.SetOutage(id, graphsim.OutagePermission) }}
-	neighbourHanging   = neighbour{few, shortTurn, func(g *sandbox.Graph, id string) error { return g.SetOutage(id, graphsim.OutageSilence) }}
-	neighbourCrowded   = neighbour{crowd, longTurn, func(*sandbox.Graph, string) error { return nil }}
+	neighbourThrottled = neighbour{requests: few, each: shortTurn, sides: 1, spoil: (*sandbox.Graph).GrantNothing}
+	neighbourForbidden = neighbour{requests: few, each: shortTurn, sides: 1, spoil: outage(graphsim.OutagePermission)}
+	neighbourHanging   = neighbour{requests: few, each: shortTurn, sides: fewestSteps / 2, spoil: outage(graphsim.OutageSilence)}
+	neighbourCrowded   = neighbour{requests: crowd, each: longTurn, sides: 1, works: true, spoil: outage(graphsim.OutageNone)}
 )
+
+func outage(o graphsim.Outage) func(*sandbox.Graph, string) error {
+	return func(g *sandbox.Graph, id string) error { return g.SetOutage(id, o) }
+}
 
 const (
 	// neighbourSteps is how many steps there are at most, in each of which both workers
@@ -61,36 +72,47 @@ func badNeighbour(bad neighbour) func(context.Context, *world) ([]sample, error)
 			return nil, err
 		}
 		both := [2]*neighbours{{w: w, bad: bad}, {w: other, bad: bad}}
-		for _, n := range both {
-			if err := n.begin(ctx); err != nil {
-				return nil, err
-			}
-			// The first turn of all pays for connections, tokens and caches.
-			if _, err := n.turn(ctx, false); err != nil {
-				return nil, err
-			}
-		}
 		most := neighbourSteps
 		if w.brief {
 			most = quickSteps
 		}
 		var r ratios
-		for step := 0; step < most && !r.clear(step); step++ {
+		for step := 0; step < most && (step%(2*bad.sides) > 0 || !r.clear(step)); step++ {
+			if step == 0 || bad.sides > 1 && step%bad.sides == 0 {
+				for _, n := range both {
+					if err := n.begin(ctx); err != nil {
+						return nil, err
+					}
+				}
+			}
 			var rates [2]float64 // of the worker without the bad tenant, and of the one with it
 			for i := range rates {
 				with := (step + i) % 2 // so that of four turns the first and the last are without it
-				if rates[with], err = both[i].turn(ctx, with == 1); err != nil {
+				n := both[(with+step/bad.sides)%2]
+				if rates[with], err = n.turn(ctx, with == 1); err != nil {
 					return nil, err
 				}
 			}
 			r.add(rates[0], rates[1])
 		}
+		done := 0.
+		for _, n := range both {
+			if err := n.unharmed(ctx); err != nil {
+				return nil, err
+			}
+			done += float64(n.done)
+		}
+		if bad.works != (done > 0) {
+			return nil, fmt.Errorf("the hundredth tenant had %g requests done", done)
+		}
+		good := float64(len(r.logs) * (neighbourCount - 1) * bad.each)
 		ratio, deviation := r.mean()
 		return []sample{
 			{what: "99 tenants alone", unit: "per s", value: median(r.alone)},
 			{what: "the same 99 beside it", unit: "per s", value: median(r.beside)},
 			{what: "beside it to alone", value: ratio, goal: atLeast(keeps)},
 			{what: "beside it to alone: standard deviation of that", unit: "%", value: 100 * deviation},
+			{what: "of all that is done beside it, its own", unit: "%", value: 100 * done / (done + good)},
 		}, nil
 	}
 }
@@ -131,18 +153,83 @@ func (r *ratios) clear(steps int) bool {
 // neighbours are the tenants of one worker: the good ones, and the last, bad one, which
 // does nothing but in its turns.
 type neighbours struct {
-	w     *world
-	bad   neighbour
-	turns int
-	sent  int // requests of the bad one
+	w      *world
+	bad    neighbour
+	worker *process
+	turns  int
+	sent   int // requests of the bad one
+	done   int // of these, in turns
 }
 
+// begin starts the worker, in place of the one that there was. The first turn of all pays for
+// connections, tokens and caches, and waits for what the one before has left.
 func (n *neighbours) begin(ctx context.Context) error {
-	if err := errors.Join(n.bad.spoil(n.w.graph, directory(neighbourCount-1)), n.pause(ctx, true)); err != nil {
+	if n.worker != nil {
+		n.worker.kill()
+	}
+	id, subject := directory(neighbourCount-1), n.w.tenant(neighbourCount-1).Filter()
+	spoil := func() error { return errors.Join(n.pause(ctx, true), n.bad.spoil(n.w.graph, id)) }
+	well := n.bad.sides > 1
+	if err := n.clear(ctx, subject); err != nil {
 		return err
 	}
-	_, err := n.w.idle(ctx, noRate)
+	if well {
+		if err := errors.Join(n.pause(ctx, false), n.w.graph.SetOutage(id, graphsim.OutageNone)); err != nil {
+			return err
+		}
+	} else if err := spoil(); err != nil {
+		return err
+	}
+	var err error
+	if n.worker, err = n.w.idle(ctx, noRate); err != nil {
+		return err
+	}
+	if well {
+		n.sent++
+		if err := n.w.load(ctx, subject, badRequests+n.sent-1, 1); err != nil {
+			return err
+		}
+		if err := errors.Join(n.w.emptied(ctx, n.w.names.Stream), spoil()); err != nil {
+			return err
+		}
+	}
+	_, err = n.turn(ctx, false)
 	return err
+}
+
+// clear removes the requests of the bad one.
+func (n *neighbours) clear(ctx context.Context, subject string) error {
+	s, err := n.w.js.Stream(ctx, n.w.names.Stream)
+	if err != nil {
+		return err
+	}
+	return s.Purge(ctx, jetstream.WithPurgeSubject(subject))
+}
+
+// unharmed fails where not each request of the good ones led to one reset.
+func (n *neighbours) unharmed(ctx context.Context) error {
+	status, err := n.w.graph.Status()
+	if err != nil {
+		return err
+	}
+	if want := n.turns * (neighbourCount - 1) * n.bad.each; status.Executed < want || len(status.ResetTwice) > 0 {
+		return fmt.Errorf("%d resets for %d requests of the good tenants, %d devices twice", status.Executed, want, len(status.ResetTwice))
+	}
+	s, err := n.w.js.Stream(ctx, n.w.names.DeadStream)
+	if err != nil {
+		return err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(n.w.names.DeadSubject+".>"))
+	if err != nil {
+		return err
+	}
+	bad := n.w.tenant(neighbourCount - 1).Dead()
+	for subject, letters := range info.State.Subjects {
+		if subject != bad {
+			return fmt.Errorf("%d dead letters on %s, of a good tenant", letters, subject)
+		}
+	}
+	return nil
 }
 
 // pause keeps the bad one from doing anything, or lets it.
@@ -157,20 +244,29 @@ func (n *neighbours) pause(ctx context.Context, paused bool) error {
 
 // refill sees to it that the bad one has its requests, of which it may get some done.
 func (n *neighbours) refill(ctx context.Context, subject string) error {
-	s, err := n.w.js.Stream(ctx, n.w.names.Stream)
+	waiting, err := n.waiting(ctx, subject)
 	if err != nil {
 		return err
 	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
-	if err != nil {
-		return err
-	}
-	missing := n.bad.requests - int(info.State.Subjects[subject])
+	missing := n.bad.requests - waiting
 	if missing < n.bad.requests/4 {
 		return nil
 	}
 	n.sent += missing
-	return n.w.load(ctx, subject, 10_000_000+n.sent-missing, missing)
+	return n.w.load(ctx, subject, badRequests+n.sent-missing, missing)
+}
+
+// waiting is how many requests of one tenant are on the stream.
+func (n *neighbours) waiting(ctx context.Context, subject string) (int, error) {
+	s, err := n.w.js.Stream(ctx, n.w.names.Stream)
+	if err != nil {
+		return 0, err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return 0, err
+	}
+	return int(info.State.Subjects[subject]), nil
 }
 
 // turn has each good tenant work off some requests, with the bad one or without, and
@@ -184,6 +280,10 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 	}
 	// It has begun to be bad before anything is measured.
 	if err := sandbox.Pause(ctx, settled); err != nil {
+		return 0, err
+	}
+	before, err := n.waiting(ctx, bad)
+	if err != nil {
 		return 0, err
 	}
 	const good = neighbourCount - 1
@@ -203,6 +303,11 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 	rate = float64(good*each) / time.Since(began).Seconds()
 	n.turns++
 	if with {
+		after, err := n.waiting(ctx, bad)
+		if err != nil {
+			return 0, err
+		}
+		n.done += before - after
 		if err := n.pause(ctx, true); err != nil {
 			return 0, err
 		}

@@ -249,6 +249,9 @@ func replicas(ctx context.Context, w *world) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := w.judge((rounds + 1) * w.tenants); err != nil {
+		return nil, err
+	}
 	return []sample{
 		{what: "tenants with work, of the first", value: first},
 		{what: "tenants with work, of the second", value: second},
