@@ -332,7 +332,7 @@ func operatorRights() map[string][]string {
 		"outcome follow since": slices.Concat(changes, document, []string{alarm}),
 
 		"send":         {"passcode.reset.requests.default"},
-		"status":       append([]string{info, "$JS.API.STREAM.INFO." + stream, "$JS.API.STREAM.MSG.GET." + stream, "$JS.API.STREAM.INFO." + dead, "$JS.API.CONSUMER.NAMES." + stream}, append(fuse, documents...)...),
+		"status":       append([]string{info, "$JS.API.STREAM.INFO." + stream, "$JS.API.STREAM.MSG.GET." + stream, "$JS.API.STREAM.INFO." + dead, "$JS.API.CONSUMER.NAMES." + stream, "$JS.API.CONSUMER.LIST." + stream}, append(fuse, documents...)...),
 		"status X":     {"$JS.API.CONSUMER.CREATE." + records + ".*.$KV.passcode-resets.default.>", "$JS.API.CONSUMER.MSG.NEXT." + records + ".*"},
 		"dead list":    get,
 		"dead redrive": slices.Concat(get, one, record, []string{"passcode.reset.requests.default"}),

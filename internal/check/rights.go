@@ -84,7 +84,7 @@ func (q *queue) rights() []right {
 		call(q.api("STREAM.INFO."+n.Stream), "", look, setup),
 		call(q.api("STREAM.INFO."+n.DeadStream), "", look, setup),
 		call(q.api("CONSUMER.NAMES."+n.Stream), broken, "to name tenants that no worker serves", Warning),
-		call(q.api("CONSUMER.LIST."+n.Stream), broken, "to bind to the consumers of many tenants at once", Warning),
+		call(q.api("CONSUMER.LIST."+n.Stream), broken, "to bind to the consumers of many tenants at once, and to name tenants that no worker serves", Warning),
 		{q.beats(), "to get its share of the tenants from the other replicas", Warning, &nats.Msg{Subject: q.beats(), Data: []byte(noVerb)}},
 		{q.api("CONSUMER.CREATE."+records) + ".*.$KV." + n.Bucket + "." + n.Tenant + ".*", before, past,
 			&nats.Msg{Subject: q.api("CONSUMER.CREATE."+records) + ".check.$KV." + n.Bucket + "." + n.Tenant + ".*", Data: []byte(broken)}},

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"passcode-worker/internal/topology"
 )
 
 // An empty queue rests: no pull of it waits at the server, no pin
@@ -41,7 +43,7 @@ func (i *interest) saw(info *jetstream.ConsumerInfo, asked time.Time) {
 	// that nobody asks for it.
 	taken := info.NumPending == 0 && info.NumWaiting > 0
 	switch {
-	case !i.disowned || taken || info.Paused || pinned(info) != "":
+	case !i.disowned || taken || info.Paused || topology.Pinned(info) != "":
 		i.orphaned = time.Time{}
 	case i.orphaned.IsZero():
 		i.orphaned = asked
@@ -187,7 +189,7 @@ func (d *demand) decide(now time.Time, may bool, linger time.Duration) (pulls bo
 		return true, view{}
 	}
 	// What was seen before may be this replica's own pin.
-	others := d.info != nil && d.asked.After(d.resting) && pinned(d.info) != ""
-	here := wish == rested && d.info != nil && d.info.Delivered.Consumer > 0 && pinned(d.info) == ""
+	others := d.info != nil && d.asked.After(d.resting) && topology.Pinned(d.info) != ""
+	here := wish == rested && d.info != nil && d.info.Delivered.Consumer > 0 && topology.Pinned(d.info) == ""
 	return false, view{known: d.info != nil, elsewhere: wish == left || others, here: here}
 }

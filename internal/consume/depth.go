@@ -41,7 +41,7 @@ func DepthOf(info *jetstream.ConsumerInfo) Depth {
 		Messages:    int(info.NumPending) + info.NumAckPending,
 		AckPending:  info.NumAckPending,
 		Redelivered: info.NumRedelivered,
-		Pinned:      pinned(info) != "",
+		Pinned:      topology.Pinned(info) != "",
 	}
 	if d.Paused = info.Paused; d.Paused && !topology.PauseEnd(info).IsZero() {
 		d.PausedUntil = time.Now().Add(info.PauseRemaining)
@@ -50,14 +50,4 @@ func DepthOf(info *jetstream.ConsumerInfo) Depth {
 		}
 	}
 	return d
-}
-
-// pinned is the pin that the server has given to a replica; empty: none.
-func pinned(info *jetstream.ConsumerInfo) string {
-	for _, g := range info.PriorityGroups {
-		if g.PinnedClientID != "" {
-			return g.PinnedClientID
-		}
-	}
-	return ""
 }

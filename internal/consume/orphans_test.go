@@ -50,7 +50,7 @@ func TestOrphanedSecondTry(t *testing.T) {
 	w.q.Own(false)
 	r.await("nobody to ask for it", func() bool {
 		info := r.info()
-		return info.NumWaiting == 0 && info.NumPending == 0 && info.NumAckPending == 1 && pinned(info) == ""
+		return info.NumWaiting == 0 && info.NumPending == 0 && info.NumAckPending == 1 && topology.Pinned(info) == ""
 	})
 	info, now := r.info(), time.Now()
 	w.q.Saw(info, now)

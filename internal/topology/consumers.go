@@ -57,6 +57,17 @@ func Consumers(ctx context.Context, js jetstream.JetStream, stream string, rest 
 	return found, nil
 }
 
+// Pinned is the pin that the server has given to a replica; empty: none. It lapses
+// after the consumer's PinnedTTL without a pull that names it.
+func Pinned(info *jetstream.ConsumerInfo) string {
+	for _, g := range info.PriorityGroups {
+		if g.PinnedClientID != "" {
+			return g.PinnedClientID
+		}
+	}
+	return ""
+}
+
 // page is an answer to CONSUMER.LIST. Source: nats-server, server/jetstream_api.go
 // (JSApiConsumerListResponse).
 type page struct {

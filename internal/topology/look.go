@@ -64,11 +64,11 @@ func Weaknesses(ctx context.Context, js jetstream.JetStream, n Names, keep time.
 // wakes its worker within that.
 const secondLook = time.Second
 
-// Unserved tells the tenants that have requests waiting on the stream which no worker
-// takes: there is no consumer, or nobody asks it for messages and none is in work; a
-// consumer that is paused says nothing about that. n.Tenant is not looked at. It fails where
-// the subjects or the names of the consumers may not be read. Where their states may
-// not, only tenants without a consumer are told.
+// Unserved tells the tenants that have requests on the stream which no worker takes: there
+// is no consumer, or nobody asks it for messages and no replica is pinned. While a tenant is
+// taken over, it is told, too: then another call, ten seconds later, does not tell it. A
+// consumer that is paused says nothing about its workers. n.Tenant is not looked at. It
+// fails where that may not be read, and where consumers do not answer.
 func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
@@ -99,7 +99,11 @@ func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, e
 		out = append(out, tenant)
 		delete(waiting, name)
 	}
-	for _, name := range untaken(ctx, js, n.Stream, waiting) {
+	left, err := untaken(ctx, js, n.Stream, waiting)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range left {
 		out = append(out, waiting[name])
 	}
 	slices.Sort(out)
@@ -107,30 +111,26 @@ func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, e
 }
 
 // untaken are those of some consumers from which nobody takes messages at two looks.
-func untaken(ctx context.Context, js jetstream.JetStream, stream string, among map[string]string) []string {
-	var found []string
-	for look := range 2 {
+func untaken(ctx context.Context, js jetstream.JetStream, stream string, among map[string]string) ([]string, error) {
+	var left []string
+	for name := range among {
+		left = append(left, name)
+	}
+	for look := 0; look < 2 && len(left) > 0; look++ {
 		if look > 0 {
 			select {
-			case <-ctx.Done():
-				return nil
+			case <-ctx.Done(): // the list fails with it
 			case <-time.After(secondLook):
 			}
 		}
-		// What may not be read, or does not answer, is not told.
-		list, _ := Consumers(ctx, js, stream, 0)
-		var idle []string
-		for name, info := range list {
-			if _, ok := among[name]; ok && info.NumPending > 0 && info.NumWaiting == 0 && info.NumAckPending == 0 && !info.Paused {
-				idle = append(idle, name)
-			}
+		list, err := Consumers(ctx, js, stream, 0)
+		if err != nil {
+			return nil, err
 		}
-		if look > 0 {
-			idle = slices.DeleteFunc(idle, func(name string) bool { return !slices.Contains(found, name) })
-		}
-		if found = idle; len(found) == 0 {
-			return nil
-		}
+		left = slices.DeleteFunc(left, func(name string) bool {
+			info := list[name]
+			return info == nil || info.Paused || info.NumWaiting > 0 || Pinned(info) != ""
+		})
 	}
-	return found
+	return left, nil
 }

@@ -112,6 +112,20 @@ func TestWeaknessesLockedDown(t *testing.T) {
 	}
 }
 
+// awaitLapse waits until a consumer's pin has lapsed.
+func (r *rig) awaitLapse(c jetstream.Consumer) error {
+	for {
+		if info, err := c.Info(r.ctx); err != nil || Pinned(info) == "" {
+			return err
+		}
+		select {
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // TestUnserved: those have no worker whose requests wait without a consumer, or at a
 // consumer that nobody asks for messages, because what a tenant had stays when it is
 // removed from the list of those that are served.
@@ -158,6 +172,7 @@ func TestUnserved(t *testing.T) {
 	if msg := <-batch.Messages(); msg == nil {
 		t.Fatal(batch.Error())
 	}
+	// One who has taken a message is pinned, and works on it.
 	told("alpha", "default", "left", "zeta")
 
 	if err := r.stream(spec.Stream).Purge(r.ctx, jetstream.WithPurgeSubject(spec.Filter())); err != nil {
@@ -166,8 +181,12 @@ func TestUnserved(t *testing.T) {
 	if err := r.admin.DeleteConsumer(r.ctx, spec.Stream, spec.Consumer()); err != nil {
 		t.Fatal(err)
 	}
-	// Nothing waits for the default tenant, so nobody need serve it.
-	told("alpha", "left", "zeta")
+	// Nothing waits for the default tenant, so nobody need serve it. Who had taken a message
+	// has not been heard of since, so that its pin has lapsed.
+	if err := r.awaitLapse(taken); err != nil {
+		t.Fatal(err)
+	}
+	told("alpha", "left", "taken", "zeta")
 }
 
 func TestOlderThan(t *testing.T) {

@@ -26,6 +26,9 @@ const (
 	pollEach     = 5 * time.Millisecond
 	// unservedInterval is how often the worker looks for tenants that no worker serves.
 	unservedInterval = time.Minute
+	// unservedAgain is how long after it was seen first such a tenant is named: longer than
+	// a takeover or a restart of its worker takes.
+	unservedAgain = 15 * time.Second
 )
 
 // fleet is the tenants that the process serves, and what they share.
@@ -278,7 +281,7 @@ func (f *fleet) unknownAction(name string) {
 func (f *fleet) watchUnserved(ctx context.Context) {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
-	named := map[string]bool{}
+	seen := map[string]bool{} // at the last look; true: named
 	for {
 		select {
 		case <-ctx.Done():
@@ -289,14 +292,26 @@ func (f *fleet) watchUnserved(ctx context.Context) {
 			continue // nothing can be read yet
 		}
 		// Best effort: the right to read this is not needed for the work.
-		tenants, _ := topology.Unserved(ctx, f.js, f.cfg.Names)
+		tenants, err := topology.Unserved(ctx, f.js, f.cfg.Names)
+		if err != nil {
+			ticker.Reset(unservedInterval)
+			continue
+		}
+		now, next := map[string]bool{}, unservedInterval
 		for _, name := range tenants {
-			if !named[name] && f.get(name) == nil { // what this process serves is not neglected
-				named[name] = true
+			named, before := seen[name]
+			switch {
+			case f.get(name) != nil: // what this process serves is not neglected
+				continue
+			case !before:
+				next = unservedAgain
+			case !named:
 				f.cfg.Log.Warn("requests wait for a tenant that no worker serves", zap.String("tenant", name))
 			}
+			now[name] = before
 		}
-		ticker.Reset(unservedInterval)
+		seen = now
+		ticker.Reset(next)
 	}
 }
 

@@ -96,6 +96,9 @@ func (l *lookout) run(ctx context.Context) {
 		}
 		ticker.Reset(l.fleet.poll())
 		l.look(ctx, listWait, lookRest)
+		if l.unread() {
+			ticker.Reset(pollInterval) // a wake-up may have been lost
+		}
 		l.see(ctx)
 	}
 }
@@ -139,11 +142,19 @@ func (l *lookout) look(ctx context.Context, within, rest time.Duration) {
 		l.failed = 0
 	}
 	listed := err == nil || l.listed.Load() && l.failed < mostFailed
+	changed := l.listed.Swap(listed) != listed
 	l.sight = now
 	l.mu.Unlock()
-	if l.listed.Swap(listed) != listed {
+	if changed {
 		f.divide()
 	}
+}
+
+// unread reports whether the last look could not read the list, but one shortly before could.
+func (l *lookout) unread() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sight.list == nil && l.listed.Load()
 }
 
 // listen listens for wake-ups on a subject instead of the previous
@@ -210,10 +221,7 @@ func (l *lookout) tell(s *service) (info *jetstream.ConsumerInfo, missed bool) {
 // it. If the list may not be read, each queue is looked at separately; if it could not be
 // read this once, the next look shows what this one did not.
 func (l *lookout) see(ctx context.Context) {
-	l.mu.Lock()
-	unread := l.sight.list == nil && l.listed.Load()
-	l.mu.Unlock()
-	if unread {
+	if l.unread() {
 		return
 	}
 	var missed atomic.Bool

@@ -31,8 +31,9 @@ type neighbour struct {
 	requests int // of the bad one
 	each     int // of each good one in a turn
 	// sides is after how many steps the two workers change sides. If it is more than one,
-	// what the bad one has begun goes on when its turn is over: the workers are then killed
-	// before they change, and it is well until it has had a request, and so has a token.
+	// calls of the bad one hang when its turn is over: the workers are then killed before they
+	// change, and it is well until it has had a request, and so has a token. After
+	// half a minute the first hanging calls end, and the tenant is held.
 	sides int
 	works bool // the bad one gets its requests done
 	spoil func(g *sandbox.Graph, tenantID string) error
@@ -41,7 +42,7 @@ type neighbour struct {
 var (
 	neighbourThrottled = neighbour{requests: few, each: shortTurn, sides: 1, spoil: (*sandbox.Graph).GrantNothing}
 	neighbourForbidden = neighbour{requests: few, each: shortTurn, sides: 1, spoil: outage(graphsim.OutagePermission)}
-	neighbourHanging   = neighbour{requests: few, each: shortTurn, sides: fewestSteps / 2, spoil: outage(graphsim.OutageSilence)}
+	neighbourHanging   = neighbour{requests: few, each: shortTurn, sides: fewestSteps / 4, spoil: outage(graphsim.OutageSilence)}
 	neighbourCrowded   = neighbour{requests: crowd, each: longTurn, sides: 1, works: true, spoil: outage(graphsim.OutageNone)}
 )
 
@@ -127,7 +128,8 @@ func (r *ratios) add(alone, beside float64) {
 // mean is the geometric mean of the ratios of an even number of steps, and its standard
 // deviation, as a part of it.
 func (r *ratios) mean() (ratio, deviation float64) {
-	// In pairs of steps the difference between the two workers is gone.
+	// In pairs of steps the difference between the two workers is gone; or, where they change
+	// sides later, in the mean of all.
 	n := float64(len(r.logs) / 2)
 	sum, squares := 0.0, 0.0
 	for i := 1; i < len(r.logs); i += 2 {
@@ -159,6 +161,7 @@ type neighbours struct {
 	turns  int
 	sent   int // requests of the bad one
 	done   int // of these, in turns
+	owed   int // resets
 }
 
 // begin starts the worker, in place of the one that there was. The first turn of all pays for
@@ -189,6 +192,7 @@ func (n *neighbours) begin(ctx context.Context) error {
 		if err := n.w.load(ctx, subject, badRequests+n.sent-1, 1); err != nil {
 			return err
 		}
+		n.owed++
 		if err := errors.Join(n.w.emptied(ctx, n.w.names.Stream), spoil()); err != nil {
 			return err
 		}
@@ -206,14 +210,33 @@ func (n *neighbours) clear(ctx context.Context, subject string) error {
 	return s.Purge(ctx, jetstream.WithPurgeSubject(subject))
 }
 
-// unharmed fails where not each request of the good ones led to one reset.
+// unharmed fails where not each request of the good ones led to one reset, and each that the
+// bad one got done.
 func (n *neighbours) unharmed(ctx context.Context) error {
+	tenant := n.w.tenant(neighbourCount - 1)
+	if n.bad.works {
+		err := n.w.await(ctx, "the end of the bad tenant's calls", func() (time.Duration, error) {
+			c, err := n.w.js.Consumer(ctx, tenant.Stream, tenant.Consumer())
+			if err != nil {
+				return 0, err
+			}
+			return pauseFor(uint64(c.CachedInfo().NumAckPending)), nil
+		})
+		if err != nil {
+			return err
+		}
+		waiting, err := n.waiting(ctx, tenant.Filter())
+		if err != nil {
+			return err
+		}
+		n.owed += n.sent - waiting
+	}
 	status, err := n.w.graph.Status()
 	if err != nil {
 		return err
 	}
-	if want := n.turns * (neighbourCount - 1) * n.bad.each; status.Executed < want || len(status.ResetTwice) > 0 {
-		return fmt.Errorf("%d resets for %d requests of the good tenants, %d devices twice", status.Executed, want, len(status.ResetTwice))
+	if status.Executed != n.owed || len(status.ResetTwice) > 0 {
+		return fmt.Errorf("%d resets for %d requests, %d devices twice", status.Executed, n.owed, len(status.ResetTwice))
 	}
 	s, err := n.w.js.Stream(ctx, n.w.names.DeadStream)
 	if err != nil {
@@ -223,9 +246,8 @@ func (n *neighbours) unharmed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	bad := n.w.tenant(neighbourCount - 1).Dead()
 	for subject, letters := range info.State.Subjects {
-		if subject != bad {
+		if subject != tenant.Dead() {
 			return fmt.Errorf("%d dead letters on %s, of a good tenant", letters, subject)
 		}
 	}
@@ -274,8 +296,13 @@ func (n *neighbours) waiting(ctx context.Context, subject string) (int, error) {
 func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err error) {
 	bad := n.w.tenant(neighbourCount - 1).Filter()
 	if with {
-		if err := errors.Join(n.refill(ctx, bad), n.pause(ctx, false)); err != nil {
+		if err := errors.Join(n.pause(ctx, false), n.refill(ctx, bad)); err != nil {
 			return 0, err
+		}
+		if n.bad.sides > 1 {
+			if err := n.hangs(ctx); err != nil {
+				return 0, err
+			}
 		}
 	}
 	// It has begun to be bad before anything is measured.
@@ -302,6 +329,7 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 	}
 	rate = float64(good*each) / time.Since(began).Seconds()
 	n.turns++
+	n.owed += good * each
 	if with {
 		after, err := n.waiting(ctx, bad)
 		if err != nil {
@@ -315,6 +343,18 @@ func (n *neighbours) turn(ctx context.Context, with bool) (rate float64, err err
 	// Else the worker would look at this turn's devices during the next ones, and the later
 	// turns would be slower than the first, whoever is beside.
 	return rate, n.w.empty(ctx, n.w.names.FollowStream)
+}
+
+// hangs waits until a call of the bad one is under way, which then hangs.
+func (n *neighbours) hangs(ctx context.Context) error {
+	series := fmt.Sprintf(`passcode_reset_in_flight{tenant=%q}`, tenantName(neighbourCount-1))
+	return n.w.await(ctx, "a call that hangs", func() (time.Duration, error) {
+		text, err := get(ctx, n.worker.http+"/metrics")
+		if err != nil || sum(text, series) > 0 {
+			return 0, err
+		}
+		return settled / 10, nil
+	})
 }
 
 // emptiedBut waits until no request is on the stream but on one subject.
