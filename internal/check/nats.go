@@ -150,12 +150,15 @@ func (c *checker) unserved(ctx context.Context, js jetstream.JetStream) {
 	tenants, err := topology.Unserved(ctx, js, c.cfg.Tenants[0].Names)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound): // reported already
-	case err != nil:
+	case err != nil && len(tenants) == 0:
 		c.say(Warning, what, fmt.Sprintf("could not be checked: %v", err), "see the lines above")
 	case len(tenants) > 0:
 		detail := fmt.Sprintf("%q", tenants[:min(len(tenants), mostNamed)])
 		if more := len(tenants) - mostNamed; more > 0 {
 			detail += fmt.Sprintf(", and %d more", more)
+		}
+		if err != nil {
+			detail += fmt.Sprintf("; further ones could not be looked for: %v", err)
 		}
 		c.say(Warning, what, detail, "start a worker that serves each, or remove their requests")
 	default:

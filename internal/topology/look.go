@@ -68,7 +68,8 @@ const secondLook = time.Second
 // is no consumer, or nobody asks it for messages and no replica is pinned. While a tenant is
 // taken over, it is told, too: then another call, ten seconds later, does not tell it. A
 // consumer that is paused says nothing about its workers. n.Tenant is not looked at. It
-// fails where that may not be read, and where consumers do not answer.
+// fails where that may not be read, and where consumers do not answer; with what is
+// known all the same, such as the tenants without a consumer.
 func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiWait)
 	defer cancel()
@@ -100,14 +101,11 @@ func Unserved(ctx context.Context, js jetstream.JetStream, n Names) ([]string, e
 		delete(waiting, name)
 	}
 	left, err := untaken(ctx, js, n.Stream, waiting)
-	if err != nil {
-		return nil, err
-	}
 	for _, name := range left {
 		out = append(out, waiting[name])
 	}
 	slices.Sort(out)
-	return out, nil
+	return out, err
 }
 
 // untaken are those of some consumers from which nobody takes messages at two looks.

@@ -112,20 +112,6 @@ func TestWeaknessesLockedDown(t *testing.T) {
 	}
 }
 
-// awaitLapse waits until a consumer's pin has lapsed.
-func (r *rig) awaitLapse(c jetstream.Consumer) error {
-	for {
-		if info, err := c.Info(r.ctx); err != nil || Pinned(info) == "" {
-			return err
-		}
-		select {
-		case <-r.ctx.Done():
-			return r.ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
 // TestUnserved: those have no worker whose requests wait without a consumer, or at a
 // consumer that nobody asks for messages, because what a tenant had stays when it is
 // removed from the list of those that are served.
@@ -183,10 +169,26 @@ func TestUnserved(t *testing.T) {
 	}
 	// Nothing waits for the default tenant, so nobody need serve it. Who had taken a message
 	// has not been heard of since, so that its pin has lapsed.
-	if err := r.awaitLapse(taken); err != nil {
-		t.Fatal(err)
-	}
+	r.await("the pin to lapse", func() bool {
+		info, err := taken.Info(r.ctx)
+		return err == nil && Pinned(info) == ""
+	})
 	told("alpha", "left", "taken", "zeta")
+}
+
+// TestUnservedUnlisted may not list the consumers: tenants without one are told all the same,
+// with the reason why others may be missing.
+func TestUnservedUnlisted(t *testing.T) {
+	t.Parallel()
+	r := newLockedRig(t, "$JS.API.STREAM.INFO."+spec.Stream, "$JS.API.CONSUMER.NAMES."+spec.Stream)
+	for _, tenant := range []string{"default", "alpha"} {
+		if _, err := r.admin.Publish(r.ctx, spec.Subject+"."+tenant, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := Unserved(r.ctx, r.js, spec); err == nil || !slices.Equal(got, []string{"alpha"}) {
+		t.Errorf("%q, %v", got, err)
+	}
 }
 
 func TestOlderThan(t *testing.T) {

@@ -293,11 +293,10 @@ func (f *fleet) watchUnserved(ctx context.Context) {
 		}
 		// Best effort: the right to read this is not needed for the work.
 		tenants, err := topology.Unserved(ctx, f.js, f.cfg.Names)
-		if err != nil {
-			ticker.Reset(unservedInterval)
-			continue
-		}
 		now, next := map[string]bool{}, unservedInterval
+		if err != nil {
+			now = maps.Clone(seen) // not all that were seen can be seen now
+		}
 		for _, name := range tenants {
 			named, before := seen[name]
 			switch {

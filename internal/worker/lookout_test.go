@@ -58,22 +58,28 @@ func (r *rig) first(after time.Duration) time.Duration {
 	return time.Since(begun)
 }
 
+// lookers are a fleet of a restricted worker that serves nobody, but looks.
+func (r *rig) lookers() (*fleet, *nats.Conn) {
+	r.t.Helper()
+	nc, err := nats.Connect(r.cfg.NATS.URL, nats.UserInfo(r.cfg.NATS.User, r.cfg.NATS.Password))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	f := newFleet(r.cfg, js, metrics.New(r.cfg.Build))
+	f.listed = r.cfg.Tenants
+	return f, nc
+}
+
 // TestDeafWorkerDoesNotRest denies the wake-ups, and later refuses something else, too.
 func TestDeafWorkerDoesNotRest(t *testing.T) {
 	t.Parallel()
 	r := restricted(t, []string{"passcode.reset.replicas.>"}, []string{"passcode.reset.wake.>"})
-	nc, err := nats.Connect(r.cfg.NATS.URL, nats.UserInfo("worker", "secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := newFleet(r.cfg, js, metrics.New(r.cfg.Build))
-	f.listed = r.cfg.Tenants
-	defer f.lookout.listen("")
+	f, nc := r.lookers()
 	for range 3 {
 		if f.lookout.look(t.Context(), testTime, 0); !f.lookout.listed.Load() || f.lookout.rests() {
 			t.Fatalf("listed: %t; queues rest though no wake-up may be heard", f.lookout.listed.Load())
@@ -89,18 +95,7 @@ func TestDeafWorkerDoesNotRest(t *testing.T) {
 func TestLooksThatFail(t *testing.T) {
 	t.Parallel()
 	r := restricted(t, nil, nil)
-	nc, err := nats.Connect(r.cfg.NATS.URL, nats.UserInfo("worker", "secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := newFleet(r.cfg, js, metrics.New(r.cfg.Build))
-	f.listed = r.cfg.Tenants
-	defer f.lookout.listen("")
+	f, _ := r.lookers()
 	for round := range 2 {
 		if f.lookout.look(t.Context(), testTime, 0); !f.lookout.rests() {
 			t.Fatalf("round %d: queues do not rest though all is seen", round)
